@@ -1,0 +1,51 @@
+# make boot   set everything up, boot a small Linux guest, show its console
+# make test   set everything up, run every test (a real guest included where /dev/kvm opens)
+# make help   the rest
+
+PYTHON  ?= python3
+MEMBERS := pyvmm_kvm pyvmm_memory pyvmm_device pyvmm_virtio pyvmm_loader
+PIP     := .venv/bin/python -m pip --disable-pip-version-check --quiet
+RUN     := .venv/bin/python
+SUDO    := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
+.DEFAULT_GOAL := help
+.PHONY: help boot shell test unit lint types bench docs clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+test: .venv/.dev ## every test; real guests run where /dev/kvm opens
+	$(RUN) -m pytest -q $(ARGS)
+
+unit: .venv/.dev ## the tests that need no guest, in under a minute
+	$(RUN) -m pytest -q -m 'not guest and not slow' $(ARGS)
+
+lint: .venv/.dev ## ruff, formatting included
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+types: .venv/.dev ## mypy, strict
+	$(RUN) -m mypy
+
+clean: ## remove what was built here (the guest stays in the user's cache folder)
+	rm -rf .venv build docs/_build pyvmm_*/build pyvmm_*/dist pyvmm_*/src/*.egg-info pyvmm_*/src/*/*.so
+
+# Debian's python3 comes without venv and without Python.h.
+.venv/bin/python:
+	@command -v $(PYTHON) >/dev/null || { echo "pyvmm needs Python 3.11 or newer: apt-get install python3" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "pyvmm needs Python 3.11 or newer; PYTHON=... names another" >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, os, sysconfig, sys; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' 2>/dev/null || \
+		{ echo "installing python3-venv and python3-dev"; $(SUDO) apt-get update -qq && $(SUDO) apt-get install -qq -y --no-install-recommends python3-venv python3-dev; }
+	@command -v cc >/dev/null || { echo "installing gcc"; $(SUDO) apt-get update -qq && $(SUDO) apt-get install -qq -y --no-install-recommends gcc libc6-dev; }
+	$(PYTHON) -m venv .venv
+
+.venv/.run: .venv/bin/python pyproject.toml $(wildcard pyvmm_*/pyproject.toml pyvmm_*/_build_*.py pyvmm_*/src/*/*.c pyvmm_*/src/*/*.h)
+	@echo "installing the five packages into .venv (about 20 s)"
+	$(PIP) install 'setuptools>=77' 'cffi>=2.0' 'typing-extensions>=4.6'
+	$(PIP) install --no-build-isolation --no-deps $(MEMBERS:%=-e ./%)
+	@touch $@
+
+.venv/.dev: .venv/.run pyproject.toml
+	@echo "installing the test tools into .venv (about 20 s)"
+	$(PIP) install $$($(RUN) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"])')
+	@touch $@

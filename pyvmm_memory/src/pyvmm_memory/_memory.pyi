@@ -1,0 +1,4 @@
+class _Lib:
+    def pyvmm_fence(self) -> None: ...
+
+lib: _Lib
