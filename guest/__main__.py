@@ -1,0 +1,81 @@
+"""Prepare the demo guest and boot it with the example VMM: ``python -m guest boot``."""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from guest import distribution, initramfs, kernel
+from guest.host import GuestError, is_pvm, say
+
+VMM = Path(__file__).resolve().parent.parent / "examples" / "minimal_vmm.py"
+
+
+def guest_kernel(flavour: str) -> Path:
+    """The kernel image that suits this host."""
+    if is_pvm() or flavour != "boot":
+        return kernel.build(flavour).vmlinux
+    return distribution.kernel()
+
+
+def command_line(wait: int | None) -> str:
+    """What the guest's kernel is told; ``wait`` is for the demo init."""
+    words = ["console=ttyS0", "panic=-1", "reboot=k", "quiet"]
+    return " ".join(words if wait is None else [*words, f"wait={wait}"])
+
+
+def boot(image: Path, initrd: Path, words: str, more: list[str]) -> None:
+    """Replace this process by the example VMM; does not return."""
+    if is_pvm():
+        say(
+            "This host has KVM without hardware virtualization (KVM-PVM): the guest's kernel runs in an emulator, "
+            "so booting takes about ten seconds instead of one."
+        )
+    vmm = [str(VMM), "--kernel", str(image), "--initrd", str(initrd), "--cmdline", words, *more]
+    say("+ python " + " ".join(f"'{word}'" if " " in word else word for word in vmm))
+    os.execv(sys.executable, [sys.executable, *vmm])
+
+
+def main() -> int:
+    """Run the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m guest",
+        description="Prepare the demo guest (everything is cached) and boot it with examples/minimal_vmm.py.",
+        epilog="Further arguments of boot and shell go to the VMM: python -m guest boot --cpus 2 --memory 256",
+    )
+    parser.add_argument(
+        "what",
+        choices=["boot", "shell", "prepare"],
+        help="boot: the demo guest; shell: busybox; prepare: only make the files, and print where they are as JSON",
+    )
+    parser.add_argument(
+        "--flavour",
+        choices=sorted(kernel.FLAVOURS),
+        default="boot",
+        help="boot: the smallest kernel (default); full: with network, block, PCI and virtio drivers",
+    )
+    arguments, more = parser.parse_known_args()
+    if more and arguments.what == "prepare":
+        parser.error(f"prepare does not take {' '.join(more)}")
+    try:
+        image = guest_kernel(arguments.flavour)
+        if arguments.what == "boot":
+            boot(image, initramfs.demo(), command_line(60 if sys.stdin.isatty() else 0), more)
+        elif arguments.what == "shell":
+            boot(image, initramfs.shell(), command_line(None), more)
+        files = {
+            "kernel": str(image),
+            "initrd": str(initramfs.demo()),
+            "shell": str(initramfs.shell()),
+            "cmdline": command_line(None),
+        }
+        print(json.dumps(files, indent=2))
+    except GuestError as error:
+        print(f"guest: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
