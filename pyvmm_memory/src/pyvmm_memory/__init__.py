@@ -1,3 +1,45 @@
-"""Guest physical memory: regions, safe access, dirty tracking, atomics, IOMMU."""
+"""Guest physical memory: regions of host memory at guest addresses, and bounds-checked access to them.
+
+`GuestMemoryMmap.from_ranges` maps memory and every access goes through it by guest address. A region exposes its
+`buffer` to whoever maps it into a virtual machine. Views handed out keep a region mapped: release them, then close.
+"""
+
+from __future__ import annotations
+
+from .address import GuestAddress
+from .errors import (
+    GuestAddressOverflow,
+    GuestMemoryError,
+    InvalidBackendAddress,
+    InvalidGuestAddress,
+    InvalidLength,
+    MemoryClosed,
+    MemoryInUse,
+    MemoryRegionOverlap,
+    Misaligned,
+    NoMemoryRegion,
+    PartialBuffer,
+    UnsortedMemoryRegions,
+)
+from .guest_memory import GuestMemoryMmap
+from .region import GuestRegionMmap
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "GuestAddress",
+    "GuestAddressOverflow",
+    "GuestMemoryError",
+    "GuestMemoryMmap",
+    "GuestRegionMmap",
+    "InvalidBackendAddress",
+    "InvalidGuestAddress",
+    "InvalidLength",
+    "MemoryClosed",
+    "MemoryInUse",
+    "MemoryRegionOverlap",
+    "Misaligned",
+    "NoMemoryRegion",
+    "PartialBuffer",
+    "UnsortedMemoryRegions",
+]
