@@ -118,8 +118,8 @@ def test_regions_are_checked() -> None:
         ([], pm.NoMemoryRegion),
         ([(0, 0x1000), (0xFFF, 0x1000)], pm.MemoryRegionOverlap),
         ([(0x1000, 0x1000), (0, 0x1000)], pm.UnsortedMemoryRegions),
-        ([(0, 0)], pm.InvalidLength),
-        ([(2**64 - 0x1000, 0x1001)], pm.GuestAddressOverflow),
+        ([(0, 0)], pm.InvalidRegion),
+        ([(2**64 - 0x1000, 0x1001)], pm.InvalidRegion),
     ]:
         with pytest.raises(error):
             pm.GuestMemoryMmap.from_ranges(ranges)
@@ -192,3 +192,15 @@ def test_files_and_buffers(memory: pm.GuestMemoryMmap) -> None:
 def test_doctests() -> None:
     for module in (address, guest_memory):
         assert doctest.testmod(module).failed == 0
+
+
+def test_fill_zero_and_fence(memory: pm.GuestMemoryMmap) -> None:
+    memory.write_slice(b"x" * 0x2000, 0x1000)
+    memory.fill_zero(0x1FFF, 2)
+    pm.fence()
+    copy = bytearray(4)
+    memory.read_slice(copy, 0x1FFE)
+    assert copy == b"x\0\0x"
+    with pytest.raises(pm.InvalidGuestAddress):
+        memory.fill_zero(0x2FFF, 2)
+    assert memory.read_u8(0x2FFF) == ord("x")

@@ -13,6 +13,7 @@ from .errors import (
     InvalidBackendAddress,
     InvalidGuestAddress,
     InvalidLength,
+    InvalidRegion,
     MemoryClosed,
     MemoryInUse,
     MemoryRegionOverlap,
@@ -23,6 +24,10 @@ from .errors import (
 )
 from .guest_memory import GuestMemoryMmap
 from .region import GuestRegionMmap
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .fence import fence
 
 __version__ = "0.1.0"
 
@@ -35,6 +40,7 @@ __all__ = [
     "InvalidBackendAddress",
     "InvalidGuestAddress",
     "InvalidLength",
+    "InvalidRegion",
     "MemoryClosed",
     "MemoryInUse",
     "MemoryRegionOverlap",
@@ -42,4 +48,14 @@ __all__ = [
     "NoMemoryRegion",
     "PartialBuffer",
     "UnsortedMemoryRegions",
+    "fence",
 ]
+
+
+def __getattr__(name: str) -> object:
+    # booting a kernel needs no fence, and the compiled module costs an import
+    if name == "fence":
+        from .fence import fence
+
+        return fence
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -77,3 +77,7 @@ class MemoryInUse(GuestMemoryError, BufferError):  # noqa: N818
 
 class MemoryClosed(GuestMemoryError, ValueError):  # noqa: N818
     """The region was closed."""
+
+
+class InvalidRegion(GuestMemoryError, ValueError):  # noqa: N818
+    """A region has no size, or does not fit in 64-bit addresses."""

@@ -244,14 +244,26 @@ class GuestMemoryMmap:
 
     def write_slice(self, buffer: Buffer, addr: int) -> None:
         """Copy all of `buffer` to `addr`; raises PartialBuffer at a hole, InvalidGuestAddress."""
-        expected = len(_bytes_of(buffer))
+        expected = len(buffer) if type(buffer) is bytes else len(_bytes_of(buffer))
+        region = self._last
+        offset = addr - region.start
+        # 8 bytes or fewer go the way that does not tear them
+        if type(buffer) is bytes and expected > 8 and 0 <= offset <= region.size - expected and not region.closed:
+            region.view[offset : offset + expected] = buffer
+            return
         completed = self.write(buffer, addr)
         if completed < expected:
             raise PartialBuffer(expected, completed)
 
     def read_slice(self, buffer: Buffer, addr: int) -> None:
         """Fill all of `buffer` from `addr`; raises PartialBuffer at a hole, InvalidGuestAddress."""
-        expected = len(_bytes_of(buffer))
+        expected = len(buffer) if type(buffer) is bytearray else len(_bytes_of(buffer))
+        region = self._last
+        offset = addr - region.start
+        if type(buffer) is bytearray and expected > 8 and 0 <= offset <= region.size - expected and not region.closed:
+            with memoryview(buffer) as target:
+                target[:] = region.view[offset : offset + expected]
+            return
         completed = self.read(buffer, addr)
         if completed < expected:
             raise PartialBuffer(expected, completed)
@@ -280,6 +292,14 @@ class GuestMemoryMmap:
                 if moved < len(view):
                     break
         return done
+
+    def fill_zero(self, addr: int, length: int) -> None:
+        """Zero `length` bytes at `addr`; raises what `get_slices` does, before anything is written."""
+        for view in self.get_slices(addr, length):
+            with view:
+                for start in range(0, len(view), 1 << 20):
+                    count = min(1 << 20, len(view) - start)
+                    view[start : start + count] = bytes(count)
 
     def load(self, addr: int, size: int) -> int:
         """One untorn little-endian load of 1, 2, 4 or 8 bytes.
@@ -341,7 +361,11 @@ class GuestMemoryMmap:
 
     def read_u16(self, addr: int) -> int:
         """The little-endian 16-bit value at `addr`."""
-        return self._get(addr, 2)
+        region = self._last
+        offset = addr - region.start
+        if offset & 1 or not 0 <= offset <= region.size - 2 or region.closed:
+            return self._get(addr, 2)
+        return region.u16[offset >> 1]
 
     def write_u16(self, value: int, addr: int) -> None:
         """Store `value` as 16 little-endian bits at `addr`."""
@@ -349,7 +373,11 @@ class GuestMemoryMmap:
 
     def read_u32(self, addr: int) -> int:
         """The little-endian 32-bit value at `addr`."""
-        return self._get(addr, 4)
+        region = self._last
+        offset = addr - region.start
+        if offset & 3 or not 0 <= offset <= region.size - 4 or region.closed:
+            return self._get(addr, 4)
+        return region.u32[offset >> 2]
 
     def write_u32(self, value: int, addr: int) -> None:
         """Store `value` as 32 little-endian bits at `addr`."""
@@ -357,7 +385,11 @@ class GuestMemoryMmap:
 
     def read_u64(self, addr: int) -> int:
         """The little-endian 64-bit value at `addr`."""
-        return self._get(addr, 8)
+        region = self._last
+        offset = addr - region.start
+        if offset & 7 or not 0 <= offset <= region.size - 8 or region.closed:
+            return self._get(addr, 8)
+        return region.u64[offset >> 3]
 
     def write_u64(self, value: int, addr: int) -> None:
         """Store `value` as 64 little-endian bits at `addr`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 
 from .address import U64_MAX, GuestAddress
-from .errors import GuestAddressOverflow, InvalidLength, MemoryInUse
+from .errors import InvalidRegion, MemoryInUse
 
 # mmap.MAP_NORESERVE exists from Python 3.13 on; the value is that of every Linux architecture KVM runs on.
 MAP_NORESERVE = 0x4000
@@ -14,17 +14,14 @@ MAP_NORESERVE = 0x4000
 class GuestRegionMmap:
     """`size` bytes of zeroed private anonymous memory at guest address `start`.
 
-    Raises GuestAddressOverflow where the end leaves 64 bits, InvalidLength for a size of zero or less,
-    OSError where the host refuses the mapping.
+    Raises InvalidRegion for a size of zero or less or an end beyond 64 bits, OSError where the host refuses the mapping.
     """
 
     __slots__ = ("buffer", "closed", "end", "size", "start", "u16", "u32", "u64", "view")
 
     def __init__(self, start: int, size: int) -> None:
-        if size <= 0:
-            raise InvalidLength(size)
-        if start < 0 or start + size > U64_MAX + 1:
-            raise GuestAddressOverflow(start, size)
+        if size <= 0 or start < 0 or start + size > U64_MAX + 1:
+            raise InvalidRegion(f"{size} bytes at {start:#x} are no range of 64-bit addresses")
         self.start = start
         self.size = size
         self.end = start + size
