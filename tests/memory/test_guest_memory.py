@@ -204,3 +204,14 @@ def test_fill_zero_and_fence(memory: pm.GuestMemoryMmap) -> None:
     with pytest.raises(pm.InvalidGuestAddress):
         memory.fill_zero(0x2FFF, 2)
     assert memory.read_u8(0x2FFF) == ord("x")
+
+
+def test_snapshots_outlive_hotplug(memory: pm.GuestMemoryMmap) -> None:
+    cell = pm.GuestMemoryAtomic(memory)
+    before = cell.memory()
+    with cell.lock() as guard:
+        guard.replace(memory.insert_region(pm.GuestRegionMmap(0x4000, 0x1000)))
+    assert not before.address_in_range(0x4000)
+    with cell.memory() as after:
+        after.write_u64(1, 0x4000)
+    assert not hasattr(pm, "no_such_name")

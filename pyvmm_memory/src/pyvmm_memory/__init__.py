@@ -27,6 +27,7 @@ from .region import GuestRegionMmap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from .atomic import GuestMemoryAtomic
     from .fence import fence
 
 __version__ = "0.1.0"
@@ -34,6 +35,7 @@ __version__ = "0.1.0"
 __all__ = [
     "GuestAddress",
     "GuestAddressOverflow",
+    "GuestMemoryAtomic",
     "GuestMemoryError",
     "GuestMemoryMmap",
     "GuestRegionMmap",
@@ -53,9 +55,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    # booting a kernel needs no fence, and the compiled module costs an import
+    # booting a kernel needs neither, and each costs an import
     if name == "fence":
         from .fence import fence
 
         return fence
+    if name == "GuestMemoryAtomic":
+        from .atomic import GuestMemoryAtomic
+
+        return GuestMemoryAtomic
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

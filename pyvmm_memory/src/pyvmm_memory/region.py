@@ -14,7 +14,8 @@ MAP_NORESERVE = 0x4000
 class GuestRegionMmap:
     """`size` bytes of zeroed private anonymous memory at guest address `start`.
 
-    Raises InvalidRegion for a size of zero or less or an end beyond 64 bits, OSError where the host refuses the mapping.
+    Raises InvalidRegion for a size of zero or less or an end beyond 64 bits,
+    OSError where the host refuses the mapping.
     """
 
     __slots__ = ("buffer", "closed", "end", "size", "start", "u16", "u32", "u64", "view")

@@ -1,0 +1,51 @@
+"""GuestMemoryAtomic: publishes whole collections, so that hotplug never disturbs an access under way."""
+
+from __future__ import annotations
+
+from threading import Lock
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from .guest_memory import GuestMemoryMmap
+
+
+class ExclusiveGuard:
+    """The right to replace the memory, held from `lock()` to the end of the `with` block."""
+
+    __slots__ = ("_owner",)
+
+    def __init__(self, owner: GuestMemoryAtomic) -> None:
+        self._owner = owner
+
+    def __enter__(self) -> ExclusiveGuard:
+        self._owner._lock.acquire()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._owner._lock.release()
+
+    def replace(self, memory: GuestMemoryMmap) -> None:
+        """Publish `memory`; snapshots taken before keep working on the old one."""
+        self._owner._memory = memory
+
+
+class GuestMemoryAtomic:
+    """A cell that holds the current memory: `memory()` takes a snapshot, `with lock() as guard` replaces it."""
+
+    __slots__ = ("_lock", "_memory")
+
+    def __init__(self, memory: GuestMemoryMmap) -> None:
+        self._memory = memory
+        self._lock = Lock()
+
+    def memory(self) -> GuestMemoryMmap:
+        """The current collection: immutable, one load, no lock."""
+        return self._memory
+
+    def lock(self) -> ExclusiveGuard:
+        """Exclude other writers for a `with` block; readers never wait."""
+        return ExclusiveGuard(self)
