@@ -14,7 +14,14 @@ SUDO    := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+boot: .venv/.run ## boot a small Linux guest and show its console (ARGS="--cpus 2 --memory 256")
+	@$(RUN) -m guest boot $(ARGS)
+
+shell: .venv/.run ## boot the same kernel into a busybox shell
+	@$(RUN) -m guest shell $(ARGS)
+
 test: .venv/.dev ## every test; real guests run where /dev/kvm opens
+	@if [ -w /dev/kvm ]; then $(RUN) -m guest prepare >/dev/null; fi
 	$(RUN) -m pytest -q $(ARGS)
 
 unit: .venv/.dev ## the tests that need no guest, in under a minute
@@ -26,6 +33,13 @@ lint: .venv/.dev ## ruff, formatting included
 
 types: .venv/.dev ## mypy, strict
 	$(RUN) -m mypy
+
+bench: .venv/.dev ## every benchmark, as JSON
+	@for benchmark in benchmarks/*.py; do $(RUN) $$benchmark || exit 1; done
+
+docs: .venv/.dev ## the documentation, in docs/_build/html
+	$(PIP) install $$($(RUN) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["docs"])')
+	$(RUN) -m sphinx -q -W -b html docs docs/_build/html
 
 clean: ## remove what was built here (the guest stays in the user's cache folder)
 	rm -rf .venv build docs/_build pyvmm_*/build pyvmm_*/dist pyvmm_*/src/*.egg-info pyvmm_*/src/*/*.so

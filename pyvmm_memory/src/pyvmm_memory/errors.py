@@ -7,7 +7,7 @@ class GuestMemoryError(Exception):
     """The root of every error of this package."""
 
 
-class InvalidGuestAddress(GuestMemoryError, LookupError):  # noqa: N818 - rust-vmm's name
+class InvalidGuestAddress(GuestMemoryError, LookupError):
     """No region maps `address`."""
 
     def __init__(self, address: int) -> None:
@@ -15,7 +15,7 @@ class InvalidGuestAddress(GuestMemoryError, LookupError):  # noqa: N818 - rust-v
         self.address = address
 
 
-class InvalidBackendAddress(GuestMemoryError, LookupError):  # noqa: N818
+class InvalidBackendAddress(GuestMemoryError, LookupError):
     """The bytes at `address` are mapped, but not all `length` of them by one region."""
 
     def __init__(self, address: int, length: int) -> None:
@@ -24,7 +24,7 @@ class InvalidBackendAddress(GuestMemoryError, LookupError):  # noqa: N818
         self.length = length
 
 
-class PartialBuffer(GuestMemoryError):  # noqa: N818
+class PartialBuffer(GuestMemoryError):
     """Only `completed` of `expected` bytes were transferred; that prefix was."""
 
     def __init__(self, expected: int, completed: int) -> None:
@@ -33,7 +33,7 @@ class PartialBuffer(GuestMemoryError):  # noqa: N818
         self.completed = completed
 
 
-class GuestAddressOverflow(GuestMemoryError, OverflowError):  # noqa: N818
+class GuestAddressOverflow(GuestMemoryError, OverflowError):
     """`base + offset` leaves the 64-bit address space."""
 
     def __init__(self, base: int, offset: int) -> None:
@@ -42,7 +42,7 @@ class GuestAddressOverflow(GuestMemoryError, OverflowError):  # noqa: N818
         self.offset = offset
 
 
-class Misaligned(GuestMemoryError, ValueError):  # noqa: N818
+class Misaligned(GuestMemoryError, ValueError):
     """An atomic access needs `address` aligned to `alignment`."""
 
     def __init__(self, address: int, alignment: int) -> None:
@@ -51,7 +51,7 @@ class Misaligned(GuestMemoryError, ValueError):  # noqa: N818
         self.alignment = alignment
 
 
-class InvalidLength(GuestMemoryError, ValueError):  # noqa: N818
+class InvalidLength(GuestMemoryError, ValueError):
     """A length or size outside what the operation accepts."""
 
     def __init__(self, length: int) -> None:
@@ -59,25 +59,25 @@ class InvalidLength(GuestMemoryError, ValueError):  # noqa: N818
         self.length = length
 
 
-class NoMemoryRegion(GuestMemoryError):  # noqa: N818
+class NoMemoryRegion(GuestMemoryError):
     """A collection needs at least one region, or the named one is not in it."""
 
 
-class MemoryRegionOverlap(GuestMemoryError):  # noqa: N818
+class MemoryRegionOverlap(GuestMemoryError):
     """Two regions claim the same guest addresses."""
 
 
-class UnsortedMemoryRegions(GuestMemoryError):  # noqa: N818
+class UnsortedMemoryRegions(GuestMemoryError):
     """Regions must be given in ascending order of address."""
 
 
-class MemoryInUse(GuestMemoryError, BufferError):  # noqa: N818
+class MemoryInUse(GuestMemoryError, BufferError):
     """A region cannot be unmapped while views of it live; release them (and close the VM) first."""
 
 
-class MemoryClosed(GuestMemoryError, ValueError):  # noqa: N818
+class MemoryClosed(GuestMemoryError, ValueError):
     """The region was closed."""
 
 
-class InvalidRegion(GuestMemoryError, ValueError):  # noqa: N818
+class InvalidRegion(GuestMemoryError, ValueError):
     """A region has no size, or does not fit in 64-bit addresses."""

@@ -1,0 +1,1 @@
+"""What is particular to x86-64: registers and CPUID."""
