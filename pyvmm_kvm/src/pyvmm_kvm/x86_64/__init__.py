@@ -1,1 +1,0 @@
-"""What is particular to x86-64: registers and CPUID."""
