@@ -35,9 +35,9 @@ class Live:
     """A field that the VMM answers in: reading and writing go to the run page."""
 
     __slots__ = ("code", "index")
-    code: Literal[B, I, Q]
+    code: Literal["B", "I", "Q"]
 
-    def __init__(self, offset: int, code: Literal[B, I, Q] = "Q") -> None:
+    def __init__(self, offset: int, code: Literal["B", "I", "Q"] = "Q") -> None:
         self.code = code
         self.index = offset // struct.calcsize(code)
 
