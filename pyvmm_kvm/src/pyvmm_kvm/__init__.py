@@ -1,3 +1,136 @@
-"""The Linux KVM API, typed: system, VM, vCPU and device file descriptors, every exit as an object."""
+"""The Linux KVM API, typed: system, VM, vCPU and device file descriptors, every exit as an object.
+
+One class owns each kind of file descriptor - `Kvm`, `VmFd`, `VcpuFd`, `DeviceFd` - and its methods are named after
+the ioctls, as rust-vmm's kvm-ioctls names them. `VcpuFd.run()` enters the guest and returns a typed exit for `match`:
+
+    with Kvm() as kvm, kvm.create_vm() as vm:
+        vm.set_user_memory_region(0, 0x1000, memory)
+        with vm.create_vcpu(0) as vcpu:
+            match vcpu.run():
+                case IoOut(port, data): ...
+
+What the kernel refuses is a `KvmError`, an `OSError` that names the ioctl and the likely cause. Memory given to a VM
+stays alive as long as the VM. Nothing here starts a thread or handles a signal unless `RunControl` is asked to.
+
+The names below load their modules when they are first used: a VMM pays at start-up for what it touches.
+"""
+
+from __future__ import annotations
 
 __version__ = "0.1.0"
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .errors import ClosedError as ClosedError
+    from .errors import KvmError as KvmError
+    from .errors import MsrError as MsrError
+    from .errors import StateError as StateError
+    from .exits import Again as Again
+    from .exits import Hlt as Hlt
+    from .exits import Intr as Intr
+    from .exits import IoIn as IoIn
+    from .exits import IoOut as IoOut
+    from .exits import MmioRead as MmioRead
+    from .exits import MmioWrite as MmioWrite
+    from .exits import Shutdown as Shutdown
+    from .exits import Unknown as Unknown
+    from .exits import VcpuExit as VcpuExit
+    from .exits_rare import ApResetHold as ApResetHold
+    from .exits_rare import ArmDebug as ArmDebug
+    from .exits_rare import ArmNisv as ArmNisv
+    from .exits_rare import Dcr as Dcr
+    from .exits_rare import Debug as Debug
+    from .exits_rare import DirtyRingFull as DirtyRingFull
+    from .exits_rare import Epr as Epr
+    from .exits_rare import FailEntry as FailEntry
+    from .exits_rare import GuestException as GuestException
+    from .exits_rare import Hypercall as Hypercall
+    from .exits_rare import Hyperv as Hyperv
+    from .exits_rare import InternalError as InternalError
+    from .exits_rare import IoapicEoi as IoapicEoi
+    from .exits_rare import IrqWindowOpen as IrqWindowOpen
+    from .exits_rare import LoongarchIocsr as LoongarchIocsr
+    from .exits_rare import MemoryFault as MemoryFault
+    from .exits_rare import Nmi as Nmi
+    from .exits_rare import Notify as Notify
+    from .exits_rare import Osi as Osi
+    from .exits_rare import PaprHcall as PaprHcall
+    from .exits_rare import RiscvCsr as RiscvCsr
+    from .exits_rare import RiscvSbi as RiscvSbi
+    from .exits_rare import S390Reset as S390Reset
+    from .exits_rare import S390Sieic as S390Sieic
+    from .exits_rare import S390Stsi as S390Stsi
+    from .exits_rare import S390Tsch as S390Tsch
+    from .exits_rare import S390Ucontrol as S390Ucontrol
+    from .exits_rare import SetTpr as SetTpr
+    from .exits_rare import SystemEvent as SystemEvent
+    from .exits_rare import Tdx as Tdx
+    from .exits_rare import TprAccess as TprAccess
+    from .exits_rare import Watchdog as Watchdog
+    from .exits_rare import X86BusLock as X86BusLock
+    from .exits_rare import X86Rdmsr as X86Rdmsr
+    from .exits_rare import X86Wrmsr as X86Wrmsr
+    from .exits_rare import Xen as Xen
+    from .ioevent import IoEventAddress as IoEventAddress
+    from .report import crash_report as crash_report
+    from .run_control import RunControl as RunControl
+    from .system import Kvm as Kvm
+    from .vcpu import VcpuFd as VcpuFd
+    from .vm import MEM_LOG_DIRTY_PAGES as MEM_LOG_DIRTY_PAGES
+    from .vm import MEM_READONLY as MEM_READONLY
+    from .vm import MemorySlot as MemorySlot
+    from .vm import VmFd as VmFd
+    from .x86_64.cpuid import CpuId as CpuId
+    from .x86_64.cpuid import CpuIdEntry as CpuIdEntry
+    from .x86_64.msrs import MsrList as MsrList
+    from .x86_64.msrs import Msrs as Msrs
+    from .x86_64.structs import DebugRegs as DebugRegs
+    from .x86_64.structs import Dtable as Dtable
+    from .x86_64.structs import Fpu as Fpu
+    from .x86_64.structs import LapicState as LapicState
+    from .x86_64.structs import MpState as MpState
+    from .x86_64.structs import Regs as Regs
+    from .x86_64.structs import Segment as Segment
+    from .x86_64.structs import Sregs as Sregs
+    from .x86_64.structs import Sregs2 as Sregs2
+    from .x86_64.structs import VcpuEvents as VcpuEvents
+    from .x86_64.structs import Xcr as Xcr
+
+_HOMES = {
+    "errors": "ClosedError KvmError MsrError StateError",
+    "exits": "Again Hlt Intr IoIn IoOut MmioRead MmioWrite Shutdown Unknown VcpuExit",
+    "exits_rare": (
+        "ApResetHold ArmDebug ArmNisv Dcr Debug DirtyRingFull Epr FailEntry GuestException Hypercall Hyperv "
+        "InternalError "
+        "IoapicEoi IrqWindowOpen LoongarchIocsr MemoryFault Nmi Notify Osi PaprHcall RiscvCsr RiscvSbi S390Reset "
+        "S390Sieic S390Stsi S390Tsch S390Ucontrol SetTpr SystemEvent Tdx TprAccess Watchdog X86BusLock X86Rdmsr "
+        "X86Wrmsr Xen"
+    ),
+    "ioevent": "IoEventAddress",
+    "report": "crash_report",
+    "run_control": "RunControl",
+    "system": "Kvm",
+    "vcpu": "VcpuFd",
+    "vm": "MEM_LOG_DIRTY_PAGES MEM_READONLY MemorySlot VmFd",
+    "x86_64.cpuid": "CpuId CpuIdEntry",
+    "x86_64.msrs": "MsrList Msrs",
+    "x86_64.structs": "DebugRegs Dtable Fpu LapicState MpState Regs Segment Sregs Sregs2 VcpuEvents Xcr",
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
+
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> object:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value: object = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

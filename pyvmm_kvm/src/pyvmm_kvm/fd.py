@@ -1,0 +1,90 @@
+"""What every KVM file descriptor shares: it closes once, refuses calls afterwards, and names the ioctl that failed."""
+
+from __future__ import annotations
+
+import os
+
+from ._kvm import ffi, lib
+from .errors import ClosedError, KvmError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Protocol, Self, TypeAlias
+
+    from ._kvm import CData
+
+    class HasFileno(Protocol):
+        """Anything that lends its descriptor."""
+
+        def fileno(self) -> int:
+            """Its number."""
+
+    FileLike: TypeAlias = int | HasFileno
+
+NULL = ffi.NULL
+
+
+class Fd:
+    """Owns one file descriptor. `with` closes it; `fileno()` lends it to selectors and to `os`."""
+
+    __slots__ = ("__weakref__", "_fd")
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def fileno(self) -> int:
+        """The descriptor's number, still owned by this object."""
+        if self._fd < 0:
+            raise ClosedError(type(self).__name__, "fileno")
+        return self._fd
+
+    as_raw_fd = fileno
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._fd < 0
+
+    def close(self) -> None:
+        """Give the descriptor back; calling it again does nothing."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        # a failed __init__ leaves no number behind
+        if getattr(self, "_fd", -1) >= 0:
+            import warnings
+
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {'closed' if self._fd < 0 else f'fd={self._fd}'}>"
+
+    def _ioctl(self, name: str, argument: CData = NULL) -> int:
+        """Call the ioctl of that name with a pointer (cffi data that the caller keeps alive) and return its result."""
+        if self._fd < 0:
+            raise ClosedError(type(self).__name__, name)
+        result = lib.pyvmm_ioctl(self._fd, getattr(lib, name), argument)
+        if result < 0:
+            raise KvmError(-result, name)
+        return result
+
+    def _ioctl_value(self, name: str, value: int) -> int:
+        """The same for an ioctl whose argument is a number."""
+        if self._fd < 0:
+            raise ClosedError(type(self).__name__, name)
+        result = lib.pyvmm_ioctl_value(self._fd, getattr(lib, name), value)
+        if result < 0:
+            raise KvmError(-result, name)
+        return result

@@ -1,0 +1,255 @@
+"""Threads for vCPUs: start, kick, pause, resume, stop and join, without a wake-up that could get lost.
+
+Each thread loops `run()` and hands the exit to one handler. To get a vCPU out of the guest, `immediate_exit` is set
+and its thread is signalled. The signal is blocked in the thread and only KVM unblocks it, inside KVM_RUN
+(KVM_SET_SIGNAL_MASK), so no handler is installed, no other system call is disturbed, and a signal that arrives too
+early stays pending and ends the next KVM_RUN at once. The thread clears both *before* it looks at what is asked of it;
+whoever asks writes the request before kicking. In either order one of the two sees the other.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from ._kvm import lib
+from .errors import KvmError
+from .exits import Again, Intr
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from types import TracebackType
+    from typing import Self
+
+    from .exits import VcpuExit
+    from .vcpu import VcpuFd
+
+    Handler = Callable[[VcpuFd, VcpuExit], object]
+
+_RUN, _PAUSE, _STOP = "run", "pause", "stop"
+
+
+class _Worker:
+    """One vCPU and its thread."""
+
+    __slots__ = ("alive", "kicked", "parked", "posix_thread", "thread", "vcpu")
+
+    def __init__(self, vcpu: VcpuFd) -> None:
+        self.vcpu = vcpu
+        self.thread: threading.Thread | None = None
+        self.posix_thread = 0
+        self.alive = False
+        self.parked = False
+        self.kicked = False
+
+    def wake(self) -> None:
+        """With the lock held, so that the thread cannot end between the test and the signal."""
+        if self.alive:
+            self.vcpu.set_kvm_immediate_exit(1)
+            lib.pyvmm_kick(self.posix_thread)
+
+
+class RunControl:
+    """Runs a set of vCPUs, one thread each.
+
+    Args:
+        vcpus: those to run; nobody else may run them meanwhile.
+        handler: called as `handler(vcpu, exit)` in the vCPU's thread for every exit except the ones this class makes
+            itself. A true result ends all vCPUs; an exception does too, and `join()` raises it again.
+        name: what the threads are called, with the vCPU's id behind it.
+
+    Example::
+
+        with RunControl([vcpu], handler) as control:
+            control.start()
+            control.join()
+
+    """
+
+    def __init__(self, vcpus: Iterable[VcpuFd], handler: Handler, *, name: str = "vcpu") -> None:
+        self._workers = [_Worker(vcpu) for vcpu in vcpus]
+        self._handler = handler
+        self._name = name
+        self._changed = threading.Condition()
+        self._target = _RUN
+        self._started = False
+        self._running = 0
+        self.errors: list[tuple[VcpuFd, BaseException]] = []
+        self.ended_by: tuple[VcpuFd, VcpuExit] | None = None
+
+    @property
+    def vcpus(self) -> list[VcpuFd]:
+        """The vCPUs, in the order given."""
+        return [worker.vcpu for worker in self._workers]
+
+    @property
+    def state(self) -> str:
+        """One of "new", "running", "pausing", "paused", "stopping" and "stopped"."""
+        with self._changed:
+            if not self._started:
+                return "new"
+            if not self._running:
+                return "stopped"
+            if self._target == _PAUSE:
+                return "paused" if self._all_parked() else "pausing"
+            return "running" if self._target == _RUN else "stopping"
+
+    def start(self, *, paused: bool = False) -> None:
+        """Start the threads, once; with `paused` they wait for `resume()` before entering the guest."""
+        with self._changed:
+            if self._started:
+                raise RuntimeError("these vCPUs were started already: make a new RunControl to run them again")
+            self._started = True
+            self._running = len(self._workers)
+            if paused:
+                self._target = _PAUSE
+        for worker in self._workers:
+            worker.thread = threading.Thread(
+                target=self._main, args=(worker,), name=f"{self._name}{worker.vcpu.id}", daemon=True
+            )
+            worker.thread.start()
+
+    def kick(self, vcpu: VcpuFd | None = None) -> None:
+        """Get one vCPU, or all, out of the guest once; the handler is called with `Intr`."""
+        with self._changed:
+            for worker in self._workers:
+                if vcpu is None or worker.vcpu is vcpu:
+                    worker.kicked = True
+                    worker.wake()
+
+    def pause(self, timeout: float | None = None) -> None:
+        """Stop all vCPUs between instructions, pending I/O finished, and wait until they have stopped.
+
+        Called by a handler it only asks, since its own vCPU cannot stop inside it. `TimeoutError` after `timeout`
+        seconds: a handler does not return; the request stays.
+        """
+        with self._changed:
+            if not self._started:
+                raise RuntimeError("start() comes before pause(); start(paused=True) does both")
+            if self._target == _STOP:
+                return
+            self._target = _PAUSE
+            self._wake_all()
+            if self._is_own_thread():
+                return
+            if not self._changed.wait_for(lambda: self._target != _PAUSE or self._all_parked(), timeout):
+                busy = [worker.vcpu.id for worker in self._workers if worker.alive and not worker.parked]
+                raise TimeoutError(f"vCPUs {busy} did not pause within {timeout} s: their handler does not return")
+
+    def resume(self) -> None:
+        """Let paused vCPUs go on."""
+        with self._changed:
+            if self._target == _PAUSE:
+                self._target = _RUN
+                self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Ask all vCPUs to end, whatever they do; anybody may call it, a handler too. `join()` waits for the end."""
+        with self._changed:
+            self._target = _STOP
+            self._wake_all()
+            self._changed.notify_all()
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until all threads have ended, and raise the first exception that one of them met.
+
+        `TimeoutError` after `timeout` seconds. More exceptions, with their vCPUs, are in `errors`.
+        """
+        with self._changed:
+            if not self._changed.wait_for(lambda: not self._running, timeout):
+                raise TimeoutError(f"{self._running} vCPUs still run after {timeout} s")
+        for worker in self._workers:
+            if worker.thread is not None and worker.thread is not threading.current_thread():
+                worker.thread.join()
+        if self.errors:
+            raise self.errors[0][1]
+
+    def report(self) -> str:
+        """The registers and last exits of every stopped vCPU, those with an error first."""
+        from .report import crash_report
+
+        failed = {vcpu.id: error for vcpu, error in self.errors}
+        ordered = sorted(self.vcpus, key=lambda vcpu: vcpu.id not in failed)
+        return "\n\n".join(crash_report(vcpu, failed.get(vcpu.id)) for vcpu in ordered)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        if not self._started:
+            return
+        try:
+            self.join()
+        except BaseException:
+            # the exception that is on its way already matters more than a second copy of it
+            if error is None:
+                raise
+
+    def _all_parked(self) -> bool:
+        return sum(worker.parked for worker in self._workers) == self._running
+
+    def _is_own_thread(self) -> bool:
+        return any(worker.thread is threading.current_thread() for worker in self._workers)
+
+    def _wake_all(self) -> None:
+        for worker in self._workers:
+            worker.wake()
+
+    def _main(self, worker: _Worker) -> None:
+        vcpu = worker.vcpu
+        try:
+            if (result := lib.pyvmm_kick_enter(vcpu.fileno())) < 0:
+                raise KvmError(-result, "KVM_SET_SIGNAL_MASK")
+            with self._changed:
+                worker.posix_thread = lib.pyvmm_thread_self()
+                worker.alive = True
+            if self._may_go_on(worker):
+                self._loop(worker)
+        except BaseException as error:  # noqa: BLE001 - join() raises it in the caller's thread
+            with self._changed:
+                self.errors.append((vcpu, error))
+        finally:
+            with self._changed:
+                worker.alive = False
+                self._running -= 1
+                self._target = _STOP
+                self._wake_all()
+                self._changed.notify_all()
+            if not vcpu.closed:
+                vcpu.set_kvm_immediate_exit(0)
+                lib.pyvmm_kick_leave(vcpu.fileno())
+
+    def _loop(self, worker: _Worker) -> None:
+        vcpu, handler = worker.vcpu, self._handler
+        run = vcpu.run
+        while True:
+            exit_ = run()
+            kind = type(exit_)
+            if kind is Intr or kind is Again:
+                lib.pyvmm_kick_consume()
+                vcpu.set_kvm_immediate_exit(0)
+                if not self._may_go_on(worker):
+                    return
+                if not worker.kicked:
+                    continue
+                worker.kicked = False
+            if handler(vcpu, exit_):
+                with self._changed:
+                    if self.ended_by is None:
+                        self.ended_by = vcpu, exit_
+                return
+
+    def _may_go_on(self, worker: _Worker) -> bool:
+        """Wait while a pause is asked for; False when it is time to end."""
+        if self._target == _RUN:
+            return True
+        with self._changed:
+            if self._target == _PAUSE:
+                worker.parked = True
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._target != _PAUSE)
+                worker.parked = False
+            return self._target == _RUN

@@ -1,0 +1,195 @@
+"""A C structure with attributes named as in linux/kvm.h, typed for Python.
+
+A subclass names its C type and annotates its fields; `int` is a scalar, `bytes`-like arrays are writable
+`memoryview`s, `Array` is an array of numbers, and the name of another structure is a nested one.
+Layout comes from the compiler through cffi, so there is no offset to get wrong.
+"""
+
+from __future__ import annotations
+
+import sys
+from operator import attrgetter
+
+from ._kvm import ffi
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Self
+
+    from typing_extensions import Buffer
+
+    from ._kvm import CData
+
+
+class Array:
+    """Numbers in a C array: `len`, indexing, iteration and item assignment, without copying."""
+
+    __slots__ = ("_data", "_owner")
+
+    def __init__(self, data: CData, owner: object) -> None:
+        self._data = data
+        self._owner = owner  # cffi's inner references do not keep the outer structure alive
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __getitem__(self, index: int) -> int:
+        value: int = self._data[index]
+        return value
+
+    def __setitem__(self, index: int, value: int) -> None:
+        self._data[index] = value
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._data)
+
+    def __eq__(self, other: object) -> bool:
+        return list(self) == list(other) if hasattr(other, "__iter__") else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"[{', '.join(format(value, '#x') for value in self)}]"
+
+
+def _scalar(name: str) -> property:
+    def put(self: Struct, value: int) -> None:
+        setattr(self._c, name, value)
+
+    return property(attrgetter(f"_c.{name}"), put)
+
+
+def _array(name: str) -> property:
+    def get(self: Struct) -> Array:
+        return Array(getattr(self._c, name), self)
+
+    def put(self: Struct, values: Iterable[int]) -> None:
+        setattr(self._c, name, list(values))
+
+    return property(get, put)
+
+
+def _bytes(name: str) -> property:
+    def get(self: Struct) -> memoryview:
+        start = ffi.offsetof(self._ctype, name)
+        return self._view()[start : start + ffi.sizeof(getattr(self._c, name))]
+
+    def put(self: Struct, value: Buffer) -> None:
+        get(self)[:] = memoryview(value).cast("B")
+
+    return property(get, put)
+
+
+def _nested(name: str, type_name: str, module: str) -> property:
+    def get(self: Struct) -> Struct:
+        kind: type[Struct] = getattr(sys.modules[module], type_name)
+        return kind._at(ffi.addressof(self._c, name), self._view, ffi.offsetof(self._ctype, name), self)
+
+    def put(self: Struct, value: object) -> None:
+        get(self).update(value)
+
+    return property(get, put)
+
+
+class Struct:
+    """One C structure. Build it from keywords, from bytes (`from_bytes`), or get it from a method.
+
+    Comparison, `copy()` and `bytes()` go by content; `update(other)` copies the attributes that `other` has, whatever
+    its type, so a structure can be filled from any object that names its parts as linux/kvm.h does.
+    """
+
+    __slots__ = ("_c", "_owner", "_start")
+
+    _ctype = ""
+    _fields: tuple[str, ...] = ()
+
+    def __init_subclass__(cls, ctype: str = "") -> None:
+        if not ctype:
+            return
+        cls._ctype = ctype
+        names = []
+        for name, kind in cls.__annotations__.items():
+            names.append(name)
+            if kind == "int":
+                member = _scalar(name)
+            elif kind == "Array":
+                member = _array(name)
+            elif kind == "memoryview":
+                member = _bytes(name)
+            else:
+                member = _nested(name, kind, cls.__module__)
+            setattr(cls, name, member)
+        cls._fields = tuple(names)
+
+    def __init__(self, **fields: object) -> None:
+        self._c = ffi.new(f"{self._ctype} *")
+        self._owner: Struct | None = None
+        self._start = 0
+        for name, value in fields.items():
+            if name not in self._fields:
+                raise TypeError(f"{type(self).__name__} has no field {name!r}: it has {', '.join(self._fields)}")
+            setattr(self, name, value)
+
+    @classmethod
+    def _at(cls, pointer: CData, _view: object, start: int, owner: Struct) -> Self:
+        self = cls.__new__(cls)
+        self._c = pointer
+        self._owner = owner
+        self._start = start
+        return self
+
+    def _view(self) -> memoryview:
+        if self._owner is None:
+            return memoryview(ffi.buffer(self._c)).cast("B")
+        return self._owner._view()[self._start : self._start + ffi.sizeof(self._ctype)]
+
+    @classmethod
+    def size(cls) -> int:
+        """Its size in bytes on this architecture."""
+        return ffi.sizeof(cls._ctype)
+
+    @classmethod
+    def from_bytes(cls, data: Buffer) -> Self:
+        """Read one from bytes. A shorter block leaves zeros behind it and a longer one is cut, as rust-vmm does."""
+        self = cls()
+        view = memoryview(data).cast("B")[: cls.size()]
+        self._view()[: len(view)] = view
+        return self
+
+    def __bytes__(self) -> bytes:
+        return bytes(self._view())
+
+    def copy(self) -> Self:
+        """An independent structure with the same content."""
+        return self.from_bytes(self._view())
+
+    def update(self, other: object) -> None:
+        """Copy every field that `other` has as an attribute of the same name, nested structures included."""
+        if type(other) is type(self):
+            self._view()[:] = other._view()
+            return
+        found = False
+        for name in self._fields:
+            if hasattr(other, name):
+                setattr(self, name, getattr(other, name))
+                found = True
+        if not found:
+            raise TypeError(f"{type(other).__name__} has none of the fields of {type(self).__name__}")
+
+    def __eq__(self, other: object) -> bool:
+        return bytes(self) == bytes(other) if isinstance(other, type(self)) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        parts = (f"{name}={_show(getattr(self, name))}" for name in self._fields)
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+
+def _show(value: object) -> str:
+    if isinstance(value, int):
+        return format(value, "#x")
+    if isinstance(value, memoryview):
+        return f"<{len(value)} bytes>"
+    return repr(value)

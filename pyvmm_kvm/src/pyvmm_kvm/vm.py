@@ -1,0 +1,256 @@
+"""A virtual machine: memory slots, vCPUs, interrupts and eventfds."""
+
+from __future__ import annotations
+
+import os
+
+from ._arch import ArchVm
+from ._kvm import ffi
+from .errors import KvmError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from ._kvm import CData
+    from .fd import FileLike
+    from .ioevent import IoEventAddress
+    from .vcpu import VcpuFd
+
+MEM_LOG_DIRTY_PAGES = 1 << 0
+MEM_READONLY = 1 << 1
+MEM_GUEST_MEMFD = 1 << 2
+
+_IRQFD_DEASSIGN, _IRQFD_RESAMPLE = 1, 2
+_IOEVENTFD_DATAMATCH, _IOEVENTFD_PIO, _IOEVENTFD_DEASSIGN = 1, 2, 4
+
+
+class MemorySlot:
+    """A registered piece of guest physical memory, and the buffer that backs it."""
+
+    __slots__ = ("_pin", "flags", "guest_phys_addr", "memory", "memory_size", "slot", "userspace_addr")
+
+    def __init__(self, slot: int, guest_phys_addr: int, memory: object, flags: int, pin: CData) -> None:
+        self.slot = slot
+        self.guest_phys_addr = guest_phys_addr
+        self.memory = memory
+        self.memory_size = len(pin)
+        self.userspace_addr = int(ffi.cast("unsigned long", pin))
+        self.flags = flags
+        self._pin = pin
+
+    def __repr__(self) -> str:
+        end = self.guest_phys_addr + self.memory_size
+        return f"<MemorySlot {self.slot} [{self.guest_phys_addr:#x}, {end:#x}) flags={self.flags:#x}>"
+
+
+class VmFd(ArchVm):
+    """A VM's file descriptor.
+
+    It and each of its vCPUs keep a reference to all memory in its slots; the memory can be unmapped once the VM and
+    its vCPUs are closed.
+    """
+
+    __slots__ = ("_run_size", "_slots")
+
+    def __init__(self, fd: int, run_size: int) -> None:
+        super().__init__(fd)
+        self._run_size = run_size
+        # shared with the vCPUs: the kernel's VM lives until the last of them is closed, so the memory must too
+        self._slots: dict[int, MemorySlot] = {}
+
+    def close(self) -> None:
+        """Give the VM back. Its memory is released when its last vCPU is closed too."""
+        super().close()
+        self._slots = {}
+
+    @property
+    def memory_slots(self) -> dict[int, MemorySlot]:
+        """The registered slots by number, a copy."""
+        return dict(self._slots)
+
+    def run_size(self) -> int:
+        """How many bytes of each vCPU are mapped."""
+        return self._run_size
+
+    def check_extension_raw(self, number: int) -> int:
+        """As `Kvm.check_extension_raw`, for this VM: some answers depend on its type."""
+        return self._ioctl_value("KVM_CHECK_EXTENSION", number)
+
+    check_extension_int = check_extension_raw
+
+    def check_extension(self, number: int) -> bool:
+        """Whether this VM has the capability."""
+        return self.check_extension_raw(number) > 0
+
+    def enable_cap(self, cap: int, *args: int, flags: int = 0) -> int:
+        """Switch a capability on for the VM, with up to four numbers that its documentation explains."""
+        return self._ioctl("KVM_ENABLE_CAP", ffi.new("struct kvm_enable_cap *", (cap, flags, args)))
+
+    # memory
+
+    def set_user_memory_region(
+        self, slot: int, guest_phys_addr: int, memory: Buffer | None, flags: int = 0
+    ) -> MemorySlot | None:
+        """Put `memory` at a guest physical address, or delete the slot with None or an empty buffer.
+
+        Args:
+            slot: its number, below `Kvm.get_nr_memslots()`.
+            guest_phys_addr: where the guest sees it, a multiple of the page size.
+            memory: anything writable with whole, page-aligned pages: an `mmap`, a memory region.
+            flags: `MEM_LOG_DIRTY_PAGES`, `MEM_READONLY` (the guest's writes become MMIO exits).
+
+        The buffer is referenced until the slot is replaced or deleted and the VM and all its vCPUs are closed.
+
+        """
+        entry = None
+        if memory is not None:
+            view = memory if not _by_method(memory) else memory.__buffer__(0)
+            pin = ffi.from_buffer("char[]", view, require_writable=not flags & MEM_READONLY)
+            if len(pin):
+                entry = MemorySlot(slot, guest_phys_addr, memory, flags, pin)
+        values = (
+            (slot, flags, guest_phys_addr, entry.memory_size, entry.userspace_addr) if entry else (slot, 0, 0, 0, 0)
+        )
+        self._ioctl("KVM_SET_USER_MEMORY_REGION", ffi.new("struct kvm_userspace_memory_region *", values))
+        if entry:
+            self._slots[slot] = entry
+        else:
+            self._slots.pop(slot, None)
+        return entry
+
+    def get_dirty_log(self, slot: int) -> memoryview:
+        """Which pages of a slot the guest wrote since the last call: 64-bit words, bit n of word m is page 64 m + n.
+
+        The bitmap is sized from the slot as it was registered. Unless manual protection is on, reading clears it.
+        """
+        entry = self._logged(slot, "KVM_GET_DIRTY_LOG")
+        pages = -(-entry.memory_size // os.sysconf("SC_PAGESIZE"))
+        words = memoryview(bytearray(8 * -(-pages // 64))).cast("Q")
+        with ffi.from_buffer("char[]", words) as bitmap:
+            self._ioctl("KVM_GET_DIRTY_LOG", ffi.new("struct kvm_dirty_log *", {"slot": slot, "dirty_bitmap": bitmap}))
+        return words
+
+    def _logged(self, slot: int, ioctl: str) -> MemorySlot:
+        import errno
+
+        entry = self._slots.get(slot)
+        if entry is None:
+            raise KvmError(errno.ENOENT, ioctl, f"slot {slot} is not registered in this VM")
+        return entry
+
+    # vCPUs
+
+    def create_vcpu(self, vcpu_id: int) -> VcpuFd:
+        """A vCPU with an id of at least 0 and below `Kvm.get_max_vcpu_id()`; on x86 it is its APIC id."""
+        from .vcpu import VcpuFd
+
+        return VcpuFd(self._ioctl_value("KVM_CREATE_VCPU", vcpu_id), self._run_size, vcpu_id, self._slots)
+
+    def create_vcpu_from_rawfd(self, fd: int, vcpu_id: int = -1) -> VcpuFd:
+        """Take over a vCPU's file descriptor that came from elsewhere."""
+        from .vcpu import VcpuFd
+
+        return VcpuFd(fd, self._run_size, vcpu_id, self._slots)
+
+    # interrupts and events
+
+    def create_irq_chip(self) -> None:
+        """The in-kernel interrupt controllers (x86: two PICs, an IOAPIC, and a LAPIC per vCPU). Before any vCPU."""
+        self._ioctl_value("KVM_CREATE_IRQCHIP", 0)
+
+    def set_irq_line(self, irq: int, active: bool) -> None:
+        """Set an interrupt line's level; an edge is active, then inactive."""
+        self._ioctl("KVM_IRQ_LINE", ffi.new("struct kvm_irq_level *", {"irq": irq, "level": active}))
+
+    def irq_line_status(self, irq: int, active: bool) -> int:
+        """The same, answered: above 0 delivered to that many, 0 merged with a pending one, below 0 masked."""
+        level = ffi.new("struct kvm_irq_level *", {"irq": irq, "level": active})
+        self._ioctl("KVM_IRQ_LINE_STATUS", level)
+        return int(level.status)
+
+    def signal_msi(self, address: int, data: int, devid: int | None = None) -> int:
+        """Deliver a message-signalled interrupt: above 0 delivered, 0 blocked by the guest."""
+        valid_devid = 1
+        return self._ioctl(
+            "KVM_SIGNAL_MSI",
+            ffi.new(
+                "struct kvm_msi *",
+                {
+                    "address_lo": address & 0xFFFFFFFF,
+                    "address_hi": address >> 32,
+                    "data": data,
+                    "flags": valid_devid if devid is not None else 0,
+                    "devid": devid or 0,
+                },
+            ),
+        )
+
+    def register_irqfd(self, fd: FileLike, gsi: int) -> None:
+        """Let a write to this eventfd raise interrupt `gsi`, without waking this process."""
+        self._irqfd(fd, gsi, 0, 0)
+
+    def register_irqfd_with_resample(self, fd: FileLike, resample_fd: FileLike, gsi: int) -> None:
+        """For level interrupts: `fd` asserts the line, and KVM de-asserts it and signals `resample_fd` at the EOI."""
+        self._irqfd(fd, gsi, _IRQFD_RESAMPLE, resample_fd)
+
+    def unregister_irqfd(self, fd: FileLike, gsi: int) -> None:
+        """Undo `register_irqfd`; unregistering twice is not an error for the kernel."""
+        self._irqfd(fd, gsi, _IRQFD_DEASSIGN, 0)
+
+    def _irqfd(self, fd: FileLike, gsi: int, flags: int, resample_fd: FileLike) -> None:
+        self._ioctl("KVM_IRQFD", ffi.new("struct kvm_irqfd *", (_number(fd), gsi, flags, _number(resample_fd))))
+
+    def register_ioevent(
+        self, fd: FileLike, addr: IoEventAddress, datamatch: int | None = None, length: int | None = None
+    ) -> None:
+        """Let the guest's write to a port or address signal this eventfd inside the kernel, instead of exiting.
+
+        Args:
+            fd: an eventfd, or an object with `fileno()`.
+            addr: `IoEventAddress.Pio(port)` or `IoEventAddress.Mmio(address)`.
+            datamatch: only for this value, or None for any.
+            length: the access width in bytes; by default 4 with `datamatch`, and any width without.
+
+        """
+        self._ioeventfd(fd, addr, datamatch, length, 0)
+
+    def unregister_ioevent(
+        self, fd: FileLike, addr: IoEventAddress, datamatch: int | None = None, length: int | None = None
+    ) -> None:
+        """Undo `register_ioevent`; every argument must be the same as there."""
+        self._ioeventfd(fd, addr, datamatch, length, _IOEVENTFD_DEASSIGN)
+
+    def _ioeventfd(
+        self, fd: FileLike, addr: IoEventAddress, datamatch: int | None, length: int | None, flags: int
+    ) -> None:
+        from .ioevent import IoEventAddress
+
+        if length is None:
+            length = 0 if datamatch is None else 4
+        if datamatch is not None:
+            flags |= _IOEVENTFD_DATAMATCH
+        if isinstance(addr, IoEventAddress.Pio):
+            flags |= _IOEVENTFD_PIO
+        values = (datamatch or 0, addr.address, length, _number(fd), flags)
+        self._ioctl("KVM_IOEVENTFD", ffi.new("struct kvm_ioeventfd *", values))
+
+    def __repr__(self) -> str:
+        return f"<VmFd {'closed' if self._fd < 0 else f'fd={self._fd}'}, {len(self._slots)} memory slots>"
+
+
+def _number(fd: FileLike) -> int:
+    return fd if isinstance(fd, int) else fd.fileno()
+
+
+def _by_method(memory: Buffer) -> bool:
+    # before Python 3.12 memoryview() does not ask __buffer__ of classes written in Python
+    return getattr(type(memory), "__buffer__", None) is not None and not _exports(memory)
+
+
+def _exports(memory: Buffer) -> bool:
+    try:
+        memoryview(memory).release()
+    except TypeError:
+        return False
+    return True
