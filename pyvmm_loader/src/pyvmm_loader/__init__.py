@@ -1,3 +1,122 @@
-"""Kernels in every boot protocol, the command line, the initrd and the tables a guest reads."""
+"""Kernels in every boot protocol, the command line, the initrd and the tables a guest reads.
+
+A kernel file is useless to a CPU that stands at its reset vector: somebody has to put its segments where they were
+linked, leave a description of the machine where the kernel looks for it, and set the registers as its boot protocol
+demands. `BootPlan` decides all of that for a file and a memory, says it as text, and writes it:
+
+    with BootPlan("vmlinux", 256 << 20, "console=ttyS0", vcpus=2) as plan:
+        print(plan)
+        plan.apply(memory)
+        plan.registers.copy_to(regs, sregs)
+
+Below it are the loaders (`Elf`, `BzImage`, `Image`), which only place one file, and the tables, each in a module of
+its own under `x86_64`. Everything is imported when it is first used: starting a guest pays for what it needs.
+"""
+
+from __future__ import annotations
 
 __version__ = "0.1.0"
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .bzimage import BzImage
+    from .cmdline import Cmdline
+    from .elf import Elf
+    from .errors import (
+        CmdlineError,
+        EntryNotOffered,
+        HasEquals,
+        HasSpace,
+        ImageEmpty,
+        ImageError,
+        ImageNotFound,
+        ImageTruncated,
+        InitrdTooLarge,
+        InvalidAscii,
+        InvalidCapacity,
+        InvalidHeader,
+        InvalidQuotes,
+        LoaderError,
+        MemoryTooSmall,
+        MissingVal,
+        MmioSize,
+        NoBootArgsInserted,
+        NotAKernel,
+        Overlap,
+        PlacementError,
+        ProtocolViolation,
+        TooLarge,
+        WrongArchitecture,
+    )
+    from .image import Image
+    from .initrd import place_initrd
+    from .inspection import inspect
+    from .plan import BootPlan, Placement
+    from .result import KernelLoaderResult, PvhBootCapability
+    from .x86_64.layout import split_ram
+
+_HOME = {
+    "BzImage": "bzimage",
+    "Cmdline": "cmdline",
+    "Elf": "elf",
+    "Image": "image",
+    "place_initrd": "initrd",
+    "inspect": "inspection",
+    "BootPlan": "plan",
+    "Placement": "plan",
+    "KernelLoaderResult": "result",
+    "PvhBootCapability": "result",
+    "split_ram": "x86_64.layout",
+}
+
+__all__ = [
+    "BootPlan",
+    "BzImage",
+    "Cmdline",
+    "CmdlineError",
+    "Elf",
+    "EntryNotOffered",
+    "HasEquals",
+    "HasSpace",
+    "Image",
+    "ImageEmpty",
+    "ImageError",
+    "ImageNotFound",
+    "ImageTruncated",
+    "InitrdTooLarge",
+    "InvalidAscii",
+    "InvalidCapacity",
+    "InvalidHeader",
+    "InvalidQuotes",
+    "KernelLoaderResult",
+    "LoaderError",
+    "MemoryTooSmall",
+    "MissingVal",
+    "MmioSize",
+    "NoBootArgsInserted",
+    "NotAKernel",
+    "Overlap",
+    "Placement",
+    "PlacementError",
+    "ProtocolViolation",
+    "PvhBootCapability",
+    "TooLarge",
+    "WrongArchitecture",
+    "inspect",
+    "place_initrd",
+    "split_ram",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value: object = getattr(import_module(f"{__name__}.{_HOME.get(name, 'errors')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

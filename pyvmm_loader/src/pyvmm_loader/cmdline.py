@@ -1,0 +1,163 @@
+"""The kernel command line, built so that the kernel reads back what was meant.
+
+Source: Documentation/admin-guide/kernel-parameters.rst; lib/cmdline.c for quoting.
+"""
+
+from __future__ import annotations
+
+from .errors import (
+    HasEquals,
+    HasSpace,
+    InvalidAscii,
+    InvalidCapacity,
+    InvalidQuotes,
+    MissingVal,
+    MmioSize,
+    NoBootArgsInserted,
+    TooLarge,
+)
+from .memory import address
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Self, SupportsIndex
+
+SEPARATOR = " -- "
+
+
+def _printable(text: str) -> None:
+    for at, character in enumerate(text):
+        if not " " <= character <= "~":
+            raise InvalidAscii(
+                f"character {character!r} at {at}: a command line takes printable ASCII only", position=at
+            )
+
+
+def _value(text: str) -> None:
+    _printable(text)
+    quoted = len(text) >= 2 and text[0] == text[-1] == '"'
+    if '"' in (text[1:-1] if quoted else text):
+        raise InvalidQuotes(f"value {text!r}: double quotes may only wrap the whole value", value=text)
+    if " " in text and not quoted:
+        raise HasSpace(f"value {text!r} has a space; wrap it in double quotes", value=text)
+
+
+def _split(text: str) -> tuple[str, str]:
+    """Split at the first separator outside quotes."""
+    quoted = False
+    for at, character in enumerate(text):
+        if character == '"':
+            quoted = not quoted
+        elif not quoted and text.startswith(SEPARATOR, at):
+            return text[:at].strip(), text[at + len(SEPARATOR) :].strip()
+    return text.strip(), ""
+
+
+class Cmdline:
+    """Arguments for the kernel and, behind ` -- `, for init. `capacity` counts the terminating NUL.
+
+    >>> line = Cmdline(128)
+    >>> line.insert("console", "ttyS0")
+    >>> line.add_virtio_mmio_device(4096, 0xD0000000, 5)
+    >>> str(line)
+    'console=ttyS0 virtio_mmio.device=4K@0xd0000000:5'
+    """
+
+    __slots__ = ("_boot", "_init", "capacity")
+
+    def __init__(self, capacity: int) -> None:
+        if capacity <= 0:
+            raise InvalidCapacity(f"capacity {capacity}: at least 1, for the terminating NUL", capacity=capacity)
+        self.capacity = capacity
+        self._boot = ""
+        self._init = ""
+
+    @classmethod
+    def try_from(cls, text: str, capacity: int) -> Self:
+        """Take a whole command line, init's arguments included."""
+        line = cls(capacity)
+        _printable(text)
+        boot, init = _split(text)
+        if init and not boot:
+            raise NoBootArgsInserted("arguments for init, but none for the kernel before ' -- '")
+        line._set(boot, init)
+        return line
+
+    def _set(self, boot: str, init: str) -> None:
+        need = len(boot) + (len(SEPARATOR) + len(init) if init else 0) + 1
+        if need > self.capacity:
+            raise TooLarge(
+                f"the command line needs {need} bytes with its NUL, {self.capacity} are allowed; shorten it",
+                needed=need,
+                capacity=self.capacity,
+            )
+        self._boot, self._init = boot, init
+
+    def insert(self, key: str, val: str) -> None:
+        """Append `key=val`."""
+        self.insert_multiple(key, [val])
+
+    def insert_multiple(self, key: str, vals: Iterable[str]) -> None:
+        """Append `key=val1,val2,...`; MissingVal when there is none."""
+        _printable(key)
+        if " " in key:
+            raise HasSpace(f"key {key!r} has a space; use one insert for each argument", key=key)
+        if "=" in key:
+            raise HasEquals(f"key {key!r} has an equals sign; pass the value as the value", key=key)
+        values = list(vals)
+        if not values or not key:
+            raise MissingVal(f"key {key!r} has no value; use insert_str for a bare word", key=key)
+        for value in values:
+            _value(value)
+        self._append(f"{key}={','.join(values)}")
+
+    def insert_str(self, slug: str) -> None:
+        """Append words as they are, trimmed."""
+        _printable(slug)
+        if slug.strip():
+            self._append(slug.strip())
+
+    def insert_init_args(self, slug: str) -> None:
+        """Append words for init; they come behind ` -- `."""
+        _printable(slug)
+        words = slug.strip()
+        if words:
+            self._set(self._boot, f"{self._init} {words}" if self._init else words)
+
+    def add_virtio_mmio_device(self, size: int, baseaddr: SupportsIndex, irq: int, id: int | None = None) -> None:  # noqa: A002
+        """Append `virtio_mmio.device=<size>@<baseaddr>:<irq>[:<id>]`."""
+        if size <= 0:
+            raise MmioSize(f"a virtio-mmio window of {size} bytes; the kernel wants at least 0x100", size=size)
+        text = str(size)
+        for unit, shift in (("G", 30), ("M", 20), ("K", 10)):
+            if not size % (1 << shift):
+                text = f"{size >> shift}{unit}"
+                break
+        tail = "" if id is None else f":{id}"
+        self.insert_str(f"virtio_mmio.device={text}@{address(baseaddr):#x}:{irq}{tail}")
+
+    def _append(self, words: str) -> None:
+        self._set(f"{self._boot} {words}" if self._boot else words, self._init)
+
+    def as_cstring(self) -> bytes:
+        """Return the bytes for guest memory, NUL included."""
+        return str(self).encode("ascii") + b"\0"
+
+    def __str__(self) -> str:
+        if self._init and not self._boot:
+            raise NoBootArgsInserted("arguments for init, but none for the kernel; insert those first")
+        return self._boot + (SEPARATOR + self._init if self._init else "")
+
+    def __len__(self) -> int:
+        return len(str(self))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Cmdline):
+            return NotImplemented
+        return (self._boot, self._init, self.capacity) == (other._boot, other._init, other.capacity)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"<Cmdline {self._boot!r} init={self._init!r} capacity={self.capacity}>"

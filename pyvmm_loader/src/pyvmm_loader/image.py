@@ -1,0 +1,87 @@
+"""arm64 and riscv64 `Image`: a flat kernel behind a 64-byte header.
+
+Sources: Documentation/arm64/booting.rst, "Call the kernel image"; Documentation/riscv/boot-image-header.rst.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+
+from .errors import ImageTruncated, InvalidHeader, ProtocolViolation
+from .formats import identify, refuse
+from .memory import address, need_ram, write_zeros
+from .result import KernelLoaderResult
+from .source import Source
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import SupportsIndex
+
+    from .memory import GuestMemory
+    from .source import ImageLike
+
+HEADER = Struct("<IIQQQQQQII")
+ALIGNMENT = 0x200000  # "a 2MB aligned base address"; riscv64 asks for the same
+
+
+class ImageFile:
+    """A checked header: `arch`, `text_offset`, `image_size`, `flags`, `version` (riscv64) ."""
+
+    __slots__ = ("arch", "flags", "image_size", "name", "text_offset", "version", "view")
+
+    def __init__(self, view: memoryview, name: str = "<buffer>") -> None:
+        kind = identify(view)
+        if kind not in ("arm64-image", "riscv64-image"):
+            raise refuse(kind, name, len(view))
+        self.view = view
+        self.name = name
+        self.arch = kind.removesuffix("-image")
+        if len(view) < HEADER.size:
+            raise ImageTruncated(
+                f"{name}: ends inside its header; copy or build it again", needed=HEADER.size, available=len(view)
+            )
+        _, _, self.text_offset, self.image_size, self.flags, version, _, _, _, _ = HEADER.unpack_from(view)
+        self.version = version & 0xFFFFFFFF if self.arch == "riscv64" else 0
+        if self.flags & 1:
+            raise InvalidHeader(f"{name}: a big-endian kernel; build it little-endian", field="flags", value=self.flags)
+        if not self.image_size:
+            if self.arch == "riscv64":
+                raise InvalidHeader(
+                    f"{name}: image_size is 0; the header says it is mandatory", field="image_size", value=0
+                )
+            # "Where image_size is zero, text_offset can be assumed to be 0x80000."
+            self.text_offset = 0x80000
+        elif self.image_size > 1 << 32:
+            raise InvalidHeader(
+                f"{name}: image_size {self.image_size:#x} is no kernel's", field="image_size", value=self.image_size
+            )
+
+
+class Image:
+    """Loads arm64 and riscv64 Images."""
+
+    @staticmethod
+    def load(
+        memory: GuestMemory,
+        kernel_offset: SupportsIndex | None,
+        image: ImageLike,
+        highmem_start: SupportsIndex | None = None,
+    ) -> KernelLoaderResult:
+        """Put `image` at `kernel_offset` (2 MiB aligned; default 0) plus its text_offset, and zero what follows it.
+
+        `kernel_end` counts `image_size`, which includes the BSS.
+        """
+        with Source(image) as source:
+            file = ImageFile(source.view, source.name)
+            base = 0 if kernel_offset is None else address(kernel_offset)
+            if base % ALIGNMENT:
+                raise ProtocolViolation(f"{file.name}: base {base:#x} is not a multiple of 2 MiB; align it", base=base)
+            start = base + file.text_offset
+            if highmem_start is not None and start < address(highmem_start):
+                raise ProtocolViolation(f"{file.name}: would lie at {start:#x}, below {address(highmem_start):#x}")
+            size = max(file.image_size, len(file.view))
+            need_ram(memory, start, size, f"{file.name}: the kernel")
+            source.populate()
+            memory.write_slice(file.view, start)
+            write_zeros(memory, start + len(file.view), size - len(file.view))
+            return KernelLoaderResult(start, start + size)

@@ -1,0 +1,43 @@
+"""PVH's start_info: command line, modules and memory map for a 32-bit entry.
+
+Source: Xen's public/arch-x86/hvm/start_info.h.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+
+from ..errors import ProtocolViolation
+from .layout import PVH_INFO_START, PVH_MEMMAP_MAX, PVH_MEMMAP_START, PVH_MODLIST_MAX, PVH_MODLIST_START
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .e820 import E820Entry
+
+XEN_HVM_START_MAGIC_VALUE = 0x336EC578
+START_INFO = Struct("<IIIIQQQQII")
+MODLIST_ENTRY = Struct("<QQQQ")
+MEMMAP_ENTRY = Struct("<QQII")
+
+
+def start_info(
+    cmdline: int, entries: Sequence[E820Entry], modules: Sequence[tuple[int, int]] = (), rsdp: int = 0
+) -> bytes:
+    """Return start_info, module list and memory map as one block for PVH_INFO_START.
+
+    `cmdline` and `rsdp` are addresses, `modules` are (address, size) pairs, the first one the initrd.
+    """
+    if len(modules) > PVH_MODLIST_MAX or len(entries) > PVH_MEMMAP_MAX:
+        raise ProtocolViolation(
+            f"{len(modules)} modules, {len(entries)} ranges: more than {PVH_MODLIST_MAX} and {PVH_MEMMAP_MAX}"
+        )
+    info = START_INFO.pack(
+        XEN_HVM_START_MAGIC_VALUE, 1, 0, len(modules), PVH_MODLIST_START if modules else 0,
+        cmdline, rsdp, PVH_MEMMAP_START, len(entries), 0,
+    )  # fmt: skip
+    block = info.ljust(PVH_MODLIST_START - PVH_INFO_START, b"\0")
+    block += b"".join([MODLIST_ENTRY.pack(start, size, 0, 0) for start, size in modules])
+    block = block.ljust(PVH_MEMMAP_START - PVH_INFO_START, b"\0")
+    return block + b"".join([MEMMAP_ENTRY.pack(entry.addr, entry.size, entry.type, 0) for entry in entries])

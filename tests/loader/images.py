@@ -1,0 +1,79 @@
+"""Small images with every field under the test's control, and a guest memory that records what is written."""
+
+from __future__ import annotations
+
+from struct import pack
+
+from pyvmm_loader.x86_64.bootparam import SetupHeader
+
+PVH_ENTRY = 0x100010
+
+
+class FlatMemory:
+    """RAM from 0, filled with 0xAA so that bytes nobody zeroed show."""
+
+    def __init__(self, size: int) -> None:
+        self.data = bytearray(b"\xaa") * size
+        self.written: list[tuple[int, int]] = []
+
+    def check_range(self, addr: int, length: int, /) -> bool:
+        return addr + length <= len(self.data)
+
+    def write_slice(self, buffer: bytes, addr: int, /) -> None:
+        with memoryview(buffer) as view:
+            assert addr + len(view) <= len(self.data), "the loader wrote outside memory that it had checked"
+            self.data[addr : addr + len(view)] = view
+            self.written.append((addr, len(view)))
+
+
+def note(owner: bytes, kind: int, desc: bytes) -> bytes:
+    name = owner + b"\0"
+    return pack("<III", len(name), len(desc), kind) + name + bytes(-len(name) % 4) + desc + bytes(-len(desc) % 4)
+
+
+XEN_NOTE = note(b"Xen", 18, pack("<I", PVH_ENTRY))
+
+
+def elf(
+    code: bytes = b"\xf4" * 64,
+    *,
+    notes: tuple[bytes, ...] = (),
+    paddr: int = 0x100000,
+    bss: int = 0,
+    machine: int = 62,
+    kind: int = 2,
+    entry: int = 0x100000,
+    bits: int = 64,
+) -> bytes:
+    ehdr, phdr = (64, 56) if bits == 64 else (52, 32)
+    at = ehdr + phdr * (1 + len(notes))
+    rows = [(1, at, paddr, len(code), len(code) + bss)]
+    body = code
+    for item in notes:
+        rows.append((4, at + len(body), 0, len(item), len(item)))
+        body += item
+    head = b"\x7fELF" + bytes([bits // 32, 1, 1]) + bytes(9)
+    if bits == 64:
+        head += pack("<HHIQQQIHHHHHH", kind, machine, 1, entry, ehdr, 0, 0, ehdr, phdr, len(rows), 0, 0, 0)
+        table = b"".join([pack("<IIQQQQQQ", t, 7, off, addr, addr, fsz, msz, 4) for t, off, addr, fsz, msz in rows])
+    else:
+        head += pack("<HHIIIIIHHHHHH", kind, machine, 1, entry, ehdr, 0, 0, ehdr, phdr, len(rows), 0, 0, 0)
+        table = b"".join([pack("<IIIIIIII", t, off, addr, addr, fsz, msz, 7, 4) for t, off, addr, fsz, msz in rows])
+    return head + table + body
+
+
+def bzimage(payload: bytes = b"\x90" * 2048, **fields: int) -> bytes:
+    header = SetupHeader.for_elf()
+    values = {
+        "setup_sects": 1, "version": 0x20F, "loadflags": 1, "code32_start": 0x100000, "xloadflags": 1,
+        "syssize": (len(payload) + 15) // 16, "pref_address": 0x100000, "init_size": 0x10000, "jump": 0x6AEB,
+        "relocatable_kernel": 1,
+    }  # fmt: skip
+    for name, value in {**values, **fields}.items():
+        setattr(header, name, value)
+    setup = bytes(0x1F1) + bytes(header)
+    return setup.ljust(((header.setup_sects or 4) + 1) * 512, b"\0") + payload
+
+
+def arm64(size: int = 0x3000, body: int = 0x1000) -> bytes:
+    return (pack("<IIQQQQQQ", 0, 0, 0x80000, size, 10, 0, 0, 0) + b"ARM\x64" + bytes(4)).ljust(body, b"\1")

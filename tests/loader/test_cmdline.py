@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import pytest
+
+from pyvmm_loader import (
+    Cmdline,
+    HasEquals,
+    HasSpace,
+    InvalidAscii,
+    InvalidCapacity,
+    InvalidQuotes,
+    MissingVal,
+    MmioSize,
+    NoBootArgsInserted,
+    TooLarge,
+)
+
+
+def test_inserting() -> None:
+    line = Cmdline(200)
+    line.insert("console", "ttyS0")
+    line.insert_multiple("ip", ["10.0.0.2", "", "10.0.0.1"])
+    line.insert_str("  quiet panic=-1 ")
+    line.insert_str("  ")
+    line.insert("dyndbg", '"file a +p"')
+    line.insert_init_args(" one ")
+    line.insert_init_args("two")
+    line.insert_init_args("")
+    text = 'console=ttyS0 ip=10.0.0.2,,10.0.0.1 quiet panic=-1 dyndbg="file a +p" -- one two'
+    assert str(line) == text
+    assert line.as_cstring() == text.encode() + b"\0"
+    assert len(line) == len(text)
+    assert Cmdline.try_from(text, 200) == line
+    assert line != text
+    assert "capacity=200" in repr(line)
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(4096, "4K"), (1 << 20, "1M"), (3 << 30, "3G"), (4097, "4097"), (512, "512")]
+)
+def test_virtio_mmio_sizes(size: int, text: str) -> None:
+    line = Cmdline(100)
+    line.add_virtio_mmio_device(size, 0xD0000000, 5, 7)
+    assert str(line) == f"virtio_mmio.device={text}@0xd0000000:5:7"
+
+
+def test_capacity_counts_separators_and_nul() -> None:
+    line = Cmdline(4)
+    line.insert("a", "b")
+    with pytest.raises(TooLarge, match="shorten"):
+        line.insert_str("c")
+    assert str(line) == "a=b"
+    exact = Cmdline(6)
+    exact.insert_str("a")
+    exact.insert_str("b c")
+    with pytest.raises(TooLarge):
+        exact.insert_init_args("d")
+    assert len(exact.as_cstring()) == 6
+    with pytest.raises(InvalidCapacity):
+        Cmdline(0)
+
+
+def test_refusals_leave_the_line_alone() -> None:
+    line = Cmdline(100)
+    cases = [
+        (("a b", "c"), HasSpace),
+        (("a=b", "c"), HasEquals),
+        (("a", "b c"), HasSpace),
+        (("a", '"b" c"'), InvalidQuotes),
+        (("a", 'b"'), InvalidQuotes),
+        (("a", "\u00e9"), InvalidAscii),
+        (("a\n", "b"), InvalidAscii),
+        (("", "b"), MissingVal),
+    ]
+    for (key, value), error in cases:
+        with pytest.raises(error):
+            line.insert(key, value)
+    with pytest.raises(MissingVal):
+        line.insert_multiple("a", [])
+    with pytest.raises(MmioSize):
+        line.add_virtio_mmio_device(0, 0, 0)
+    assert str(line) == ""
+
+
+def test_upstream_try_from_validates_and_minds_quotes() -> None:
+    with pytest.raises(InvalidAscii):
+        Cmdline.try_from("a\0b", 100)
+    line = Cmdline.try_from('a="x -- y"   --  z ', 100)
+    assert str(line) == 'a="x -- y" -- z'
+    with pytest.raises(NoBootArgsInserted):
+        Cmdline.try_from(" -- z", 100)
+    with pytest.raises(TooLarge):
+        Cmdline.try_from("abc", 3)
+    late = Cmdline(50)
+    late.insert_init_args("z")
+    with pytest.raises(NoBootArgsInserted):
+        late.as_cstring()
