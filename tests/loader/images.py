@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from struct import pack
+from typing import TYPE_CHECKING
 
 from pyvmm_loader.x86_64.bootparam import SetupHeader
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 PVH_ENTRY = 0x100010
 
@@ -19,7 +23,7 @@ class FlatMemory:
     def check_range(self, addr: int, length: int, /) -> bool:
         return addr + length <= len(self.data)
 
-    def write_slice(self, buffer: bytes, addr: int, /) -> None:
+    def write_slice(self, buffer: Buffer, addr: int, /) -> None:
         with memoryview(buffer) as view:
             assert addr + len(view) <= len(self.data), "the loader wrote outside memory that it had checked"
             self.data[addr : addr + len(view)] = view

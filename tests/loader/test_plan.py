@@ -4,7 +4,7 @@ import subprocess
 import sys
 from struct import unpack_from
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.loader.images import PVH_ENTRY, XEN_NOTE, FlatMemory, arm64, bzimage, elf
@@ -31,6 +31,7 @@ from pyvmm_loader.x86_64 import layout
 from pyvmm_loader.x86_64.e820 import RAM, E820Entry, e820
 from pyvmm_loader.x86_64.mptable import mptable
 from pyvmm_loader.x86_64.registers import SEGMENTS
+from pyvmm_memory import GuestMemoryMmap
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -131,8 +132,9 @@ def test_errors_name_cause_and_cure(tmp_path: Path) -> None:
         (ProtocolViolation, "no loaded segment", {"kernel": elf(entry=0x300000)}),
     ]
     for error, words, arguments in cases:
+        given: dict[str, Any] = {"kernel": elf(), "memory": SIZE, **arguments}
         with pytest.raises(error, match=words) as caught:
-            BootPlan(**{"kernel": elf(), "memory": SIZE, **arguments})
+            BootPlan(**given)
         assert "\n" not in str(caught.value)
 
 
@@ -199,23 +201,18 @@ def test_upstream_initrd_may_end_at_the_end_of_ram() -> None:
 
 
 def test_memory_given_by_its_regions() -> None:
-    class Region:
-        def __init__(self, start: int, size: int) -> None:
-            self._start, self._size = start, size
-
-        def start_addr(self) -> int:
-            return self._start
-
-        def len(self) -> int:
-            return self._size
-
-    class Regions:
-        def iter(self) -> list[Region]:
-            return [Region(0, SIZE // 2), Region(SIZE // 2, SIZE // 2)]
-
-    for memory in (Regions(), [(0, SIZE)]):
-        with BootPlan(elf(), memory) as plan:
-            assert plan.ranges == [(0, SIZE)]
+    with GuestMemoryMmap.from_ranges([(0, SIZE // 2), (SIZE // 2, SIZE // 2)]) as memory:
+        for given in (memory, [(0, SIZE)]):
+            with BootPlan(elf(notes=(XEN_NOTE,), bss=5000), given, "quiet", b"initrd") as plan:
+                assert plan.ranges == [(0, SIZE)]
+                plan.apply(memory)
+        flat = FlatMemory(SIZE)
+        flat.data[:] = bytes(SIZE)
+        with BootPlan(elf(notes=(XEN_NOTE,), bss=5000), SIZE, "quiet", b"initrd") as plan:
+            plan.apply(flat)
+        data = bytearray(SIZE)
+        memory.read_slice(data, 0)
+        assert data == flat.data
 
 
 @pytest.mark.parametrize("vcpus", [1, 2, 64, 255])

@@ -1,4 +1,3 @@
-# ruff: noqa: N818 - names state facts, as the variants of rust-vmm do
 """What can go wrong between a kernel file and its first instruction: one tree, each error with cause and cure."""
 
 from __future__ import annotations

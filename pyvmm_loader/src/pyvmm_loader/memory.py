@@ -59,14 +59,10 @@ def ranges_of(memory: object) -> list[tuple[int, int]]:
         from .x86_64.layout import split_ram
 
         return split_ram(memory)
-    listing: Any = memory
-    regions = listing.iter() if hasattr(listing, "iter") else listing
+    regions: Any = memory
     found: list[tuple[int, int]] = []
     for region in regions:
-        if isinstance(region, tuple):
-            start, size = region
-        else:
-            start, size = region.start_addr(), region.len()
+        start, size = region if isinstance(region, tuple) else (region.start_addr(), len(region))
         start, size = address(start), address(size)
         if found and sum(found[-1]) == start:
             found[-1] = (found[-1][0], found[-1][1] + size)
