@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         WrongArchitecture,
     )
     from .image import Image
+    from .initramfs import Initramfs, read_initramfs
     from .initrd import place_initrd
     from .inspection import inspect
     from .plan import BootPlan, Placement
@@ -60,7 +61,9 @@ _HOME = {
     "Cmdline": "cmdline",
     "Elf": "elf",
     "Image": "image",
+    "Initramfs": "initramfs",
     "place_initrd": "initrd",
+    "read_initramfs": "initramfs",
     "inspect": "inspection",
     "BootPlan": "plan",
     "Placement": "plan",
@@ -83,6 +86,7 @@ __all__ = [
     "ImageError",
     "ImageNotFound",
     "ImageTruncated",
+    "Initramfs",
     "InitrdTooLarge",
     "InvalidAscii",
     "InvalidCapacity",
@@ -104,6 +108,7 @@ __all__ = [
     "WrongArchitecture",
     "inspect",
     "place_initrd",
+    "read_initramfs",
     "split_ram",
 ]
 

@@ -1,0 +1,176 @@
+"""An initramfs, written and read: cpio in the `newc` format.
+
+Source: Documentation/driver-api/early-userspace/buffer-format.rst. The same calls give the same bytes: times are 0
+unless given, inode numbers count up.
+"""
+
+from __future__ import annotations
+
+import stat
+
+from .errors import ImageTruncated, InvalidHeader
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from typing_extensions import Buffer
+
+MAGIC, MAGIC_CRC, HEADER_SIZE = b"070701", b"070702", 110
+TRAILER = "TRAILER!!!"
+MAX_NAME = 4096  # PATH_MAX; the kernel refuses longer ones as well
+U32 = 0xFFFFFFFF
+
+
+class Entry:
+    """A file of the archive: `name`, `mode` (type included), `data`, and the header's other fields."""
+
+    __slots__ = ("data", "gid", "ino", "mode", "mtime", "name", "nlink", "rdev", "uid")
+
+    def __init__(
+        self,
+        name: str,
+        mode: int,
+        data: bytes = b"",
+        *,
+        ino: int = 0,
+        nlink: int = 1,
+        uid: int = 0,
+        gid: int = 0,
+        mtime: int = 0,
+        rdev: tuple[int, int] = (0, 0),
+    ) -> None:
+        self.name = name
+        self.mode = mode
+        self.data = data
+        self.ino = ino
+        self.nlink = nlink
+        self.uid = uid
+        self.gid = gid
+        self.mtime = mtime
+        self.rdev = rdev
+
+    def __repr__(self) -> str:
+        return f"<Entry {stat.filemode(self.mode)} {self.name} {len(self.data)} bytes>"
+
+
+class Initramfs:
+    """Collects entries and packs them.
+
+    >>> fs = Initramfs()
+    >>> fs.directory("dev")
+    >>> fs.device("dev/console", 5, 1)
+    >>> fs.file("init", b"...", 0o755)
+    >>> [entry.name for entry in read_initramfs(bytes(fs))]
+    ['dev', 'dev/console', 'init']
+    """
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self._inodes: dict[str, int] = {}
+
+    def _add(self, entry: Entry) -> None:
+        name = entry.name.strip("/")
+        encoded = name.encode("utf-8", "surrogateescape")
+        if not name or "\0" in name or len(encoded) >= MAX_NAME or name == TRAILER:
+            raise InvalidHeader(
+                f"{entry.name!r} is no name for a file; use a path of 1 to {MAX_NAME - 1} bytes", field="name"
+            )
+        if len(entry.data) > U32:
+            raise InvalidHeader(f"{name}: {len(entry.data)} bytes; cpio holds files up to 4 GiB", field="filesize")
+        entry.name = name
+        if not entry.ino:
+            entry.ino = len(self._inodes) + 1
+        self._inodes[name] = entry.ino
+        self.entries.append(entry)
+
+    def file(self, name: str, data: Buffer, mode: int = 0o644, *, mtime: int = 0) -> None:
+        """Add a regular file."""
+        self._add(Entry(name, stat.S_IFREG | mode, bytes(data), mtime=mtime))
+
+    def directory(self, name: str, mode: int = 0o755) -> None:
+        """Add a directory; the kernel wants it before what is in it."""
+        self._add(Entry(name, stat.S_IFDIR | mode, nlink=2))
+
+    def symlink(self, name: str, target: str) -> None:
+        """Add a symbolic link."""
+        self._add(Entry(name, stat.S_IFLNK | 0o777, target.encode()))
+
+    def device(self, name: str, major: int, minor: int, mode: int = 0o600, *, block: bool = False) -> None:
+        """Add a character or block device."""
+        kind = stat.S_IFBLK if block else stat.S_IFCHR
+        self._add(Entry(name, kind | mode, rdev=(major, minor)))
+
+    def fifo(self, name: str, mode: int = 0o600) -> None:
+        """Add a named pipe."""
+        self._add(Entry(name, stat.S_IFIFO | mode))
+
+    def hardlink(self, name: str, target: str) -> None:
+        """Add another name of the regular file `target`, which was added before; raises InvalidHeader otherwise."""
+        wanted = target.strip("/")
+        linked = [entry for entry in self.entries if entry.name == wanted and stat.S_ISREG(entry.mode)]
+        if not linked:
+            raise InvalidHeader(f"hard link {name!r}: no regular file {target!r} yet; add it first", field="name")
+        first = linked[-1]
+        group = [entry for entry in self.entries if entry.ino == first.ino]
+        # The data goes with the last name; the kernel links the others to the first and fills it then.
+        data = next((entry.data for entry in group if entry.data), b"")
+        new = Entry(name, first.mode, data, ino=first.ino, mtime=first.mtime)
+        self._add(new)
+        for entry in group:
+            entry.data = b""
+        for entry in (*group, new):
+            entry.nlink = len(group) + 1
+
+    def __bytes__(self) -> bytes:
+        parts = [piece for entry in self.entries for piece in _pack(entry)]
+        parts.extend(_pack(Entry(TRAILER, 0)))
+        archive = b"".join(parts)
+        return archive + bytes(-len(archive) % 512)
+
+
+def _pack(entry: Entry) -> tuple[bytes, bytes]:
+    name = entry.name.encode("utf-8", "surrogateescape") + b"\0"
+    fields = (
+        entry.ino, entry.mode, entry.uid, entry.gid, entry.nlink, entry.mtime, len(entry.data), 0, 0,
+        *entry.rdev, len(name), 0,
+    )  # fmt: skip
+    head = MAGIC + b"".join([b"%08X" % field for field in fields]) + name
+    return head + bytes(-len(head) % 4), entry.data + bytes(-len(entry.data) % 4)
+
+
+def read_initramfs(archive: Buffer) -> Iterator[Entry]:
+    """Yield the entries of a newc archive up to its trailer; raises InvalidHeader and ImageTruncated."""
+    with memoryview(archive) as raw, raw.cast("B") as view:
+        at = 0
+        while True:
+            if at + HEADER_SIZE > len(view):
+                raise ImageTruncated(
+                    f"archive ends at {len(view):#x} without a trailer; copy it again", needed=at + HEADER_SIZE
+                )
+            head = bytes(view[at : at + HEADER_SIZE])
+            if head[:6] not in (MAGIC, MAGIC_CRC):
+                raise InvalidHeader(
+                    f"no newc header at {at:#x}; is the archive compressed?", field="magic", value=head[:6]
+                )
+            try:
+                fields = [int(head[6 + 8 * n : 14 + 8 * n].decode("ascii"), 16) for n in range(13)]
+            except ValueError:
+                raise InvalidHeader(f"header at {at:#x} has a field that is not hexadecimal", field="header") from None
+            ino, mode, uid, gid, nlink, mtime, size, _, _, major, minor, namesize, _ = fields
+            if not 0 < namesize <= MAX_NAME or min(fields) < 0:
+                raise InvalidHeader(
+                    f"header at {at:#x} has a name of {namesize} bytes", field="namesize", value=namesize
+                )
+            body = at + HEADER_SIZE + namesize + 3 & ~3
+            if body + size > len(view):
+                raise ImageTruncated(f"file at {at:#x} ends behind the archive; copy it again", needed=body + size)
+            name = bytes(view[at + HEADER_SIZE : at + HEADER_SIZE + namesize]).split(b"\0", 1)[0]
+            if name == TRAILER.encode():
+                return
+            text = name.decode("utf-8", "surrogateescape")
+            data = bytes(view[body : body + size])
+            yield Entry(
+                text, mode, data, ino=ino, nlink=nlink, uid=uid, gid=gid, mtime=mtime, rdev=(major, minor)
+            )  # fmt: skip
+            at = body + size + 3 & ~3
