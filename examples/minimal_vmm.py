@@ -1,36 +1,381 @@
 #!/usr/bin/env python3
 """A virtual machine monitor that boots Linux, short enough to read in one sitting.
 
-The five packages supply the parts; this file wires them together and owns every decision: what the machine looks
-like, what happens on each exit, and when the machine has ended. Read it from `main` downwards:
+The packages supply the parts; this file wires them together and owns every decision: what the machine looks like,
+what happens on each exit, when the machine has ended. Read it from `main` downwards:
 
-    main      the command line in, the exit status out
-    Machine   memory, KVM, the devices, the kernel; what to do on an exit; how a machine ends
-    Terminal  the person's side of the serial console
-    report    what to say when the guest crashed
+    main       the command line in, the exit status out
+    Machine    memory, KVM, devices, kernel; what to do on an exit; how a machine ends
+    Console    what the guest prints, and the line in it that says the kernel panicked
+    Terminal   what the person types, and the way out
 
-Modules are imported where they are first needed: a guest of ten instructions says its first byte sooner.
+Some modules are imported where they are first needed: a guest of ten instructions says its first byte sooner.
 """
 
 from __future__ import annotations
 
+import os
+import sys
+
+from pyvmm_device import I8042, BusRange, Cmos, EventFdInterrupt, EventLoop, IoManager, Serial
+from pyvmm_kvm import Intr, IoIn, IoOut, Kvm, KvmError, MmioRead, MmioWrite, RunControl, Shutdown
+from pyvmm_loader import BootPlan, LoaderError
+from pyvmm_memory import GuestMemoryMmap
+
 TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+    from typing import Any, NoReturn
+
+    from pyvmm_kvm import CpuId, VcpuExit, VcpuFd
 
 COM1, COM1_IRQ = 0x3F8, 4
-"""The first serial port, where every PC has it."""
+CMOS, I8042_PORTS = 0x70, 0x60
 TSS_ADDRESS = 0xFFFBD000
-"""Three pages that Intel's KVM borrows below 4 GiB, far from RAM and devices."""
-HALT_CHECK_SECONDS = 0.25
-"""How often to look whether the guest has halted for good."""
+"""Three pages that KVM borrows on Intel processors, in the hole below 4 GiB, away from everything."""
+MAX_CPUS = 254
+"""An 8-bit APIC id names no more, beside the IOAPIC and the broadcast."""
+HALT_CHECK_SECONDS = 0.2
+DEFAULT_CMDLINE = "console=ttyS0 panic=-1 reboot=k"
+CTRL_A = 0x01
+HELP = b"\r\n[Ctrl-A x: leave   Ctrl-A h: this help   Ctrl-A b: break   Ctrl-A Ctrl-A: a Ctrl-A for the guest]\r\n"
 
 
 class UsageError(Exception):
-    """What was asked for cannot be done; the message says why and what to do."""
+    """What was asked for cannot be done: the message says why, and what to do."""
 
 
-class End:
-    """How the machine ended: the exit status and one line for the person."""
+class Machine:
+    """A PC without a screen: RAM, processors, interrupt controllers and timer in KVM, and one serial port."""
 
-    def __init__(self, status: int, reason: str) -> None:
-        self.status = status
-        self.reason = reason
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.end: tuple[int, str] | None = None  # the exit status and the reason, once there is one
+        self.owned: list[Any] = []  # closed in reverse order
+        self.halted: set[int] = set()
+        try:
+            self.build(arguments)
+        except BaseException:
+            self.close()
+            raise
+
+    def build(self, arguments: argparse.Namespace) -> None:
+        """Make everything; nothing runs yet."""
+        kvm = self.own(Kvm())
+        if arguments.cpus > min(MAX_CPUS, kvm.get_max_vcpus()):
+            raise UsageError(f"{arguments.cpus} vCPUs: this VMM and this host allow 1 to {MAX_CPUS}; use --cpus")
+        plan = self.own(
+            BootPlan(
+                arguments.kernel, arguments.memory, arguments.cmdline, arguments.initrd, arguments.cpus, arguments.entry
+            )
+        )
+        if arguments.plan:
+            print(plan, file=sys.stderr)
+        memory = self.own(GuestMemoryMmap.from_ranges(plan.ranges))
+        plan.apply(memory)
+
+        vm = self.own(kvm.create_vm())
+        vm.set_tss_address(TSS_ADDRESS)
+        vm.create_irq_chip()
+        vm.create_pit2()
+        for slot, region in enumerate(memory):
+            vm.set_user_memory_region(slot, region.start, region.buffer)
+
+        self.loop = self.own(EventLoop())
+        self.console = Console()
+        interrupt = self.own(EventFdInterrupt())
+        vm.register_irqfd(interrupt.fileno(), COM1_IRQ)
+        self.serial = Serial(interrupt, self.console)
+        self.io = IoManager()
+        self.io.register_pio(self.serial, [BusRange(COM1, 8)])
+        self.io.register_pio(I8042(self.on_reset), [BusRange(I8042_PORTS, 5)])
+        self.io.register_pio(Cmos(), [BusRange(CMOS, 2)])
+
+        # the first processor starts at the kernel's entry; the others wait for it to send INIT and SIPI
+        cpuid = kvm.get_supported_cpuid()
+        vcpus = [self.own(vm.create_vcpu(number)) for number in range(arguments.cpus)]
+        for vcpu in vcpus:
+            vcpu.set_cpuid2(with_apic_id(cpuid, vcpu.id))
+        regs, sregs = vcpus[0].get_regs(), vcpus[0].get_sregs()
+        plan.registers.copy_to(regs, sregs)
+        vcpus[0].set_sregs(sregs)
+        vcpus[0].set_regs(regs)
+        plan.close()
+        self.control = RunControl(vcpus, self.on_exit)
+
+    def own(self, thing: Any) -> Any:  # noqa: ANN401 (whatever has a close)
+        """Remember to close something, and return it."""
+        self.owned.append(thing)
+        return thing
+
+    def run(self) -> tuple[int, str]:
+        """Run until the machine has ended; returns the exit status and the reason."""
+        self.control.start()
+        self.loop.call_later(HALT_CHECK_SECONDS, self.check)
+        try:
+            self.loop.run()
+        finally:
+            self.control.stop()
+            self.control.join()
+        return self.end or (1, "every vCPU thread ended")
+
+    def on_exit(self, vcpu: VcpuFd, exit_: VcpuExit) -> bool:
+        """Do what the guest asks for, in the vCPU's thread; true when the machine has ended."""
+        match exit_:
+            case IoOut(port, data):
+                self.io.pio_write(port, data)
+            case IoIn(port, data):
+                self.io.pio_read(port, data)
+            case MmioWrite(addr, data):
+                self.io.mmio_write(addr, data)
+            case MmioRead(addr, data):
+                self.io.mmio_read(addr, data)
+            case Intr():
+                self.look_for_halt(vcpu)
+            case Shutdown():
+                self.finish(1, f"triple fault on vCPU {vcpu.id}")
+            case _:
+                self.on_rare_exit(vcpu, exit_)
+        return self.end is not None
+
+    def on_rare_exit(self, vcpu: VcpuFd, exit_: VcpuExit) -> None:
+        """What a guest of this machine does at most once."""
+        from pyvmm_kvm import SystemEvent
+
+        if isinstance(exit_, SystemEvent) and exit_.type in (1, 2):  # shutdown, reset
+            self.finish(0, "the guest powered off" if exit_.type == 1 else "the guest rebooted")
+        else:
+            self.finish(1, f"vCPU {vcpu.id} cannot go on: {exit_!r}")
+
+    def on_reset(self) -> None:
+        """The guest reset the machine, which is how it reboots, and also what it does after a panic."""
+        if self.console.panic:
+            self.finish(1, f"the guest's kernel panicked: {self.console.panic}")
+        else:
+            self.finish(0, "the guest rebooted")
+
+    def look_for_halt(self, vcpu: VcpuFd) -> None:
+        """See whether every processor sleeps with interrupts off: how a kernel without power control powers off."""
+        interrupts_on = vcpu.get_regs().rflags & 1 << 9
+        state = vcpu.get_mp_state()
+        if state.mp_state == state.UNINITIALIZED or (state.mp_state == state.HALTED and not interrupts_on):
+            self.halted.add(vcpu.id)
+        else:
+            self.halted.discard(vcpu.id)
+        if len(self.halted) == len(self.control.vcpus):
+            self.finish(0, "the guest powered off")
+
+    def check(self) -> None:
+        """Look in from time to time: at a guest that halted, panicked and spins, or lost its threads."""
+        if self.console.panic and self.console.spins:
+            self.finish(1, f"the guest's kernel panicked: {self.console.panic}")
+        elif self.control.state == "stopped":
+            self.loop.stop()
+        else:
+            self.control.kick()
+            self.loop.call_later(HALT_CHECK_SECONDS, self.check)
+
+    def finish(self, status: int, reason: str) -> None:
+        """End the machine; the first to say why is believed."""
+        self.end = self.end or (status, reason)
+        self.loop.stop()
+
+    def close(self) -> None:
+        """Release everything, the newest first."""
+        while self.owned:
+            self.owned.pop().close()
+
+
+def with_apic_id(cpuid: CpuId, apic_id: int) -> CpuId:
+    """What CPUID answers on one processor: all is shared but the id, in leaf 1 and in the topology leaves."""
+    own = cpuid.copy()
+    for entry in own:
+        if entry.function == 1:
+            entry.ebx = entry.ebx & 0x00FFFFFF | apic_id << 24
+        elif entry.function in (0xB, 0x1F):
+            entry.edx = apic_id
+    return own
+
+
+class Console:
+    """The guest's side of the serial line: bytes out, and an eye on what the kernel says when it panics."""
+
+    def __init__(self) -> None:
+        self.panic = ""
+        self.spins = False
+        self.line = bytearray()
+
+    def write(self, data: bytes) -> None:
+        """Print what the guest transmits."""
+        os.write(1, data)
+        self.line += data
+        if data == b"\n" or len(self.line) > 512:
+            self.read_line(bytes(self.line))
+            self.line.clear()
+
+    def read_line(self, line: bytes) -> None:
+        """Notice a panic: there is no other way to tell its reset from a reboot without a device made for it."""
+        before, found, message = line.partition(b"Kernel panic - not syncing: ")
+        if found and before.strip().endswith((b"]", b"end")) | (not before.strip()):
+            self.panic = self.panic or message.decode(errors="replace").strip(" \r\n-[]")
+            # printed last by a kernel that was not told to reboot
+            self.spins = b"end Kernel panic" in line
+
+
+class Terminal:
+    """The person's side of the serial line: raw mode, Ctrl-A commands, and the terminal back as it was."""
+
+    def __init__(self, loop: EventLoop, serial: Serial, leave: Callable[[], object]) -> None:
+        self.loop = loop
+        self.serial = serial
+        self.leave = leave
+        self.pending = bytearray()  # typed, and not yet taken by the guest
+        self.escaped = False
+        self.saved: list[Any] | None = None
+        self.waitable = True
+        serial.on_room = self.on_room
+
+    def __enter__(self) -> Terminal:
+        if os.isatty(0):
+            import termios
+            import tty
+
+            self.saved = termios.tcgetattr(0)
+            tty.setraw(0)
+            os.write(2, HELP)
+        try:
+            self.loop.add_reader(0, self.on_input)
+        except OSError:  # a regular file or /dev/null cannot be waited for, and need not be
+            self.waitable = False
+            self.loop.call_soon(self.on_input)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.saved is not None:
+            import termios
+
+            termios.tcsetattr(0, termios.TCSADRAIN, self.saved)
+
+    def on_input(self) -> None:
+        """Take what was typed; more is read when the guest has taken this."""
+        try:
+            typed = os.read(0, 1024)
+        except OSError:
+            typed = b""
+        self.loop.remove_reader(0)
+        for byte in typed:
+            self.take(byte)
+        if typed:
+            self.feed()
+
+    def take(self, byte: int) -> None:
+        """Sort out one byte: for us, or for the guest."""
+        if self.saved is None or not (self.escaped or byte == CTRL_A):
+            self.pending.append(byte)
+        elif not self.escaped:
+            self.escaped = True
+        else:
+            self.escaped = False
+            if byte in b"xX":
+                self.leave()
+            elif byte in b"bB":
+                self.serial.send_break()
+            elif byte == CTRL_A:
+                self.pending.append(byte)
+            else:
+                os.write(2, HELP)
+
+    def on_room(self) -> None:
+        """In a vCPU's thread: the guest has emptied the receiver."""
+        if self.pending:
+            self.loop.call_soon(self.feed)
+
+    def feed(self) -> None:
+        """Give the guest what it has room for, and listen again once it has everything."""
+        del self.pending[: self.serial.enqueue(bytes(self.pending[:64]))]
+        if self.pending:
+            return
+        if self.waitable:
+            self.loop.remove_reader(0)
+            self.loop.add_reader(0, self.on_input)
+        else:
+            self.loop.call_soon(self.on_input)
+
+
+def size(text: str) -> int:
+    """Read a size: a number of MiB, or one with a unit."""
+    import argparse
+
+    units = {"K": 10, "M": 20, "G": 30}
+    unit = units.get(text[-1:].upper(), 0)
+    number = text[:-1] if unit else text
+    if not number.isascii() or not number.isdigit() or not 0 < int(number) << (unit or 20) <= 1 << 46:
+        raise argparse.ArgumentTypeError(f"{text!r} is no memory size: give MiB, or a number with K, M or G, like 2G")
+    return int(number) << (unit or 20)
+
+
+def cpus(text: str) -> int:
+    """Read a number of processors."""
+    import argparse
+
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MAX_CPUS:
+        raise argparse.ArgumentTypeError(f"{text!r} vCPUs are not possible: give 1 to {MAX_CPUS}")
+    return int(text)
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line; leaves with status 2 where it makes no sense."""
+    import argparse
+
+    parser = argparse.ArgumentParser(
+        description="Boot a Linux kernel on KVM, with a serial console on this terminal.",
+        epilog="Ctrl-A x leaves, Ctrl-A h helps. The status is 0 when the guest powered off or rebooted, 1 when it "
+        "crashed, 2 when what was asked for cannot be done. Example: "
+        "minimal_vmm.py --kernel vmlinux --initrd initramfs.cpio --memory 512 --cpus 2",
+    )
+    add = parser.add_argument
+    add("--kernel", required=True, metavar="FILE", help="a bzImage (such as /boot/vmlinuz-*) or an ELF vmlinux")
+    add("--initrd", metavar="FILE", help="an initramfs, compressed in a way the kernel knows")
+    add("--cmdline", default=DEFAULT_CMDLINE, metavar="TEXT", help="the kernel's command line (%(default)s)")
+    add("--memory", type=size, default="256", metavar="SIZE", help="MiB, or with a unit: 2G (%(default)s MiB)")
+    add("--cpus", type=cpus, default="1", metavar="N", help=f"vCPUs, 1 to {MAX_CPUS} (%(default)s)")
+    add("--entry", choices=("auto", "linux64", "pvh"), default="auto", help="the boot protocol (%(default)s)")
+    add("--plan", action="store_true", help="print what lies where in guest memory before the first instruction")
+    return parser.parse_args()
+
+
+def leave_on_signal(number: int, _frame: object) -> NoReturn:
+    """End as the shell expects of a signal, by way of everything that restores and closes."""
+    sys.exit(128 + number)
+
+
+def main() -> int:
+    """Boot what the command line says; returns the exit status."""
+    import signal
+
+    arguments = parse()
+    try:
+        machine = Machine(arguments)
+    except (UsageError, LoaderError, OSError) as error:
+        print(f"minimal_vmm: {error}", file=sys.stderr)
+        return 2
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, leave_on_signal)
+    report = ""
+    try:
+        with Terminal(machine.loop, machine.serial, lambda: machine.finish(0, "left with Ctrl-A x")):
+            status, reason = machine.run()
+        if status:
+            report = machine.control.report()
+    except KvmError as error:
+        status, reason, report = 1, str(error), machine.control.report()
+    finally:
+        machine.close()
+    print(f"\nminimal_vmm: {reason}", file=sys.stderr)
+    if report:
+        print(report, file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
