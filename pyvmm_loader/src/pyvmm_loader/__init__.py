@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         TooLarge,
         WrongArchitecture,
     )
+    from .extraction import UnsupportedCompression, extract
     from .image import Image
     from .initramfs import Initramfs, read_initramfs
     from .initrd import place_initrd
@@ -60,6 +61,8 @@ _HOME = {
     "BzImage": "bzimage",
     "Cmdline": "cmdline",
     "Elf": "elf",
+    "UnsupportedCompression": "extraction",
+    "extract": "extraction",
     "Image": "image",
     "Initramfs": "initramfs",
     "place_initrd": "initrd",
@@ -105,7 +108,9 @@ __all__ = [
     "ProtocolViolation",
     "PvhBootCapability",
     "TooLarge",
+    "UnsupportedCompression",
     "WrongArchitecture",
+    "extract",
     "inspect",
     "place_initrd",
     "read_initramfs",
