@@ -309,8 +309,10 @@ def size(text: str) -> int:
     units = {"K": 10, "M": 20, "G": 30}
     unit = units.get(text[-1:].upper(), 0)
     number = text[:-1] if unit else text
-    if not number.isascii() or not number.isdigit() or not 0 < int(number) << (unit or 20) <= 1 << 46:
-        raise argparse.ArgumentTypeError(f"{text!r} is no memory size: give MiB, or a number with K, M or G, like 2G")
+    if not number.isascii() or not number.isdigit() or not 0 < int(number) << (unit or 20) <= 1 << 42:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no memory size: give MiB, or a number with K, M or G, up to 4096G"
+        )
     return int(number) << (unit or 20)
 
 

@@ -39,6 +39,10 @@ class MemorySlot:
         self.flags = flags
         self._pin = pin
 
+    def release(self) -> None:
+        """Let go of the buffer, which the kernel must not be using."""
+        ffi.release(self._pin)
+
     def __repr__(self) -> str:
         end = self.guest_phys_addr + self.memory_size
         return f"<MemorySlot {self.slot} [{self.guest_phys_addr:#x}, {end:#x}) flags={self.flags:#x}>"
@@ -112,7 +116,13 @@ class VmFd(ArchVm):
         values = (
             (slot, flags, guest_phys_addr, entry.memory_size, entry.userspace_addr) if entry else (slot, 0, 0, 0, 0)
         )
-        self._ioctl("KVM_SET_USER_MEMORY_REGION", ffi.new("struct kvm_userspace_memory_region *", values))
+        try:
+            self._ioctl("KVM_SET_USER_MEMORY_REGION", ffi.new("struct kvm_userspace_memory_region *", values))
+        except BaseException:
+            # the exception's traceback would keep the buffer exported, and whoever owns it could not close it
+            if entry:
+                entry.release()
+            raise
         if entry:
             self._slots[slot] = entry
         else:
