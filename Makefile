@@ -57,6 +57,7 @@ clean: ## remove what was built here (the guest stays in the user's cache folder
 	@echo "installing the five packages into .venv (about 20 s)"
 	$(PIP) install 'setuptools>=77' 'cffi>=2.0' 'typing-extensions>=4.6'
 	$(PIP) install --no-build-isolation --no-deps $(MEMBERS:%=-e ./%)
+	$(RUN) -m compileall -q $(MEMBERS:%=%/src)
 	@touch $@
 
 .venv/.dev: .venv/.run pyproject.toml

@@ -311,7 +311,7 @@ def size(text: str) -> int:
     number = text[:-1] if unit else text
     if not number.isascii() or not number.isdigit() or not 0 < int(number) << (unit or 20) <= 1 << 42:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no memory size: give MiB, or a number with K, M or G, up to 4096G"
+            f"{text!r} is no memory size: give MiB, or a number with K, M or G"
         )
     return int(number) << (unit or 20)
 
@@ -330,6 +330,8 @@ def parse() -> argparse.Namespace:
     import argparse
 
     parser = argparse.ArgumentParser(
+        # a width of our own, because asking the terminal for its imports half of the standard library
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, width=100),
         description="Boot a Linux kernel on KVM, with a serial console on this terminal.",
         epilog="Ctrl-A x leaves, Ctrl-A h helps. The status is 0 when the guest powered off or rebooted, 1 when it "
         "crashed, 2 when what was asked for cannot be done. Example: "
