@@ -115,12 +115,12 @@ def test_ioeventfd_takes_the_write_inside_the_kernel(boot: Callable[..., Guest])
     guest = boot("ba 10 05 b0 07 ee f4")
     event = os.eventfd(0, os.EFD_NONBLOCK)
     try:
-        guest.vm.register_ioevent(event, IoEventAddress.Pio(0x510), datamatch=7, length=1)
+        guest.vm.register_ioevent(event, IoEventAddress.Pio(0x510), datamatch=(7, 1))
         assert isinstance(guest.vcpu.run(), Hlt)
         assert os.eventfd_read(event) == 1
-        guest.vm.unregister_ioevent(event, IoEventAddress.Pio(0x510), datamatch=7, length=1)
+        guest.vm.unregister_ioevent(event, IoEventAddress.Pio(0x510), datamatch=(7, 1))
         with pytest.raises(KvmError, match="exactly this eventfd"):
-            guest.vm.unregister_ioevent(event, IoEventAddress.Pio(0x510), datamatch=7, length=1)
+            guest.vm.unregister_ioevent(event, IoEventAddress.Pio(0x510), datamatch=(7, 1))
     finally:
         os.close(event)
 

@@ -21,6 +21,9 @@ __version__ = "0.1.0"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from .cap import Cap as Cap
+    from .device import DeviceFd as DeviceFd
+    from .dirty_ring import DirtyRing as DirtyRing
     from .errors import ClosedError as ClosedError
     from .errors import KvmError as KvmError
     from .errors import MsrError as MsrError
@@ -35,13 +38,24 @@ if TYPE_CHECKING:
     from .exits import Shutdown as Shutdown
     from .exits import Unknown as Unknown
     from .exits import VcpuExit as VcpuExit
+    from .exits_foreign import ArmDebug as ArmDebug
+    from .exits_foreign import ArmNisv as ArmNisv
+    from .exits_foreign import Dcr as Dcr
+    from .exits_foreign import Epr as Epr
+    from .exits_foreign import LoongarchIocsr as LoongarchIocsr
+    from .exits_foreign import Osi as Osi
+    from .exits_foreign import PaprHcall as PaprHcall
+    from .exits_foreign import RiscvCsr as RiscvCsr
+    from .exits_foreign import RiscvSbi as RiscvSbi
+    from .exits_foreign import S390Reset as S390Reset
+    from .exits_foreign import S390Sieic as S390Sieic
+    from .exits_foreign import S390Stsi as S390Stsi
+    from .exits_foreign import S390Tsch as S390Tsch
+    from .exits_foreign import S390Ucontrol as S390Ucontrol
+    from .exits_foreign import Watchdog as Watchdog
     from .exits_rare import ApResetHold as ApResetHold
-    from .exits_rare import ArmDebug as ArmDebug
-    from .exits_rare import ArmNisv as ArmNisv
-    from .exits_rare import Dcr as Dcr
     from .exits_rare import Debug as Debug
     from .exits_rare import DirtyRingFull as DirtyRingFull
-    from .exits_rare import Epr as Epr
     from .exits_rare import FailEntry as FailEntry
     from .exits_rare import GuestException as GuestException
     from .exits_rare import Hypercall as Hypercall
@@ -49,41 +63,54 @@ if TYPE_CHECKING:
     from .exits_rare import InternalError as InternalError
     from .exits_rare import IoapicEoi as IoapicEoi
     from .exits_rare import IrqWindowOpen as IrqWindowOpen
-    from .exits_rare import LoongarchIocsr as LoongarchIocsr
     from .exits_rare import MemoryFault as MemoryFault
     from .exits_rare import Nmi as Nmi
     from .exits_rare import Notify as Notify
-    from .exits_rare import Osi as Osi
-    from .exits_rare import PaprHcall as PaprHcall
-    from .exits_rare import RiscvCsr as RiscvCsr
-    from .exits_rare import RiscvSbi as RiscvSbi
-    from .exits_rare import S390Reset as S390Reset
-    from .exits_rare import S390Sieic as S390Sieic
-    from .exits_rare import S390Stsi as S390Stsi
-    from .exits_rare import S390Tsch as S390Tsch
-    from .exits_rare import S390Ucontrol as S390Ucontrol
     from .exits_rare import SetTpr as SetTpr
     from .exits_rare import SystemEvent as SystemEvent
     from .exits_rare import Tdx as Tdx
     from .exits_rare import TprAccess as TprAccess
-    from .exits_rare import Watchdog as Watchdog
     from .exits_rare import X86BusLock as X86BusLock
     from .exits_rare import X86Rdmsr as X86Rdmsr
     from .exits_rare import X86Wrmsr as X86Wrmsr
     from .exits_rare import Xen as Xen
     from .ioevent import IoEventAddress as IoEventAddress
     from .report import crash_report as crash_report
+    from .routing import IrqRoute as IrqRoute
+    from .routing import IrqRouting as IrqRouting
     from .run_control import RunControl as RunControl
+    from .stats import Statistic as Statistic
+    from .stats import Stats as Stats
     from .system import Kvm as Kvm
+    from .trace import ExitTrace as ExitTrace
+    from .trace import read_trace as read_trace
     from .vcpu import VcpuFd as VcpuFd
+    from .vm import MEM_GUEST_MEMFD as MEM_GUEST_MEMFD
     from .vm import MEM_LOG_DIRTY_PAGES as MEM_LOG_DIRTY_PAGES
     from .vm import MEM_READONLY as MEM_READONLY
     from .vm import MemorySlot as MemorySlot
     from .vm import VmFd as VmFd
     from .x86_64.cpuid import CpuId as CpuId
     from .x86_64.cpuid import CpuIdEntry as CpuIdEntry
+    from .x86_64.debug import GuestDebug as GuestDebug
+    from .x86_64.modes import code_segment as code_segment
+    from .x86_64.modes import data_segment as data_segment
+    from .x86_64.modes import descriptor as descriptor
+    from .x86_64.modes import setup_long_mode as setup_long_mode
+    from .x86_64.modes import setup_protected_mode as setup_protected_mode
+    from .x86_64.modes import setup_real_mode as setup_real_mode
+    from .x86_64.msr_filter import MsrFilterRange as MsrFilterRange
     from .x86_64.msrs import MsrList as MsrList
     from .x86_64.msrs import Msrs as Msrs
+    from .x86_64.platform import ClockData as ClockData
+    from .x86_64.platform import IoApicState as IoApicState
+    from .x86_64.platform import IrqChip as IrqChip
+    from .x86_64.platform import PicState as PicState
+    from .x86_64.platform import PitChannelState as PitChannelState
+    from .x86_64.platform import PitState2 as PitState2
+    from .x86_64.policy import CpuidPolicy as CpuidPolicy
+    from .x86_64.state import VcpuState as VcpuState
+    from .x86_64.state import VmState as VmState
     from .x86_64.structs import DebugRegs as DebugRegs
     from .x86_64.structs import Dtable as Dtable
     from .x86_64.structs import Fpu as Fpu
@@ -95,26 +122,44 @@ if TYPE_CHECKING:
     from .x86_64.structs import Sregs2 as Sregs2
     from .x86_64.structs import VcpuEvents as VcpuEvents
     from .x86_64.structs import Xcr as Xcr
+    from .x86_64.walk import Mapping as Mapping
+    from .x86_64.walk import mappings as mappings
+    from .x86_64.walk import walk as walk
 
 _HOMES = {
+    "cap": "Cap",
+    "device": "DeviceFd",
+    "dirty_ring": "DirtyRing",
     "errors": "ClosedError KvmError MsrError StateError",
     "exits": "Again Hlt Intr IoIn IoOut MmioRead MmioWrite Shutdown Unknown VcpuExit",
+    "exits_foreign": (
+        "ArmDebug ArmNisv Dcr Epr LoongarchIocsr Osi PaprHcall RiscvCsr RiscvSbi S390Reset S390Sieic "
+        "S390Stsi S390Tsch S390Ucontrol Watchdog"
+    ),
     "exits_rare": (
-        "ApResetHold ArmDebug ArmNisv Dcr Debug DirtyRingFull Epr FailEntry GuestException Hypercall Hyperv "
-        "InternalError "
-        "IoapicEoi IrqWindowOpen LoongarchIocsr MemoryFault Nmi Notify Osi PaprHcall RiscvCsr RiscvSbi S390Reset "
-        "S390Sieic S390Stsi S390Tsch S390Ucontrol SetTpr SystemEvent Tdx TprAccess Watchdog X86BusLock X86Rdmsr "
-        "X86Wrmsr Xen"
+        "ApResetHold Debug DirtyRingFull FailEntry GuestException Hypercall Hyperv InternalError "
+        "IoapicEoi IrqWindowOpen MemoryFault Nmi Notify SetTpr SystemEvent Tdx TprAccess X86BusLock "
+        "X86Rdmsr X86Wrmsr Xen"
     ),
     "ioevent": "IoEventAddress",
     "report": "crash_report",
+    "routing": "IrqRoute IrqRouting",
     "run_control": "RunControl",
+    "stats": "Statistic Stats",
     "system": "Kvm",
+    "trace": "ExitTrace read_trace",
     "vcpu": "VcpuFd",
-    "vm": "MEM_LOG_DIRTY_PAGES MEM_READONLY MemorySlot VmFd",
+    "vm": "MEM_GUEST_MEMFD MEM_LOG_DIRTY_PAGES MEM_READONLY MemorySlot VmFd",
     "x86_64.cpuid": "CpuId CpuIdEntry",
+    "x86_64.debug": "GuestDebug",
+    "x86_64.modes": "code_segment data_segment descriptor setup_long_mode setup_protected_mode setup_real_mode",
+    "x86_64.msr_filter": "MsrFilterRange",
     "x86_64.msrs": "MsrList Msrs",
+    "x86_64.platform": "ClockData IoApicState IrqChip PicState PitChannelState PitState2",
+    "x86_64.policy": "CpuidPolicy",
+    "x86_64.state": "VcpuState VmState",
     "x86_64.structs": "DebugRegs Dtable Fpu LapicState MpState Regs Segment Sregs Sregs2 VcpuEvents Xcr",
+    "x86_64.walk": "Mapping mappings walk",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 

@@ -1,52 +1,30 @@
-"""The exits that are not on a hot path: each decodes its payload from the run page when it happens.
-
-Payload offsets are those of the union in struct kvm_run (linux/kvm.h); a test compares them with the compiler's.
-"""
+"""Every exit of x86 and of no particular architecture that is not on a hot path, and the table of them all."""
 
 from __future__ import annotations
 
 import struct
 
-from .exits import VcpuExit
+from .exits_base import Live, RareExit
+from .exits_foreign import (
+    ArmNisv,
+    Dcr,
+    Epr,
+    LoongarchIocsr,
+    Osi,
+    PaprHcall,
+    RiscvCsr,
+    RiscvSbi,
+    S390Reset,
+    S390Sieic,
+    S390Stsi,
+    S390Tsch,
+    S390Ucontrol,
+    Watchdog,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import ClassVar, Literal, Self
-
-
-class RareExit(VcpuExit):
-    """An exit whose fields are copied from its payload; `_payload` stays for fields that the VMM may write."""
-
-    __slots__ = ("_payload",)
-    _format: ClassVar[struct.Struct] = struct.Struct("")
-
-    def __init__(self, *values: object, payload: memoryview | None = None) -> None:
-        self._payload = payload if payload is not None else memoryview(bytearray(256))
-        for name, value in zip(self.__match_args__, values, strict=True):
-            setattr(self, name, value)
-
-    @classmethod
-    def decode(cls, payload: memoryview) -> Self:
-        """Read it from the 256 bytes of the run page's union."""
-        return cls(*cls._format.unpack_from(payload), payload=payload)
-
-
-class Live:
-    """A field that the VMM answers in: reading and writing go to the run page."""
-
-    __slots__ = ("code", "index")
-    code: Literal["B", "I", "Q"]
-
-    def __init__(self, offset: int, code: Literal["B", "I", "Q"] = "Q") -> None:
-        self.code = code
-        self.index = offset // struct.calcsize(code)
-
-    def __get__(self, exit_: RareExit, owner: type) -> int:
-        value: int = exit_._payload.cast(self.code)[self.index]
-        return value
-
-    def __set__(self, exit_: RareExit, value: int) -> None:
-        exit_._payload.cast(self.code)[self.index] = value
+    from typing import ClassVar, Self
 
 
 class IrqWindowOpen(RareExit):
@@ -68,13 +46,6 @@ class Nmi(RareExit):
 
     __slots__ = ()
     reason = 16
-
-
-class Watchdog(RareExit):
-    """PowerPC: the guest's watchdog expired."""
-
-    __slots__ = ()
-    reason = 21
 
 
 class DirtyRingFull(RareExit):
@@ -141,18 +112,6 @@ class Debug(RareExit):
     _format = struct.Struct("<I4xQQQ")
 
 
-class ArmDebug(RareExit):
-    """arm64: a breakpoint, watchpoint or single step, with the syndrome and the faulting address."""
-
-    __slots__ = ("far", "hsr", "hsr_high")
-    __match_args__ = ("hsr", "hsr_high", "far")
-    hsr: int
-    hsr_high: int
-    far: int
-    reason = 4
-    _format = struct.Struct("<IIQ")
-
-
 class FailEntry(RareExit):
     """The processor refused to enter the guest; `hardware_entry_failure_reason` is its code."""
 
@@ -173,40 +132,6 @@ class TprAccess(RareExit):
     is_write: int
     reason = 12
     _format = struct.Struct("<QI")
-
-
-class S390Sieic(RareExit):
-    """s390: an intercept."""
-
-    __slots__ = ("icptcode", "ipa", "ipb")
-    __match_args__ = ("icptcode", "ipa", "ipb")
-    icptcode: int
-    ipa: int
-    ipb: int
-    reason = 13
-    _format = struct.Struct("=BxHI")
-
-
-class S390Reset(RareExit):
-    """s390: a reset of the kind that `flags` says."""
-
-    __slots__ = ("flags",)
-    __match_args__ = ("flags",)
-    flags: int
-    reason = 14
-    _format = struct.Struct("=Q")
-
-
-class Dcr(RareExit):
-    """PowerPC: an access to a device control register."""
-
-    __slots__ = ("dcrn", "is_write")
-    __match_args__ = ("dcrn", "is_write")
-    dcrn: int
-    is_write: int
-    data = Live(4, "I")
-    reason = 15
-    _format = struct.Struct("=I4xB")
 
 
 class InternalError(RareExit):
@@ -250,71 +175,6 @@ class InternalError(RareExit):
         return f"InternalError({self.suberror} {name}{code}, data=({', '.join(format(x, '#x') for x in self.data)}))"
 
 
-class Osi(RareExit):
-    """PowerPC: a MacOnLinux hypercall, with the 32 general registers."""
-
-    __slots__ = ("gprs",)
-    __match_args__ = ("gprs",)
-    gprs: tuple[int, ...]
-    reason = 18
-
-    @classmethod
-    def decode(cls, payload: memoryview) -> Self:
-        """Read it from the run page's union."""
-        return cls(struct.unpack_from("=32Q", payload), payload=payload)
-
-
-class PaprHcall(RareExit):
-    """PowerPC: a PAPR hypercall; write the answer to `ret`."""
-
-    __slots__ = ("args", "nr")
-    __match_args__ = ("nr", "args")
-    nr: int
-    args: tuple[int, ...]
-    ret = Live(8)
-    reason = 19
-
-    @classmethod
-    def decode(cls, payload: memoryview) -> Self:
-        """Read it from the run page's union."""
-        values = struct.unpack_from("=Q8x9Q", payload)
-        return cls(values[0], values[1:], payload=payload)
-
-
-class S390Ucontrol(RareExit):
-    """s390: a page fault of a user-controlled VM."""
-
-    __slots__ = ("pgm_code", "trans_exc_code")
-    __match_args__ = ("trans_exc_code", "pgm_code")
-    trans_exc_code: int
-    pgm_code: int
-    reason = 20
-    _format = struct.Struct("=QI")
-
-
-class S390Tsch(RareExit):
-    """s390: TEST SUBCHANNEL."""
-
-    __slots__ = ("dequeued", "io_int_parm", "io_int_word", "ipb", "subchannel_id", "subchannel_nr")
-    __match_args__ = ("subchannel_id", "subchannel_nr", "io_int_parm", "io_int_word", "ipb", "dequeued")
-    subchannel_id: int
-    subchannel_nr: int
-    io_int_parm: int
-    io_int_word: int
-    ipb: int
-    dequeued: int
-    reason = 22
-    _format = struct.Struct("=HHIIIB")
-
-
-class Epr(RareExit):
-    """PowerPC: the guest acknowledges an external interrupt; write its vector to `epr`."""
-
-    __slots__ = ()
-    epr = Live(0, "I")
-    reason = 23
-
-
 class SystemEvent(RareExit):
     """The guest asked for a shutdown (1), reset (2), crash (3), wakeup (4), suspend (5) or SEV termination (6)."""
 
@@ -329,20 +189,6 @@ class SystemEvent(RareExit):
         """Read it from the run page's union."""
         kind, count = struct.unpack_from("<II", payload)
         return cls(kind, struct.unpack_from(f"<{min(count, 16)}Q", payload, 8), payload=payload)
-
-
-class S390Stsi(RareExit):
-    """s390: STORE SYSTEM INFORMATION."""
-
-    __slots__ = ("addr", "ar", "fc", "sel1", "sel2")
-    __match_args__ = ("addr", "ar", "fc", "sel1", "sel2")
-    addr: int
-    ar: int
-    fc: int
-    sel1: int
-    sel2: int
-    reason = 25
-    _format = struct.Struct("=QBxBBH")
 
 
 class IoapicEoi(RareExit):
@@ -373,17 +219,6 @@ class Hyperv(RareExit):
         """Read it from the run page's union."""
         kind = struct.unpack_from("<I", payload)[0]
         return cls(kind, struct.unpack_from(cls._FORMATS.get(kind, "<8x6Q"), payload), payload=payload)
-
-
-class ArmNisv(RareExit):
-    """arm64: a data abort whose instruction the syndrome does not describe."""
-
-    __slots__ = ("esr_iss", "fault_ipa")
-    __match_args__ = ("esr_iss", "fault_ipa")
-    esr_iss: int
-    fault_ipa: int
-    reason = 28
-    _format = struct.Struct("<QQ")
 
 
 class _MsrExit(RareExit):
@@ -447,38 +282,6 @@ class Xen(RareExit):
         return cls(*values[:4], values[4:], payload=payload)
 
 
-class RiscvSbi(RareExit):
-    """RISC-V: an SBI call that KVM leaves to user space; write `ret0` (error) and `ret1` (value)."""
-
-    __slots__ = ("args", "extension_id", "function_id")
-    __match_args__ = ("extension_id", "function_id", "args")
-    extension_id: int
-    function_id: int
-    args: tuple[int, ...]
-    ret0 = Live(64)
-    ret1 = Live(72)
-    reason = 35
-
-    @classmethod
-    def decode(cls, payload: memoryview) -> Self:
-        """Read it from the run page's union."""
-        values = struct.unpack_from("<8Q", payload)
-        return cls(values[0], values[1], values[2:], payload=payload)
-
-
-class RiscvCsr(RareExit):
-    """RISC-V: an access to a control register that KVM leaves to user space; write `ret_value`."""
-
-    __slots__ = ("csr_num", "new_value", "write_mask")
-    __match_args__ = ("csr_num", "new_value", "write_mask")
-    csr_num: int
-    new_value: int
-    write_mask: int
-    ret_value = Live(24)
-    reason = 36
-    _format = struct.Struct("<QQQ")
-
-
 class Notify(RareExit):
     """The guest kept the processor from noticing interrupts for too long; bit 0 of `flags`: its state is lost."""
 
@@ -487,19 +290,6 @@ class Notify(RareExit):
     flags: int
     reason = 37
     _format = struct.Struct("<I")
-
-
-class LoongarchIocsr(RareExit):
-    """LoongArch: an access to an I/O control register."""
-
-    __slots__ = ("is_write", "len", "phys_addr")
-    __match_args__ = ("phys_addr", "len", "is_write")
-    phys_addr: int
-    len: int
-    is_write: int
-    data = Live(8)
-    reason = 38
-    _format = struct.Struct("<Q8xIB")
 
 
 class MemoryFault(RareExit):

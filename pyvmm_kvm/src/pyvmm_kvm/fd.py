@@ -65,8 +65,10 @@ class Fd:
         if getattr(self, "_fd", -1) >= 0:
             import warnings
 
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            text = f"unclosed {self!r}"
+            # before the warning, which a filter may turn into an exception
             self.close()
+            warnings.warn(text, ResourceWarning, source=self, stacklevel=2)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {'closed' if self._fd < 0 else f'fd={self._fd}'}>"

@@ -56,6 +56,7 @@ class RunControl:
         vcpus: those to run; nobody else may run them meanwhile.
         handler: called as `handler(vcpu, exit)` in the vCPU's thread for every exit except the ones this class makes
             itself. A true result ends all vCPUs; an exception does too, and `join()` raises it again.
+        on_end: called once, in the last thread to end, such as to wake an event loop.
         name: what the threads are called, with the vCPU's id behind it.
 
     Example::
@@ -66,9 +67,17 @@ class RunControl:
 
     """
 
-    def __init__(self, vcpus: Iterable[VcpuFd], handler: Handler, *, name: str = "vcpu") -> None:
+    def __init__(
+        self,
+        vcpus: Iterable[VcpuFd],
+        handler: Handler,
+        *,
+        on_end: Callable[[], object] | None = None,
+        name: str = "vcpu",
+    ) -> None:
         self._workers = [_Worker(vcpu) for vcpu in vcpus]
         self._handler = handler
+        self._on_end = on_end
         self._name = name
         self._changed = threading.Condition()
         self._target = _RUN
@@ -212,15 +221,27 @@ class RunControl:
             with self._changed:
                 self.errors.append((vcpu, error))
         finally:
-            with self._changed:
-                worker.alive = False
-                self._running -= 1
-                self._target = _STOP
-                self._wake_all()
-                self._changed.notify_all()
-            if not vcpu.closed:
-                vcpu.set_kvm_immediate_exit(0)
-                lib.pyvmm_kick_leave(vcpu.fileno())
+            self._end(worker)
+
+    def _end(self, worker: _Worker) -> None:
+        vcpu = worker.vcpu
+        with self._changed:
+            # after this nobody signals the thread, so what is pending now is all there will be
+            worker.alive = False
+            self._target = _STOP
+            self._wake_all()
+            last = self._running == 1
+        if not vcpu.closed:
+            vcpu.set_kvm_immediate_exit(0)
+            lib.pyvmm_kick_leave(vcpu.fileno())
+        try:
+            if last and self._on_end is not None:
+                self._on_end()
+        except BaseException as error:  # noqa: BLE001 - join() raises it
+            self.errors.append((vcpu, error))
+        with self._changed:
+            self._running -= 1
+            self._changed.notify_all()
 
     def _loop(self, worker: _Worker) -> None:
         vcpu, handler = worker.vcpu, self._handler

@@ -139,6 +139,15 @@ class Struct:
         self._start = start
         return self
 
+    @classmethod
+    def over(cls, memory: Buffer) -> Self:
+        """One that lives in this writable memory: reading and assigning go there. It must hold `size()` bytes."""
+        self = cls.__new__(cls)
+        self._c = ffi.from_buffer(f"{cls._ctype} *", memory, require_writable=True)
+        self._owner = None
+        self._start = 0
+        return self
+
     def _view(self) -> memoryview:
         if self._owner is None:
             return memoryview(ffi.buffer(self._c)).cast("B")

@@ -12,6 +12,10 @@ from .exits import Again, Hlt, Intr, IoIn, IoOut, MmioRead, MmioWrite, Shutdown,
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .dirty_ring import DirtyRing
+    from .stats import Stats
     from .vm import MemorySlot
 
 _run = lib.pyvmm_run
@@ -132,7 +136,8 @@ class VcpuFd(ArchVcpu):
         if reason == _LARGE_REASON:
             start = lib.PYVMM_RUN_EXIT_REASON
             reason = self._page[start : start + 4].cast("I")[0]
-        from .exits_rare import BY_REASON, ArmDebug
+        from .exits_foreign import ArmDebug
+        from .exits_rare import BY_REASON
 
         if reason == ArmDebug.reason and ARCH == "aarch64":
             return ArmDebug.decode(payload)
@@ -195,5 +200,79 @@ class VcpuFd(ArchVcpu):
         """Switch a capability on for this vCPU."""
         return self._ioctl("KVM_ENABLE_CAP", ffi.new("struct kvm_enable_cap *", (cap, flags, args)))
 
+    def get_one_reg(self, register: int) -> int:
+        """One register by its 64-bit id, whose bits 52 to 55 say how wide it is."""
+        value = bytearray(reg_size(register))
+        with ffi.from_buffer("char[]", value) as data:
+            address = int(ffi.cast("unsigned long", data))
+            self._ioctl("KVM_GET_ONE_REG", ffi.new("struct kvm_one_reg *", (register, address)))
+        return int.from_bytes(value, "little")
+
+    def set_one_reg(self, register: int, value: int) -> None:
+        """Write one register by its id."""
+        with ffi.from_buffer("char[]", value.to_bytes(reg_size(register), "little")) as data:
+            address = int(ffi.cast("unsigned long", data))
+            self._ioctl("KVM_SET_ONE_REG", ffi.new("struct kvm_one_reg *", (register, address)))
+
+    def get_reg_list(self) -> list[int]:
+        """The ids that `get_one_reg` knows."""
+        import struct
+
+        buffer = bytearray(8)
+        try:
+            with ffi.from_buffer("char[]", buffer) as argument:
+                self._ioctl("KVM_GET_REG_LIST", argument)
+        except KvmError as error:
+            # the kernel writes the number that it needs
+            if error.errno != errno.E2BIG:
+                raise
+            buffer += bytes(8 * struct.unpack("<Q", buffer)[0])
+            with ffi.from_buffer("char[]", buffer) as argument:
+                self._ioctl("KVM_GET_REG_LIST", argument)
+        return list(struct.unpack_from(f"<{struct.unpack_from('<Q', buffer)[0]}Q", buffer, 8))
+
+    def set_signal_mask(self, blocked: Iterable[int] | None) -> None:
+        """The signals that are blocked inside KVM_RUN only; None means the thread's own mask. `RunControl` uses it."""
+        if blocked is None:
+            self._ioctl("KVM_SET_SIGNAL_MASK")
+            return
+        bits = sum(1 << number - 1 for number in set(blocked))
+        argument = bytearray((8).to_bytes(4, "little") + bits.to_bytes(8, "little"))
+        with ffi.from_buffer("char[]", argument) as data:
+            self._ioctl("KVM_SET_SIGNAL_MASK", data)
+
+    def get_stats_fd(self) -> Stats:
+        """The vCPU's counters, by name."""
+        from .stats import Stats
+
+        return Stats(self._ioctl_value("KVM_GET_STATS_FD", 0))
+
+    def pre_fault_memory(self, gpa: int, size: int) -> int:
+        """Populate the guest's page tables for a range; the answer is how many bytes are left when interrupted."""
+        request = ffi.new("struct kvm_pre_fault_memory *", (gpa, size))
+        self._ioctl("KVM_PRE_FAULT_MEMORY", request)
+        return int(request.size)
+
+    def dirty_ring(self, size: int) -> DirtyRing:
+        """This vCPU's ring of written pages; `size` in bytes as given to KVM_CAP_DIRTY_LOG_RING."""
+        from .dirty_ring import DirtyRing
+
+        return DirtyRing(self.fileno(), size)
+
+    def coalesced_mmio_read(self) -> tuple[int, bytes, bool] | None:
+        """The next write that the kernel collected, as (address, data, is_port), or None when there is none."""
+        from .coalesced import read_next
+
+        return read_next(self._page)
+
     def __repr__(self) -> str:
         return f"<VcpuFd {self.id} {'closed' if self._fd < 0 else f'fd={self._fd}, {self.exits} exits'}>"
+
+
+def reg_size(register: int) -> int:
+    """How many bytes a register of this id has.
+
+    >>> reg_size(0x2030_0002_0000_0000)
+    8
+    """
+    return 1 << (register >> 52 & 0xF)

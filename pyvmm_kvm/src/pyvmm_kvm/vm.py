@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from ._kvm import CData
+    from .device import DeviceFd
     from .fd import FileLike
     from .ioevent import IoEventAddress
+    from .routing import IrqRouting
+    from .stats import Stats
     from .vcpu import VcpuFd
 
 MEM_LOG_DIRTY_PAGES = 1 << 0
@@ -116,18 +119,24 @@ class VmFd(ArchVm):
         values = (
             (slot, flags, guest_phys_addr, entry.memory_size, entry.userspace_addr) if entry else (slot, 0, 0, 0, 0)
         )
+        self._register(
+            "KVM_SET_USER_MEMORY_REGION", ffi.new("struct kvm_userspace_memory_region *", values), slot, entry
+        )
+        return entry
+
+    def _register(self, ioctl: str, argument: CData, slot: int, entry: MemorySlot | None) -> None:
         try:
-            self._ioctl("KVM_SET_USER_MEMORY_REGION", ffi.new("struct kvm_userspace_memory_region *", values))
+            self._ioctl(ioctl, argument)
         except BaseException:
             # the exception's traceback would keep the buffer exported, and whoever owns it could not close it
             if entry:
                 entry.release()
             raise
+        # the kernel has let go of what was in the slot, so its owner may unmap it again
+        if old := self._slots.pop(slot, None):
+            old.release()
         if entry:
             self._slots[slot] = entry
-        else:
-            self._slots.pop(slot, None)
-        return entry
 
     def get_dirty_log(self, slot: int) -> memoryview:
         """Which pages of a slot the guest wrote since the last call: 64-bit words, bit n of word m is page 64 m + n.
@@ -212,38 +221,103 @@ class VmFd(ArchVm):
         self._ioctl("KVM_IRQFD", ffi.new("struct kvm_irqfd *", (_number(fd), gsi, flags, _number(resample_fd))))
 
     def register_ioevent(
-        self, fd: FileLike, addr: IoEventAddress, datamatch: int | None = None, length: int | None = None
+        self, fd: FileLike, addr: IoEventAddress, datamatch: int | tuple[int, int] | None = None
     ) -> None:
         """Let the guest's write to a port or address signal this eventfd inside the kernel, instead of exiting.
 
         Args:
             fd: an eventfd, or an object with `fileno()`.
             addr: `IoEventAddress.Pio(port)` or `IoEventAddress.Mmio(address)`.
-            datamatch: only for this value, or None for any.
-            length: the access width in bytes; by default 4 with `datamatch`, and any width without.
-
+            datamatch: None for any write of any width, a value for 4-byte writes of just that, or (value, width).
         """
-        self._ioeventfd(fd, addr, datamatch, length, 0)
+        self._ioeventfd(fd, addr, datamatch, 0)
 
     def unregister_ioevent(
-        self, fd: FileLike, addr: IoEventAddress, datamatch: int | None = None, length: int | None = None
+        self, fd: FileLike, addr: IoEventAddress, datamatch: int | tuple[int, int] | None = None
     ) -> None:
         """Undo `register_ioevent`; every argument must be the same as there."""
-        self._ioeventfd(fd, addr, datamatch, length, _IOEVENTFD_DEASSIGN)
+        self._ioeventfd(fd, addr, datamatch, _IOEVENTFD_DEASSIGN)
 
     def _ioeventfd(
-        self, fd: FileLike, addr: IoEventAddress, datamatch: int | None, length: int | None, flags: int
+        self, fd: FileLike, addr: IoEventAddress, datamatch: int | tuple[int, int] | None, flags: int
     ) -> None:
         from .ioevent import IoEventAddress
 
-        if length is None:
-            length = 0 if datamatch is None else 4
+        value, length = 0, 0
         if datamatch is not None:
+            value, length = datamatch if isinstance(datamatch, tuple) else (datamatch, 4)
             flags |= _IOEVENTFD_DATAMATCH
         if isinstance(addr, IoEventAddress.Pio):
             flags |= _IOEVENTFD_PIO
-        values = (datamatch or 0, addr.address, length, _number(fd), flags)
+        values = (value, addr.address, length, _number(fd), flags)
         self._ioctl("KVM_IOEVENTFD", ffi.new("struct kvm_ioeventfd *", values))
+
+    # logs, statistics, devices and private memory
+
+    def clear_dirty_log(self, slot: int, first_page: int, pages: int, bitmap: Buffer) -> None:
+        """With manual protection: forget the pages whose bit is set, from `first_page` (a multiple of 64) on."""
+        entry = self._logged(slot, "KVM_CLEAR_DIRTY_LOG")
+        total = entry.memory_size // os.sysconf("SC_PAGESIZE")
+        with ffi.from_buffer("char[]", bitmap) as bits:
+            if first_page + pages > total or len(bits) * 8 < pages:
+                raise KvmError(
+                    22, "KVM_CLEAR_DIRTY_LOG", f"slot {slot} has {total} pages, the bitmap {len(bits)} bytes"
+                )
+            values = {"slot": slot, "num_pages": pages, "first_page": first_page, "dirty_bitmap": bits}
+            self._ioctl("KVM_CLEAR_DIRTY_LOG", ffi.new("struct kvm_clear_dirty_log *", values))
+
+    def reset_dirty_rings(self) -> int:
+        """Give harvested dirty-ring entries back to the kernel; the answer is how many."""
+        return self._ioctl_value("KVM_RESET_DIRTY_RINGS", 0)
+
+    def register_coalesced_mmio(self, addr: int, size: int, pio: bool = False) -> None:
+        """Collect the guest's writes to this range in a ring instead of exiting (`VcpuFd.coalesced_mmio_read`)."""
+        zone = ffi.new("struct kvm_coalesced_mmio_zone *", {"addr": addr, "size": size, "pio": pio})
+        self._ioctl("KVM_REGISTER_COALESCED_MMIO", zone)
+
+    def unregister_coalesced_mmio(self, addr: int, size: int, pio: bool = False) -> None:
+        """Undo `register_coalesced_mmio`."""
+        zone = ffi.new("struct kvm_coalesced_mmio_zone *", {"addr": addr, "size": size, "pio": pio})
+        self._ioctl("KVM_UNREGISTER_COALESCED_MMIO", zone)
+
+    def set_gsi_routing(self, routing: IrqRouting) -> None:
+        """Replace the whole table of where interrupts go."""
+        buffer = bytearray(bytes(routing))
+        with ffi.from_buffer("char[]", buffer) as argument:
+            self._ioctl("KVM_SET_GSI_ROUTING", argument)
+
+    def create_device(self, device_type: int, flags: int = 0) -> DeviceFd | None:
+        """An in-kernel device (`DeviceFd` has the types); with flag 1 only test whether it could be made."""
+        from .device import CREATE_DEVICE_TEST, DeviceFd
+
+        request = ffi.new("struct kvm_create_device *", (device_type, 0, flags))
+        self._ioctl("KVM_CREATE_DEVICE", request)
+        return None if flags & CREATE_DEVICE_TEST else DeviceFd(request.fd, device_type)
+
+    def get_stats_fd(self) -> Stats:
+        """The VM's counters, by name."""
+        from .stats import Stats
+
+        return Stats(self._ioctl_value("KVM_GET_STATS_FD", 0))
+
+    def set_user_memory_region2(
+        self, slot: int, guest_phys_addr: int, memory: Buffer, flags: int, guest_memfd: int, guest_memfd_offset: int = 0
+    ) -> MemorySlot:
+        """As `set_user_memory_region`, with private memory from `create_guest_memfd` beside the shared one."""
+        pin = ffi.from_buffer("char[]", memory, require_writable=not flags & MEM_READONLY)
+        entry = MemorySlot(slot, guest_phys_addr, memory, flags, pin)
+        where = (slot, flags, guest_phys_addr, entry.memory_size, entry.userspace_addr)
+        argument = ffi.new("struct kvm_userspace_memory_region2 *", (*where, guest_memfd_offset, guest_memfd))
+        self._register("KVM_SET_USER_MEMORY_REGION2", argument, slot, entry)
+        return entry
+
+    def create_guest_memfd(self, size: int, flags: int = 0) -> int:
+        """A file descriptor of memory that only the guest may map; the caller owns and closes it."""
+        return self._ioctl("KVM_CREATE_GUEST_MEMFD", ffi.new("struct kvm_create_guest_memfd *", (size, flags)))
+
+    def set_memory_attributes(self, address: int, size: int, attributes: int) -> None:
+        """Make a range private (1 << 3) or shared (0)."""
+        self._ioctl("KVM_SET_MEMORY_ATTRIBUTES", ffi.new("struct kvm_memory_attributes *", (address, size, attributes)))
 
     def __repr__(self) -> str:
         return f"<VmFd {'closed' if self._fd < 0 else f'fd={self._fd}'}, {len(self._slots)} memory slots>"

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from .._kvm import ffi
+import struct
+
+from .._kvm import ffi, lib
 from ..fd import Fd
-from .structs import Fpu, LapicState, MpState, Regs, Sregs, VcpuEvents
+from .structs import DebugRegs, Fpu, LapicState, MpState, Regs, Sregs, Sregs2, VcpuEvents
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import TypeVar
+
+    from typing_extensions import Buffer
 
     from ..struct import Struct
     from .cpuid import CpuId
@@ -41,6 +45,11 @@ class ArchVcpu(Fd):
     """What `VcpuFd` adds on x86."""
 
     __slots__ = ()
+    _page: memoryview  # the run page, which VcpuFd maps
+
+    SYNC_REGS = 1
+    SYNC_SREGS = 2
+    SYNC_EVENTS = 4
 
     def _get(self, name: str, kind: type[S]) -> S:
         value = kind()
@@ -153,6 +162,155 @@ class ArchVcpu(Fd):
     def set_tsc_khz(self, khz: int) -> None:
         """Change it, where the host can scale it; 0 means the host's own."""
         self._ioctl_value("KVM_SET_TSC_KHZ", khz)
+
+    def get_sregs2(self) -> Sregs2:
+        """As `get_sregs`, with the PAE page-directory pointers."""
+        return self._get("KVM_GET_SREGS2", Sregs2)
+
+    def set_sregs2(self, sregs: Sregs2) -> None:
+        """Replace them."""
+        self._set("KVM_SET_SREGS2", Sregs2, sregs)
+
+    def get_debug_regs(self) -> DebugRegs:
+        """DR0 to DR3, DR6 and DR7."""
+        return self._get("KVM_GET_DEBUGREGS", DebugRegs)
+
+    def set_debug_regs(self, registers: DebugRegs) -> None:
+        """Replace the debug registers."""
+        self._set("KVM_SET_DEBUGREGS", DebugRegs, registers)
+
+    def get_xcrs(self) -> dict[int, int]:
+        """The extended control registers by number; XCR0 is 0."""
+        block = ffi.new("struct kvm_xcrs *")
+        self._ioctl("KVM_GET_XCRS", block)
+        return {entry.xcr: entry.value for entry in list(block.xcrs)[: block.nr_xcrs]}
+
+    def set_xcrs(self, registers: Mapping[int, int]) -> None:
+        """Replace the extended control registers."""
+        entries = [(number, 0, value) for number, value in registers.items()]
+        self._ioctl("KVM_SET_XCRS", ffi.new("struct kvm_xcrs *", {"nr_xcrs": len(entries), "xcrs": entries}))
+
+    def get_xsave(self) -> bytearray:
+        """The 4096-byte extended state area."""
+        return self._get_block("KVM_GET_XSAVE", 4096)
+
+    def get_xsave2(self, size: int) -> bytearray:
+        """The extended state area of any size; `size` is `VmFd.check_extension_raw(208)`."""
+        return self._get_block("KVM_GET_XSAVE2", max(size, 4096))
+
+    def set_xsave(self, area: Buffer) -> None:
+        """Replace the extended state; a short block is padded to what the kernel reads."""
+        block = bytearray(memoryview(area).cast("B"))
+        block.extend(bytes(max(0, 4096 - len(block))))
+        with ffi.from_buffer("char[]", block) as argument:
+            self._ioctl("KVM_SET_XSAVE", argument)
+
+    set_xsave2 = set_xsave
+
+    def _get_block(self, name: str, size: int) -> bytearray:
+        block = bytearray(size)
+        with ffi.from_buffer("char[]", block) as argument:
+            self._ioctl(name, argument)
+        return block
+
+    def get_nested_state(self, size: int) -> bytes | None:
+        """The state of a guest hypervisor, or None where there is none; `size` is `check_extension_raw(157)`."""
+        header = 128
+        block = bytearray(max(size, header))
+        struct.pack_into("<I", block, 4, len(block))
+        with ffi.from_buffer("char[]", block) as argument:
+            self._ioctl("KVM_GET_NESTED_STATE", argument)
+        used = struct.unpack_from("<I", block, 4)[0]
+        return bytes(block[:used]) if used > header else None
+
+    def set_nested_state(self, state: Buffer) -> None:
+        """Replace the state of a guest hypervisor."""
+        with ffi.from_buffer("char[]", bytearray(memoryview(state).cast("B"))) as argument:
+            self._ioctl("KVM_SET_NESTED_STATE", argument)
+
+    def translate_gva(self, address: int) -> int | None:
+        """The guest physical address behind a linear one, by the guest's own page tables; None where unmapped."""
+        request = ffi.new("struct kvm_translation *", (address,))
+        self._ioctl("KVM_TRANSLATE", request)
+        return int(request.physical_address) if request.valid else None
+
+    def set_guest_debug(self, control: int, debugreg: Iterable[int] = ()) -> None:
+        """Switch debugging on or off: bits of `GuestDebug`, and DR0 to DR7 for hardware breakpoints."""
+        argument = ffi.new("struct kvm_guest_debug *", {"control": control, "arch": {"debugreg": list(debugreg)}})
+        self._ioctl("KVM_SET_GUEST_DEBUG", argument)
+
+    def smi(self) -> None:
+        """Queue a system-management interrupt."""
+        self._ioctl_value("KVM_SMI", 0)
+
+    def kvmclock_ctrl(self) -> None:
+        """Tell the guest's paravirtual clock that it was stopped, so its watchdog does not bark."""
+        self._ioctl_value("KVM_KVMCLOCK_CTRL", 0)
+
+    def setup_mce(self, capabilities: int) -> None:
+        """Give the vCPU machine-check banks; bits of `Kvm.get_mce_cap_supported()`."""
+        self._ioctl("KVM_X86_SETUP_MCE", ffi.new("__u64 *", capabilities))
+
+    def set_mce(self, bank: int, status: int, addr: int = 0, misc: int = 0, mcg_status: int = 0) -> None:
+        """Inject a machine check."""
+        self._ioctl("KVM_X86_SET_MCE", ffi.new("struct kvm_x86_mce *", (status, addr, misc, mcg_status, bank)))
+
+    def set_tpr_access_reporting(self, enabled: bool) -> None:
+        """Report accesses to the task-priority register as `TprAccess`."""
+        self._ioctl("KVM_TPR_ACCESS_REPORTING", ffi.new("struct kvm_tpr_access_ctl *", (enabled,)))
+
+    def set_vapic_addr(self, address: int) -> None:
+        """Where the guest's shadow of that register lies."""
+        self._ioctl("KVM_SET_VAPIC_ADDR", ffi.new("struct kvm_vapic_addr *", (address,)))
+
+    def get_supported_hv_cpuid(self, count: int = 256) -> CpuId:
+        """The Hyper-V leaves as this vCPU would have them."""
+        from .cpuid import CpuId, room_for
+
+        buffer = room_for(count)
+        with ffi.from_buffer("char[]", buffer) as argument:
+            self._ioctl("KVM_GET_SUPPORTED_HV_CPUID", argument)
+        return CpuId.from_bytes(buffer)
+
+    def xen_get_attr(self, kind: int) -> bytes:
+        """A Xen attribute of the vCPU: 64 bytes, of which the kind uses the first few."""
+        argument = ffi.new("struct pyvmm_xen_attr *", {"type": kind})
+        self._ioctl("KVM_XEN_VCPU_GET_ATTR", argument)
+        return bytes(memoryview(ffi.buffer(argument)))[8:]
+
+    def xen_set_attr(self, kind: int, value: bytes) -> None:
+        """Set a Xen attribute of the vCPU from up to 64 bytes."""
+        argument = ffi.new("struct pyvmm_xen_attr *", {"type": kind})
+        memoryview(ffi.buffer(argument)).cast("B")[8 : 8 + len(value)] = value
+        self._ioctl("KVM_XEN_VCPU_SET_ATTR", argument)
+
+    def set_sync_valid_reg(self, *sets: int) -> None:
+        """Let every `run()` store these register sets in the run page: `SYNC_REGS`, `SYNC_SREGS`, `SYNC_EVENTS`."""
+        self._page.cast("Q")[lib.PYVMM_RUN_VALID_REGS // 8] |= sum(set(sets))
+
+    def clear_sync_valid_reg(self, *sets: int) -> None:
+        """Stop that for these."""
+        self._page.cast("Q")[lib.PYVMM_RUN_VALID_REGS // 8] &= ~sum(set(sets)) & (1 << 64) - 1
+
+    def set_sync_dirty_reg(self, *sets: int) -> None:
+        """Let the next `run()` load these register sets from the run page first."""
+        self._page.cast("Q")[lib.PYVMM_RUN_DIRTY_REGS // 8] |= sum(set(sets))
+
+    def clear_sync_dirty_reg(self, *sets: int) -> None:
+        """Take that back."""
+        self._page.cast("Q")[lib.PYVMM_RUN_DIRTY_REGS // 8] &= ~sum(set(sets)) & (1 << 64) - 1
+
+    def sync_regs(self) -> tuple[Regs, Sregs, VcpuEvents]:
+        """The register sets in the run page, live: valid after a `run()` that `set_sync_valid_reg` came before.
+
+        They cost no system call. After changing one, `set_sync_dirty_reg` makes the next `run()` load it.
+        """
+        page = self._page
+        return (
+            Regs.over(page[lib.PYVMM_RUN_SYNC :]),
+            Sregs.over(page[lib.PYVMM_RUN_SYNC_SREGS :]),
+            VcpuEvents.over(page[lib.PYVMM_RUN_SYNC_EVENTS :]),
+        )
 
     @property
     def registers(self) -> str:

@@ -1,0 +1,107 @@
+"""Where interrupts go: the table that KVM_SET_GSI_ROUTING replaces as a whole."""
+
+from __future__ import annotations
+
+import struct
+
+from .errors import StateError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
+
+    from typing_extensions import Buffer
+
+_HEADER = struct.Struct("<II")
+_ENTRY = struct.Struct("<IIII4I16x")
+MAX_IRQ_ROUTES = 4096
+_IRQCHIP, _MSI, _HV_SINT, _XEN = 1, 2, 4, 5
+_NAMES = {_IRQCHIP: "irqchip", _MSI: "msi", _HV_SINT: "hv_sint", _XEN: "xen_evtchn"}
+_VALID_DEVID = 1
+
+
+class IrqRoute:
+    """One route: interrupt `gsi` goes to a pin of an irqchip, or becomes a message."""
+
+    __slots__ = ("flags", "gsi", "kind", "words")
+
+    def __init__(self, gsi: int, kind: int, words: tuple[int, int, int, int], flags: int = 0) -> None:
+        self.gsi = gsi
+        self.kind = kind
+        self.words = words
+        self.flags = flags
+
+    @classmethod
+    def irqchip(cls, gsi: int, irqchip: int, pin: int) -> Self:
+        """To a pin of the PIC master (0), the PIC slave (1) or the IOAPIC (2)."""
+        return cls(gsi, _IRQCHIP, (irqchip, pin, 0, 0))
+
+    @classmethod
+    def msi(cls, gsi: int, address: int, data: int, devid: int | None = None) -> Self:
+        """To a message with this address and data."""
+        return cls(
+            gsi, _MSI, (address & 0xFFFFFFFF, address >> 32, data, devid or 0), 0 if devid is None else _VALID_DEVID
+        )
+
+    @classmethod
+    def hv_sint(cls, gsi: int, vcpu: int, sint: int) -> Self:
+        """To a Hyper-V synthetic interrupt."""
+        return cls(gsi, _HV_SINT, (vcpu, sint, 0, 0))
+
+    @classmethod
+    def xen_evtchn(cls, gsi: int, port: int, vcpu: int, priority: int = 0xFFFFFFFF) -> Self:
+        """To a Xen event channel, two-level by default."""
+        return cls(gsi, _XEN, (port, vcpu, priority, 0))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, IrqRoute):
+            return NotImplemented
+        return (self.gsi, self.kind, self.words, self.flags) == (other.gsi, other.kind, other.words, other.flags)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        words = ", ".join(format(word, "#x") for word in self.words)
+        return f"IrqRoute({self.gsi}, {_NAMES.get(self.kind, self.kind)}: {words})"
+
+
+class IrqRouting(list[IrqRoute]):
+    """The table, a list of `IrqRoute`.
+
+    >>> table = IrqRouting([IrqRoute.irqchip(4, 2, 4), IrqRoute.msi(24, 0xfee00000, 0x4021)])
+    >>> IrqRouting.from_bytes(bytes(table)) == table
+    True
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def legacy(cls) -> Self:
+        """What KVM starts with on x86: 16 ISA interrupts to both PICs and IOAPIC, IOAPIC pins 16 to 23 beside."""
+        table = cls()
+        for gsi in range(16):
+            # the slave's cascade line is not routed, and the timer arrives at IOAPIC pin 2
+            if gsi != 2:
+                table.append(IrqRoute.irqchip(gsi, gsi // 8, gsi % 8))
+                table.append(IrqRoute.irqchip(gsi, 2, 2 if gsi == 0 else gsi))
+        table.extend(IrqRoute.irqchip(gsi, 2, gsi) for gsi in range(16, 24))
+        return table
+
+    def __bytes__(self) -> bytes:
+        if len(self) > MAX_IRQ_ROUTES:
+            raise StateError(f"{len(self)} routes; KVM takes {MAX_IRQ_ROUTES}")
+        entries = (_ENTRY.pack(route.gsi, route.kind, route.flags, 0, *route.words) for route in self)
+        return _HEADER.pack(len(self), 0) + b"".join(entries)
+
+    @classmethod
+    def from_bytes(cls, data: Buffer) -> Self:
+        """Read a struct kvm_irq_routing with its entries."""
+        view = memoryview(data).cast("B")
+        count = _HEADER.unpack_from(view)[0] if len(view) >= _HEADER.size else MAX_IRQ_ROUTES + 1
+        if count > MAX_IRQ_ROUTES or len(view) < _HEADER.size + count * _ENTRY.size:
+            raise StateError(f"{len(view)} bytes do not hold the interrupt routes that they announce")
+        table = cls()
+        for index in range(count):
+            gsi, kind, flags, _, *words = _ENTRY.unpack_from(view, _HEADER.size + index * _ENTRY.size)
+            table.append(IrqRoute(gsi, kind, (words[0], words[1], words[2], words[3]), flags))
+        return table

@@ -1,0 +1,112 @@
+"""A debugger's view of a vCPU: single steps, hardware breakpoints and watchpoints through KVM_SET_GUEST_DEBUG."""
+
+from __future__ import annotations
+
+from ..exits import Again
+from ..exits_rare import Debug
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Self
+
+    from ..exits import VcpuExit
+    from ..vcpu import VcpuFd
+
+ENABLE = 1 << 0
+SINGLESTEP = 1 << 1
+USE_SW_BP = 1 << 16
+USE_HW_BP = 1 << 17
+INJECT_DB = 1 << 18
+INJECT_BP = 1 << 19
+BLOCKIRQ = 1 << 20
+
+_KINDS = {"execute": 0, "write": 1, "access": 3}
+# DR7 encodes lengths 1, 2, 8, 4 as 0 to 3 (Intel SDM volume 3, 17.2.4)
+_LENGTHS = {1: 0, 2: 1, 8: 2, 4: 3}
+
+
+class GuestDebug:
+    """Debugging of one vCPU, switched off again by `with`.
+
+    Example::
+
+        with GuestDebug(vcpu) as debug:
+            debug.watch(0x1000, 4, "write")
+            exit = debug.resume()          # a Debug, or whatever else the guest did
+            for pc in debug.steps(100): print(hex(pc))
+    """
+
+    def __init__(self, vcpu: VcpuFd) -> None:
+        self.vcpu = vcpu
+        self._points: list[tuple[int, int, str] | None] = [None] * 4
+
+    def watch(self, address: int, length: int = 1, kind: str = "execute") -> int:
+        """Set a breakpoint ("execute") or watchpoint ("write", "access") on a linear address; returns its number 0-3.
+
+        Raises:
+            ValueError: all four are taken, or the address is not aligned to the length.
+        """
+        if kind not in _KINDS or length not in _LENGTHS or (kind == "execute" and length != 1):
+            raise ValueError(f"{kind!r} with {length} bytes is not one of the processor's breakpoints")
+        if address % length:
+            raise ValueError(f"a watchpoint of {length} bytes lies at a multiple of {length}, not at {address:#x}")
+        if None not in self._points:
+            raise ValueError("the processor has four breakpoints and all are taken")
+        number = self._points.index(None)
+        self._points[number] = address, length, kind
+        return number
+
+    def clear(self, number: int) -> None:
+        """Forget a breakpoint."""
+        self._points[number] = None
+
+    def _registers(self) -> list[int]:
+        registers = [0] * 8
+        for number, point in enumerate(self._points):
+            if point:
+                address, length, kind = point
+                registers[number] = address
+                registers[7] |= 2 << 2 * number | (_KINDS[kind] | _LENGTHS[length] << 2) << 16 + 4 * number
+        # bit 10 reads as one; bit 9 asks for exact reports
+        registers[7] |= 0x600
+        return registers
+
+    def _arm(self, extra: int = 0) -> None:
+        points = any(self._points)
+        self.vcpu.set_guest_debug(ENABLE | extra | (USE_HW_BP if points else 0), self._registers() if points else ())
+
+    def step(self) -> VcpuExit:
+        """Execute one instruction; the answer is a `Debug`, or the exit that the instruction caused instead."""
+        self._arm(SINGLESTEP)
+        return self._run()
+
+    def steps(self, limit: int) -> Iterator[int]:
+        """Up to `limit` single steps; yields the address of each next instruction, and ends at another exit."""
+        for _ in range(limit):
+            exit_ = self.step()
+            if not isinstance(exit_, Debug):
+                return
+            yield exit_.pc
+
+    def resume(self) -> VcpuExit:
+        """Run to the next breakpoint or other exit."""
+        self._arm()
+        return self._run()
+
+    def hit(self, exit_: Debug) -> list[int]:
+        """The numbers of the breakpoints that a `Debug` exit reports."""
+        return [number for number in range(4) if exit_.dr6 >> number & 1]
+
+    def _run(self) -> VcpuExit:
+        while True:
+            exit_ = self.vcpu.run()
+            if not isinstance(exit_, Again):
+                return exit_
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if not self.vcpu.closed:
+            self.vcpu.set_guest_debug(0)

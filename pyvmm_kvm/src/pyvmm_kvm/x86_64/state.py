@@ -1,0 +1,210 @@
+"""Snapshots: everything KVM knows of a vCPU and of a VM, as bytes that another process restores.
+
+Memory is not in it: save that beside it, while the vCPUs are stopped.
+"""
+
+from __future__ import annotations
+
+import struct
+from contextlib import suppress
+
+from ..errors import KvmError, MsrError, StateError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
+
+    from typing_extensions import Buffer
+
+    from ..system import Kvm
+    from ..vcpu import VcpuFd
+    from ..vm import VmFd
+
+_MAGIC = b"pyvmmkvm"
+_VERSION = 1
+_HEADER = struct.Struct("<8sII")
+_PART = struct.Struct("<16sI")
+_CAP_XSAVE2, _CAP_NESTED_STATE = 208, 157
+_LARGEST = 1 << 24
+_TSC_DEADLINE = 0x6E0
+
+
+def pack(kind: int, parts: dict[str, bytes]) -> bytes:
+    """One block: a header with the version, then named parts."""
+    body = b"".join(_PART.pack(name.encode(), len(data)) + data for name, data in parts.items())
+    return _HEADER.pack(_MAGIC, _VERSION, kind) + body
+
+
+def unpack(kind: int, data: Buffer) -> dict[str, bytes]:
+    """Read such a block, trusting nothing about its lengths."""
+    view = memoryview(data).cast("B")
+    if len(view) < _HEADER.size:
+        raise StateError("a saved state has at least 16 bytes")
+    magic, version, found = _HEADER.unpack_from(view)
+    if magic != _MAGIC or found != kind:
+        raise StateError("this is not a saved state of that kind")
+    if version != _VERSION:
+        raise StateError(f"the state has version {version}; this package reads version {_VERSION}")
+    parts = {}
+    at = _HEADER.size
+    while at < len(view):
+        if at + _PART.size > len(view):
+            raise StateError("the state is cut off inside a part's name")
+        name, length = _PART.unpack_from(view, at)
+        at += _PART.size
+        if length > _LARGEST or at + length > len(view):
+            raise StateError(f"part {name!r} is cut off")
+        try:
+            parts[name.rstrip(b"\0").decode("ascii")] = bytes(view[at : at + length])
+        except UnicodeDecodeError as error:
+            raise StateError(f"part {name!r} has no readable name") from error
+        at += length
+    return parts
+
+
+class _State:
+    _kind = 0
+    _required: tuple[str, ...] = ()
+
+    def __init__(self, parts: dict[str, bytes]) -> None:
+        missing = [name for name in self._required if name not in parts]
+        if missing:
+            raise StateError(f"the state lacks {', '.join(missing)}")
+        self.parts = parts
+
+    def __bytes__(self) -> bytes:
+        return pack(self._kind, self.parts)
+
+    @classmethod
+    def from_bytes(cls, data: Buffer) -> Self:
+        """Read what `bytes(state)` made; `StateError` where it is damaged or of another version."""
+        return cls(unpack(cls._kind, data))
+
+    def __eq__(self, other: object) -> bool:
+        return self.parts == other.parts if isinstance(other, type(self)) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {', '.join(f'{name} {len(data)}' for name, data in self.parts.items())}>"
+
+
+class VcpuState(_State):
+    """One vCPU: CPUID, registers, FPU and extended state, MSRs, LAPIC, events, debug registers, nested state."""
+
+    _kind = 1
+    _required = ("cpuid", "regs", "sregs", "msrs", "events", "mp_state")
+
+    @classmethod
+    def save(cls, kvm: Kvm, vm: VmFd, vcpu: VcpuFd) -> Self:
+        """Read a stopped vCPU. Its pending I/O is completed first, or the guest would repeat it."""
+        from .msrs import Msrs
+
+        vcpu.set_kvm_immediate_exit(1)
+        try:
+            vcpu.run()
+        finally:
+            vcpu.set_kvm_immediate_exit(0)
+        # the multiprocessor state first: reading it lets KVM take pending INIT and SIPI into account
+        parts = {"mp_state": bytes(vcpu.get_mp_state()), "cpuid": bytes(vcpu.get_cpuid2())}
+        parts["regs"] = bytes(vcpu.get_regs())
+        parts["sregs"] = bytes(vcpu.get_sregs())
+        parts["xsave"] = bytes(vcpu.get_xsave2(vm.check_extension_raw(_CAP_XSAVE2)))
+        parts["xcrs"] = b"".join(struct.pack("<QQ", *item) for item in vcpu.get_xcrs().items())
+        parts["debugregs"] = bytes(vcpu.get_debug_regs())
+        with suppress(KvmError):
+            # refused where there is no in-kernel LAPIC, and then there is nothing to save
+            parts["lapic"] = bytes(vcpu.get_lapic())
+        parts["tsc_khz"] = struct.pack("<I", vcpu.get_tsc_khz())
+        msrs = Msrs()
+        for index in kvm.get_msr_index_list():
+            try:
+                msrs.update(vcpu.get_msrs([index]))
+            except MsrError:
+                # the list is the host's; this guest's CPUID may lack the register
+                continue
+        parts["msrs"] = bytes(msrs)
+        nested = vcpu.get_nested_state(size) if (size := vm.check_extension_raw(_CAP_NESTED_STATE)) else None
+        if nested:
+            parts["nested"] = nested
+        parts["events"] = bytes(vcpu.get_vcpu_events())
+        return cls(parts)
+
+    def restore(self, vcpu: VcpuFd) -> list[int]:
+        """Write everything into a fresh vCPU, in the order that the parts depend on each other.
+
+        Returns:
+            The MSRs whose value this kernel refused; empty where all is well.
+        """
+        from .cpuid import CpuId
+        from .structs import DebugRegs, LapicState, MpState, Regs, Sregs, VcpuEvents
+
+        parts = self.parts
+        vcpu.set_cpuid2(CpuId.from_bytes(parts["cpuid"]))
+        vcpu.set_mp_state(MpState.from_bytes(parts["mp_state"]))
+        vcpu.set_regs(Regs.from_bytes(parts["regs"]))
+        vcpu.set_sregs(Sregs.from_bytes(parts["sregs"]))
+        if "xcrs" in parts:
+            vcpu.set_xcrs(dict(struct.iter_unpack("<QQ", parts["xcrs"])))
+        if "xsave" in parts:
+            vcpu.set_xsave2(parts["xsave"])
+        if "debugregs" in parts:
+            vcpu.set_debug_regs(DebugRegs.from_bytes(parts["debugregs"]))
+        # the TSC before the LAPIC's deadline timer, which counts in it
+        refused = self._restore_msrs(vcpu, deadline=False)
+        if "lapic" in parts:
+            vcpu.set_lapic(LapicState.from_bytes(parts["lapic"]))
+        refused += self._restore_msrs(vcpu, deadline=True)
+        if "nested" in parts:
+            vcpu.set_nested_state(parts["nested"])
+        vcpu.set_vcpu_events(VcpuEvents.from_bytes(parts["events"]))
+        return refused
+
+    def _restore_msrs(self, vcpu: VcpuFd, *, deadline: bool) -> list[int]:
+        from .msrs import Msrs
+
+        refused = []
+        pending = Msrs.from_bytes(self.parts["msrs"])
+        pending.retain(lambda index, _value: (index == _TSC_DEADLINE) == deadline)
+        while pending:
+            try:
+                vcpu.set_msrs(pending)
+                break
+            except MsrError as error:
+                if pending[error.index]:
+                    refused.append(error.index)
+                for index in list(pending)[: error.done + 1]:
+                    del pending[index]
+        return refused
+
+
+class VmState(_State):
+    """What belongs to the VM as a whole: the two PICs, the IOAPIC, the PIT and the clock."""
+
+    _kind = 2
+    _required = ("clock",)
+
+    @classmethod
+    def save(cls, vm: VmFd) -> Self:
+        """Read them, from a VM whose vCPUs are stopped."""
+        parts = {"clock": bytes(vm.get_clock())}
+        with suppress(KvmError):
+            # refused by a VM without these controllers, which has nothing to save of them
+            for number in range(3):
+                parts[f"irqchip{number}"] = bytes(vm.get_irqchip(number))
+            parts["pit"] = bytes(vm.get_pit2())
+        return cls(parts)
+
+    def restore(self, vm: VmFd) -> None:
+        """Write them into a VM that has the same controllers, before its vCPUs run."""
+        from .platform import ClockData, IrqChip, PitState2
+
+        for number in range(3):
+            if f"irqchip{number}" in self.parts:
+                vm.set_irqchip(IrqChip.from_bytes(self.parts[f"irqchip{number}"]))
+        if "pit" in self.parts:
+            vm.set_pit2(PitState2.from_bytes(self.parts["pit"]))
+        clock = ClockData.from_bytes(self.parts["clock"])
+        # the guest's clock stands still between save and restore
+        clock.flags = 0
+        vm.set_clock(clock)

@@ -1,0 +1,122 @@
+"""Every ioctl and exit of linux/kvm.h is wrapped, or the table in the documentation says why not."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import pyvmm_kvm
+from pyvmm_kvm.cap import Cap
+from pyvmm_kvm.exits_rare import BY_REASON
+
+HEADER = Path("/usr/include/linux/kvm.h")
+SOURCE = Path(pyvmm_kvm.__file__).parent
+TABLE = Path(__file__).parents[2] / "docs" / "kvm-ioctls.md"
+
+pytestmark = pytest.mark.skipif(not HEADER.exists(), reason="linux/kvm.h is not installed")
+
+OTHER = re.compile(r"KVM_(S390|PPC|ARM|CREATE_SPAPR|ALLOCATE_RMA)|KVM_DIRTY_TLB")
+LEFT_OUT = {
+    "KVM_TRACE_ENABLE": "removed from the kernel",
+    "KVM_TRACE_PAUSE": "removed from the kernel",
+    "KVM_TRACE_DISABLE": "removed from the kernel",
+    "KVM_SET_MEMORY_REGION": "removed from the kernel",
+    "KVM_SET_MEMORY_ALIAS": "removed from the kernel",
+    "KVM_ASSIGN_PCI_DEVICE": "removed from the kernel; use VFIO",
+    "KVM_ASSIGN_IRQ": "removed from the kernel; use VFIO",
+    "KVM_ASSIGN_DEV_IRQ": "removed from the kernel; use VFIO",
+    "KVM_DEASSIGN_PCI_DEVICE": "removed from the kernel; use VFIO",
+    "KVM_ASSIGN_SET_MSIX_NR": "removed from the kernel; use VFIO",
+    "KVM_ASSIGN_SET_MSIX_ENTRY": "removed from the kernel; use VFIO",
+    "KVM_DEASSIGN_DEV_IRQ": "removed from the kernel; use VFIO",
+    "KVM_ASSIGN_SET_INTX_MASK": "removed from the kernel; use VFIO",
+    "KVM_DEBUG_GUEST": "removed from the kernel; use set_guest_debug",
+    "KVM_GET_NR_MMU_PAGES": "removed in Linux 6.x",
+    "KVM_CREATE_PIT": "superseded: create_pit2",
+    "KVM_GET_PIT": "superseded: get_pit2",
+    "KVM_SET_PIT": "superseded: set_pit2",
+    "KVM_SET_CPUID": "superseded: set_cpuid2",
+}
+
+
+def defined(pattern: str) -> dict[str, str]:
+    return dict(re.findall(rf"^#define\s+({pattern})\s+(.+)$", HEADER.read_text().replace("\\\n", " "), re.M))
+
+
+def wrapped() -> dict[str, str]:
+    """The method or function around the place where each ioctl's name occurs."""
+    found: dict[str, str] = {}
+    for path in sorted(SOURCE.rglob("*.py")):
+        owner = method = ""
+        for line in path.read_text().splitlines():
+            if match := re.match(r"class (\w+)", line):
+                owner = {"ArchVm": "VmFd", "ArchVcpu": "VcpuFd"}.get(match[1], match[1])
+            if match := re.match(r"(?:    )?def (\w+)", line):
+                method = match[1]
+            if path.parent.name == "native" or path.name == "_causes.py":
+                continue
+            for name in re.findall(r'"(KVM_[A-Z0-9_]+)"', line):
+                if not method.startswith("_") or name not in found:
+                    found[name] = f"{owner}.{method}"
+    found["KVM_RUN"] = "VcpuFd.run"
+    return found
+
+
+def test_nearly_every_x86_ioctl_is_wrapped_and_the_table_says_so() -> None:
+    ioctls = [name for name, text in defined(r"KVM_\w+").items() if re.match(r"_IO[WR]*\(|__KVM_DEPRECATED", text)]
+    here = [name for name in ioctls if not OTHER.match(name)]
+    ours = wrapped()
+    rows = ["# Every ioctl of x86 in linux/kvm.h", "", "Checked against the header by `tests/kvm/test_table.py`.", ""]
+    rows += ["| ioctl | pyvmm_kvm |", "| --- | --- |"]
+    missing = []
+    for name in sorted(here):
+        if name in ours:
+            rows.append(f"| {name} | `{ours[name]}` |")
+        else:
+            missing.append(name)
+            rows.append(f"| {name} | left out: {LEFT_OUT.get(name) or 'no reason'} |")
+    if "PYVMM_WRITE_TABLE" in os.environ:
+        TABLE.write_text("\n".join(rows) + "\n")
+    assert [name for name in missing if name not in LEFT_OUT] == []
+    alive = [name for name in here if "removed" not in LEFT_OUT.get(name, "")]
+    assert len([name for name in alive if name in ours]) >= 0.95 * len(alive)
+    assert TABLE.read_text() == "\n".join(rows) + "\n", "out of date: PYVMM_WRITE_TABLE=1 pytest writes it again"
+
+
+def test_every_exit_of_the_header_has_a_class() -> None:
+    reasons = {int(text.split()[0]) for text in defined(r"KVM_EXIT_[A-Z0-9_]+").values() if text.split()[0].isdigit()}
+    simple = {0, 2, 5, 6, 8, 10}
+    # KVM_EXIT_IO_IN, _IO_OUT, HYPERV_* and XEN_HCALL are small numbers of their own kind, all below and taken
+    assert reasons - simple <= set(BY_REASON)
+    assert set(range(1, 41)) - simple <= set(BY_REASON)
+
+
+def test_capabilities_have_the_headers_numbers() -> None:
+    for name, text in defined(r"KVM_CAP_\w+").items():
+        assert Cap[name.removeprefix("KVM_CAP_")] == int(text.split()[0]), name
+
+
+FIELDS = {
+    1: "ex.error_code 4", 3: "hypercall.ret 56", 4: "debug.arch.dr7 24", 9: "fail_entry.cpu 8",
+    12: "tpr_access.is_write 8", 13: "s390_sieic.ipb 4", 15: "dcr.is_write 8", 17: "internal.data 8",
+    19: "papr_hcall.args 16", 20: "s390_ucontrol.pgm_code 8", 22: "s390_tsch.dequeued 16", 24: "system_event.data 8",
+    25: "s390_stsi.sel2 12", 26: "eoi.vector 0", 27: "hyperv.u.syndbg.pending_page 48", 28: "arm_nisv.fault_ipa 8",
+    29: "msr.data 16", 34: "xen.u.hcall.params 32", 35: "riscv_sbi.ret 64", 36: "riscv_csr.ret_value 24",
+    37: "notify.flags 0",
+}  # fmt: skip
+
+
+def test_payload_offsets_are_the_compilers(tmp_path: Path) -> None:
+    lines = ["#include <stddef.h>", "#include <linux/kvm.h>"]
+    for text in FIELDS.values():
+        field, offset = text.split()
+        lines.append(
+            f'_Static_assert(offsetof(struct kvm_run, {field}) - offsetof(struct kvm_run, hw) == {offset}, "");'
+        )
+    program = tmp_path / "offsets.c"
+    program.write_text("\n".join(lines))
+    subprocess.run(["cc", "-fsyntax-only", str(program)], check=True)
