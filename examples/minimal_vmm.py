@@ -310,9 +310,7 @@ def size(text: str) -> int:
     unit = units.get(text[-1:].upper(), 0)
     number = text[:-1] if unit else text
     if not number.isascii() or not number.isdigit() or not 0 < int(number) << (unit or 20) <= 1 << 42:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no memory size: give MiB, or a number with K, M or G"
-        )
+        raise argparse.ArgumentTypeError(f"{text!r} is no memory size: give MiB, or a number with K, M or G")
     return int(number) << (unit or 20)
 
 

@@ -1,0 +1,15 @@
+"""Feature bits of every device (VIRTIO 1.3, 6 "Reserved Feature Bits"), as bit numbers.
+
+Names and values of ``linux/virtio_config.h``.
+"""
+
+VIRTIO_F_NOTIFY_ON_EMPTY = 24
+VIRTIO_F_ANY_LAYOUT = 27
+VIRTIO_F_VERSION_1 = 32
+VIRTIO_F_ACCESS_PLATFORM = 33
+VIRTIO_F_IOMMU_PLATFORM = 33
+VIRTIO_F_RING_PACKED = 34
+VIRTIO_F_IN_ORDER = 35
+VIRTIO_F_ORDER_PLATFORM = 36
+VIRTIO_F_SR_IOV = 37
+VIRTIO_F_RING_RESET = 40
