@@ -18,7 +18,7 @@ import os
 import sys
 
 from pyvmm_device import I8042, BusRange, Cmos, EventFdInterrupt, EventLoop, IoManager, Serial
-from pyvmm_kvm import Intr, IoIn, IoOut, Kvm, KvmError, MmioRead, MmioWrite, RunControl, Shutdown
+from pyvmm_kvm import Intr, IoIn, IoOut, Kvm, MmioRead, MmioWrite, RunControl, Shutdown
 from pyvmm_loader import BootPlan, LoaderError
 from pyvmm_memory import GuestMemoryMmap
 
@@ -26,7 +26,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
-    from typing import Any, NoReturn
+    from typing import Any
 
     from pyvmm_kvm import CpuId, VcpuExit, VcpuFd
 
@@ -346,30 +346,27 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def leave_on_signal(number: int, _frame: object) -> NoReturn:
-    """End as the shell expects of a signal, by way of everything that restores and closes."""
-    sys.exit(128 + number)
-
-
 def main() -> int:
     """Boot what the command line says; returns the exit status."""
     import signal
 
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing to restore yet
     arguments = parse()
     try:
         machine = Machine(arguments)
     except (UsageError, LoaderError, OSError) as error:
         print(f"minimal_vmm: {error}", file=sys.stderr)
         return 2
+    # not by an exception, which could come between any two steps of starting and stopping
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, leave_on_signal)
+        signal.signal(number, lambda number, _: machine.finish(128 + number, f"ended by signal {number}"))
     report = ""
     try:
         with Terminal(machine.loop, machine.serial, lambda: machine.finish(0, "left with Ctrl-A x")):
             status, reason = machine.run()
-        if status:
+        if status == 1:
             report = machine.control.report()
-    except KvmError as error:
+    except OSError as error:
         status, reason, report = 1, str(error), machine.control.report()
     finally:
         machine.close()

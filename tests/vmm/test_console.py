@@ -91,5 +91,5 @@ def test_signals_restore_the_terminal(
     console = session("--kernel", program(FOREVER))
     console.expect(b"Ctrl-A x: leave")
     console.process.send_signal(number)
-    assert console.process.wait(PATIENCE) == 128 + number
+    assert console.process.wait(PATIENCE) == 128 + number, os.read(console.fd, 8192).decode()
     assert termios.tcgetattr(console.terminal) == console.before
