@@ -38,7 +38,7 @@ bench: .venv/.dev ## every benchmark, as JSON
 	@for benchmark in benchmarks/*.py; do $(RUN) $$benchmark || exit 1; done
 
 docs: .venv/.dev ## the documentation, in docs/_build/html
-	$(PIP) install $$($(RUN) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["docs"])')
+	@$(PIP) install $$($(RUN) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["docs"])')
 	$(RUN) -m sphinx -q -W -b html docs docs/_build/html
 
 clean: ## remove what was built here (the guest stays in the user's cache folder)
@@ -51,16 +51,16 @@ clean: ## remove what was built here (the guest stays in the user's cache folder
 	@$(PYTHON) -c 'import ensurepip, os, sysconfig, sys; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' 2>/dev/null || \
 		{ echo "installing python3-venv and python3-dev"; $(SUDO) apt-get update -qq && $(SUDO) apt-get install -qq -y --no-install-recommends python3-venv python3-dev; }
 	@command -v cc >/dev/null || { echo "installing gcc"; $(SUDO) apt-get update -qq && $(SUDO) apt-get install -qq -y --no-install-recommends gcc libc6-dev; }
-	$(PYTHON) -m venv .venv
+	@$(PYTHON) -m venv .venv
 
 .venv/.run: .venv/bin/python $(wildcard pyvmm_*/pyproject.toml pyvmm_*/_build_*.py pyvmm_*/src/*/*.c pyvmm_*/src/*/*.h)
 	@echo "installing the five packages into .venv (about 20 s)"
-	$(PIP) install 'setuptools>=77' 'cffi>=2.0' 'typing-extensions>=4.6'
-	$(PIP) install --no-build-isolation --no-deps $(MEMBERS:%=-e ./%)
-	$(RUN) -m compileall -q $(MEMBERS:%=%/src)
+	@$(PIP) install 'setuptools>=77' 'cffi>=2.0' 'typing-extensions>=4.6'
+	@$(PIP) install --no-build-isolation --no-deps $(MEMBERS:%=-e ./%)
+	@$(RUN) -m compileall -q $(MEMBERS:%=%/src)
 	@touch $@
 
 .venv/.dev: .venv/.run pyproject.toml
 	@echo "installing the test tools into .venv (about 20 s)"
-	$(PIP) install $$($(RUN) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"])')
+	@$(PIP) install $$($(RUN) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"])')
 	@touch $@

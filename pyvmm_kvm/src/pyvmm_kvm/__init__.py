@@ -1,7 +1,7 @@
 """The Linux KVM API, typed: system, VM, vCPU and device file descriptors, every exit as an object.
 
 One class owns each kind of file descriptor - `Kvm`, `VmFd`, `VcpuFd`, `DeviceFd` - and its methods are named after
-the ioctls, as rust-vmm's kvm-ioctls names them. `VcpuFd.run()` enters the guest and returns a typed exit for `match`:
+the ioctls, as rust-vmm's kvm-ioctls names them. `VcpuFd.run()` enters the guest and returns a typed exit for `match`::
 
     with Kvm() as kvm, kvm.create_vm() as vm:
         vm.set_user_memory_region(0, 0x1000, memory)

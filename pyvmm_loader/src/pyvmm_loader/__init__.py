@@ -2,7 +2,7 @@
 
 A kernel file is useless to a CPU that stands at its reset vector: somebody has to put its segments where they were
 linked, leave a description of the machine where the kernel looks for it, and set the registers as its boot protocol
-demands. `BootPlan` decides all of that for a file and a memory, says it as text, and writes it:
+demands. `BootPlan` decides all of that for a file and a memory, says it as text, and writes it::
 
     with BootPlan("vmlinux", 256 << 20, "console=ttyS0", vcpus=2) as plan:
         print(plan)

@@ -119,7 +119,7 @@ class Cmdline:
             self._append(slug.strip())
 
     def insert_init_args(self, slug: str) -> None:
-        """Append words for init; they come behind ` -- `."""
+        """Append words for init; they come behind ``--``."""
         _printable(slug)
         words = slug.strip()
         if words:
