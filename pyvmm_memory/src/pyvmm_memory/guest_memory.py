@@ -40,8 +40,8 @@ class GuestMemoryMmap:
     """The guest's physical memory. Regions never change: insert and remove return a new collection.
 
     `read` and `write` stop at the first hole and return the count; `read_slice` and `write_slice` raise
-    PartialBuffer instead. Scalars are little-endian, may be unaligned, and stay in one region.
-    Zero bytes always succeed.
+    PartialBuffer instead. Scalars are little-endian; aligned ones are one access, never torn, and unaligned ones may
+    cross into a region that touches. Zero bytes always succeed.
 
     >>> with GuestMemoryMmap.from_ranges([(0, 0x1000), (0x4000, 0x1000)]) as memory:
     ...     memory.write_slice(b"hello", 0x4000)
@@ -294,7 +294,7 @@ class GuestMemoryMmap:
         return done
 
     def fill_zero(self, addr: int, length: int) -> None:
-        """Zero `length` bytes at `addr`; raises what `get_slices` does, before anything is written."""
+        """Zero `length` bytes at `addr`; a hole raises what `get_slices` does, before anything is written."""
         for view in self.get_slices(addr, length):
             with view:
                 for start in range(0, len(view), 1 << 20):
