@@ -50,7 +50,6 @@ def test_five_gib_of_memory(demo: DemoGuest, vmm: Vmm) -> None:
     assert int(said[2]) == pytest.approx(5 << 10, rel=0.03)
 
 
-@pytest.mark.slow
 def test_bzimage(demo: DemoGuest, vmm: Vmm) -> None:
     image = str(demo.kernel.with_name("bzImage"))
     done = vmm(*demo.options(), "--kernel", image)
