@@ -191,3 +191,12 @@ def test_exception_of_a_handler_is_raised_by_join_and_reported(boot: Callable[..
     assert "LookupError: no device at that port" in report
     assert "IoOut(0x10, <41>)" in report
     assert "mode real" in report
+
+
+@pytest.mark.kvm
+def test_a_row_of_kicks_is_remembered_as_one(boot: Callable[..., Guest]) -> None:
+    guest = boot("ebfe")
+    guest.vcpu.set_kvm_immediate_exit(1)
+    for _ in range(3):
+        guest.vcpu.run()
+    assert guest.vcpu.last_exits == ["KVM_RUN returned EINTR"]

@@ -119,6 +119,9 @@ static long long pyvmm_run(struct pyvmm_vcpu *vcpu, struct kvm_run *run)
         error = errno;
     vcpu->running = 0;
 
+    /* a row of kicks is remembered as one, or a quiet guest's last exits would be nothing else */
+    if (error == EINTR && vcpu->exits && vcpu->ring[(vcpu->exits - 1) % PYVMM_RING].result == -EINTR)
+        return -EINTR;
     record = &vcpu->ring[vcpu->exits++ % PYVMM_RING];
     record->reason = run->exit_reason;
     record->result = -error;
