@@ -1,4 +1,4 @@
-"""What surrounds the processor of a virtual machine: buses, interrupts, the old devices of a PC, an event loop.
+"""What surrounds the processor of a virtual machine: buses, interrupts, PCI, the old devices of a PC, an event loop.
 
 A device is any object with ``read(offset, buffer)`` and ``write(offset, data)``. `IoManager` is where they are
 registered, by port or by address, and where a VMM takes each access that leaves the guest:
@@ -13,32 +13,102 @@ registered, by port or by address, and where a VMM takes each access that leaves
 >>> buffer[0]
 42
 
-Interrupts are protocols (`interrupt.EdgeInterrupt`), so a device works under any hypervisor and under none.
+Interrupts are protocols (`interrupt`, `interrupt_group`) and time is one (`clock.Clock`), so a device works under any
+hypervisor and under none. Every device of this package has ``reset()``, ``state()`` and ``restore(state)``, takes
+whatever a guest writes without an exception, and may be used by several vCPUs at once. A device that is made of
+registers is shortest as a `RegisterDevice`.
+
+The names below load their modules when they are first used: a VMM pays at start-up for what it touches.
 """
 
-from pyvmm_device.bus import Bus, BusRange
-from pyvmm_device.cmos import Cmos
-from pyvmm_device.errors import DeviceError, DeviceNotFound, DeviceOverlap, InvalidAccessLength, InvalidRange
-from pyvmm_device.event_loop import EventLoop
-from pyvmm_device.i8042 import I8042
-from pyvmm_device.interrupt import EventFdInterrupt
-from pyvmm_device.io_manager import IoManager
-from pyvmm_device.serial import Serial
+from __future__ import annotations
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "I8042",
-    "Bus",
-    "BusRange",
-    "Cmos",
-    "DeviceError",
-    "DeviceNotFound",
-    "DeviceOverlap",
-    "EventFdInterrupt",
-    "EventLoop",
-    "InvalidAccessLength",
-    "InvalidRange",
-    "IoManager",
-    "Serial",
-]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyvmm_device.allocator import IdPool as IdPool
+    from pyvmm_device.allocator import RangePool as RangePool
+    from pyvmm_device.allocator import SystemAllocator as SystemAllocator
+    from pyvmm_device.bus import Bus as Bus
+    from pyvmm_device.bus import BusEntry as BusEntry
+    from pyvmm_device.bus import BusRange as BusRange
+    from pyvmm_device.clock import ManualClock as ManualClock
+    from pyvmm_device.clock import Timer as Timer
+    from pyvmm_device.cmos import Cmos as Cmos
+    from pyvmm_device.composite import Composite as Composite
+    from pyvmm_device.errors import DeviceError as DeviceError
+    from pyvmm_device.errors import DeviceNotFound as DeviceNotFound
+    from pyvmm_device.errors import DeviceOverlap as DeviceOverlap
+    from pyvmm_device.errors import InterruptError as InterruptError
+    from pyvmm_device.errors import InvalidAccessLength as InvalidAccessLength
+    from pyvmm_device.errors import InvalidRange as InvalidRange
+    from pyvmm_device.errors import InvalidResource as InvalidResource
+    from pyvmm_device.errors import PciError as PciError
+    from pyvmm_device.errors import ResourceExhausted as ResourceExhausted
+    from pyvmm_device.errors import ResourceTaken as ResourceTaken
+    from pyvmm_device.errors import StateError as StateError
+    from pyvmm_device.event_loop import EventLoop as EventLoop
+    from pyvmm_device.i8042 import I8042 as I8042
+    from pyvmm_device.interrupt import EventFdInterrupt as EventFdInterrupt
+    from pyvmm_device.interrupt import EventFdLevelInterrupt as EventFdLevelInterrupt
+    from pyvmm_device.interrupt import SharedLine as SharedLine
+    from pyvmm_device.interrupt_group import EventFdGroup as EventFdGroup
+    from pyvmm_device.interrupt_group import LegacyGroup as LegacyGroup
+    from pyvmm_device.interrupt_group import MessageGroup as MessageGroup
+    from pyvmm_device.interrupt_group import MsiIrqConfig as MsiIrqConfig
+    from pyvmm_device.io_manager import IoManager as IoManager
+    from pyvmm_device.pci.bus import PciBus as PciBus
+    from pyvmm_device.pci.function import PciFunction as PciFunction
+    from pyvmm_device.pci.hotplug import PciHotplug as PciHotplug
+    from pyvmm_device.pci.root import PciRoot as PciRoot
+    from pyvmm_device.ram import Ram as Ram
+    from pyvmm_device.register_device import Register as Register
+    from pyvmm_device.register_device import RegisterDevice as RegisterDevice
+    from pyvmm_device.resources import DeviceResources as DeviceResources
+    from pyvmm_device.serial import Serial as Serial
+    from pyvmm_device.trace import Access as Access
+
+_HOMES = {
+    "allocator": "IdPool RangePool SystemAllocator",
+    "bus": "Bus BusEntry BusRange",
+    "clock": "ManualClock Timer",
+    "cmos": "Cmos",
+    "composite": "Composite",
+    "errors": (
+        "DeviceError DeviceNotFound DeviceOverlap InterruptError InvalidAccessLength InvalidRange "
+        "InvalidResource PciError ResourceExhausted ResourceTaken StateError"
+    ),
+    "event_loop": "EventLoop",
+    "i8042": "I8042",
+    "interrupt": "EventFdInterrupt EventFdLevelInterrupt SharedLine",
+    "interrupt_group": "EventFdGroup LegacyGroup MessageGroup MsiIrqConfig",
+    "io_manager": "IoManager",
+    "pci.bus": "PciBus",
+    "pci.function": "PciFunction",
+    "pci.hotplug": "PciHotplug",
+    "pci.root": "PciRoot",
+    "ram": "Ram",
+    "register_device": "Register RegisterDevice",
+    "resources": "DeviceResources",
+    "serial": "Serial",
+    "trace": "Access",
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
+
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> object:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value: object = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

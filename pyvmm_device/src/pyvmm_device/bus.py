@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from _thread import RLock
 from bisect import bisect_right
 
 from pyvmm_device.errors import DeviceNotFound, DeviceOverlap, InvalidAccessLength, InvalidRange
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Protocol
+
+    from pyvmm_device.trace import Sink
 
     class Device(Protocol):
         """Anything that answers on a bus. Offsets count from the base of the range it is registered at."""
@@ -31,6 +35,9 @@ class BusRange:
 
     Raises:
         InvalidRange: no size, or an end beyond 64 bits.
+
+    >>> BusRange(0x3f8, 8).overlaps(BusRange(0x3ff, 1))
+    True
     """
 
     __slots__ = ("base", "size")
@@ -50,6 +57,9 @@ class BusRange:
         """Whether the two share an address."""
         return self.base <= other.last and other.base <= self.last
 
+    def __contains__(self, address: int) -> bool:
+        return self.base <= address <= self.last
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, BusRange) and (self.base, self.size) == (other.base, other.size)
 
@@ -60,21 +70,65 @@ class BusRange:
         return f"BusRange({self.base:#x}, {self.size:#x})"
 
 
-class Bus:
-    """Devices by address. A lookup takes O(log n).
+class BusEntry:
+    """One registration: a range, its device, and how often the guest came by.
 
-    Registering replaces the tables as a whole, so vCPUs may look up while another thread registers.
+    ``reads`` and ``writes`` count accesses, and stay exact when several vCPUs count at once: CPython does not switch
+    threads within an increment.
+    """
+
+    __slots__ = ("base", "device", "end", "read", "reads", "write", "writes")
+
+    def __init__(self, base: int, end: int, device: Device) -> None:
+        self.base = base
+        self.end = end
+        self.device = device
+        self.read: Callable[[int, memoryview], object] = device.read
+        self.write: Callable[[int, memoryview], object] = device.write
+        self.reads = 0
+        self.writes = 0
+
+    @property
+    def range(self) -> BusRange:
+        """The addresses it answers at."""
+        return BusRange(self.base, self.end - self.base)
+
+    def __repr__(self) -> str:
+        return f"<{self.base:#x}..{self.end - 1:#x} {self.device!r}: {self.reads} reads, {self.writes} writes>"
+
+
+class _Nobody:
+    """Stands before the first device, so that a lookup always finds an entry."""
+
+    def read(self, offset: int, buffer: memoryview) -> None:
+        raise DeviceNotFound(offset, len(buffer))
+
+    write = read
+
+
+class Bus:
+    """Devices by address. A lookup takes O(log n) and no lock.
+
+    Registering replaces the table as a whole, so vCPUs may look up while another thread adds and removes devices. An
+    access that is under way when its device is removed still ends in that device.
 
     Args:
         width: the bits of an address: 16 for ports, 64 for memory.
+        name: what traces call it.
     """
 
-    __slots__ = ("_limit", "_table")
+    __slots__ = ("_limit", "_lock", "_nobody", "_trace", "name", "table", "unclaimed_reads", "unclaimed_writes")
 
-    def __init__(self, width: int = 64) -> None:
+    def __init__(self, width: int = 64, name: str = "bus") -> None:
+        self.name = name
+        self.unclaimed_reads = 0
+        self.unclaimed_writes = 0
         self._limit = 1 << width
-        # the first addresses, and for each the first address, the first beyond and the device; replaced as one
-        self._table: tuple[list[int], list[tuple[int, int, Device]]] = ([], [])
+        self._lock = RLock()
+        self._trace: Sink | None = None
+        self._nobody = BusEntry(-1, -1, _Nobody())
+        # First addresses and entries, replaced as one; `IoManager` looks up in it without a call.
+        self.table: tuple[list[int], list[BusEntry]] = ([-1], [self._nobody])
 
     def register(self, range: BusRange, device: Device) -> None:  # noqa: A002 (vm-device's name)
         """Let a device answer at a range.
@@ -83,13 +137,7 @@ class Bus:
             InvalidRange: the range does not fit into this bus.
             DeviceOverlap: another device has an address of it; names who.
         """
-        base, end = range.base, range.base + range.size
-        if end > self._limit:
-            raise InvalidRange(range.base, range.size)
-        for first, beyond, holder in self._table[1]:
-            if base < beyond and first < end:
-                raise DeviceOverlap((base, range.size), (first, beyond - first), holder)
-        self._publish(sorted([*self._table[1], (base, end, device)], key=lambda entry: entry[0]))
+        self.update(add=((range, device),))
 
     def deregister(self, addr: int) -> Device:
         """Take out the device whose range an address lies in, and return it.
@@ -97,27 +145,74 @@ class Bus:
         Raises:
             DeviceNotFound: there is none.
         """
-        entry = self._find(addr)
-        if entry is None:
-            raise DeviceNotFound(addr)
-        self._publish([other for other in self._table[1] if other is not entry])
-        return entry[2]
+        return self.update(remove=(addr,))[0]
 
-    def _publish(self, entries: list[tuple[int, int, Device]]) -> None:
-        self._table = ([entry[0] for entry in entries], entries)
+    def update(self, remove: Iterable[int] = (), add: Iterable[tuple[BusRange, Device]] = ()) -> list[Device]:
+        """Remove and add devices in one step: the guest sees the bus before or after, and an error changes nothing.
 
-    def _find(self, addr: int) -> tuple[int, int, Device] | None:
-        bases, entries = self._table
-        at = bisect_right(bases, addr) - 1
-        return entries[at] if at >= 0 and addr < entries[at][1] else None
+        Args:
+            remove: for each device to remove, any address of its range.
+            add: ranges and their devices.
+
+        Returns:
+            The devices that were removed.
+
+        Raises:
+            DeviceNotFound: there is no device at an address to remove.
+            InvalidRange: a range does not fit into this bus.
+            DeviceOverlap: another device has an address of a range; names who.
+        """
+        with self._lock:
+            entries = self.table[1][1:]
+            removed: list[Device] = []
+            for addr in remove:
+                entry = self._find(addr)
+                if entry is None or entry not in entries:
+                    raise DeviceNotFound(addr)
+                entries.remove(entry)
+                removed.append(entry.device)
+            for wanted, device in add:
+                base, end = wanted.base, wanted.base + wanted.size
+                if end > self._limit:
+                    raise InvalidRange(base, wanted.size)
+                for other in entries:
+                    if base < other.end and other.base < end:
+                        raise DeviceOverlap((base, wanted.size), (other.base, other.end - other.base), other.device)
+                entries.append(self._connect(BusEntry(base, end, device)))
+            entries.sort(key=_base)
+            self.table = ([-1, *(entry.base for entry in entries)], [self._nobody, *entries])
+        return removed
+
+    def _connect(self, entry: BusEntry) -> BusEntry:
+        if self._trace is None:
+            entry.read, entry.write = entry.device.read, entry.device.write
+        else:
+            from pyvmm_device.trace import traced
+
+            entry.read, entry.write = traced(self.name, entry, self._trace)
+        return entry
+
+    def trace(self, sink: Sink | None) -> None:
+        """Report every access that a device takes to a function, or stop doing so; costs nothing while off."""
+        with self._lock:
+            self._trace = sink
+            for entry in self.table[1][1:]:
+                self._connect(entry)
+
+    def _find(self, addr: int) -> BusEntry | None:
+        bases, entries = self.table
+        entry = entries[bisect_right(bases, addr) - 1]
+        return entry if addr < entry.end else None
 
     def device(self, addr: int) -> tuple[BusRange, Device] | None:
         """Return the range and the device that an address belongs to, or None."""
         entry = self._find(addr)
-        return None if entry is None else (BusRange(entry[0], entry[1] - entry[0]), entry[2])
+        return None if entry is None else (entry.range, entry.device)
 
     def check_access(self, addr: int, length: int) -> tuple[int, Device]:
         """Return the offset and the device for an access.
+
+        An access lies in one range: neighbouring ranges of the same device do not join, as in vm-device.
 
         Raises:
             InvalidAccessLength: it has no length or runs past the last address of the bus.
@@ -126,10 +221,27 @@ class Bus:
         if length <= 0 or addr + length > self._limit:
             raise InvalidAccessLength(length)
         entry = self._find(addr)
-        if entry is None or addr + length > entry[1]:
+        if entry is None or addr + length > entry.end:
             raise DeviceNotFound(addr, length)
-        return addr - entry[0], entry[2]
+        return addr - entry.base, entry.device
+
+    def entries(self) -> list[BusEntry]:
+        """Return the registrations by address, with their counts."""
+        return self.table[1][1:]
+
+    def __iter__(self) -> Iterator[tuple[BusRange, Device]]:
+        return iter([(entry.range, entry.device) for entry in self.entries()])
+
+    def __len__(self) -> int:
+        return len(self.table[1]) - 1
+
+    def __bool__(self) -> bool:
+        return True
 
     def __repr__(self) -> str:
-        shown = ", ".join(f"{first:#x}..{beyond - 1:#x} {device!r}" for first, beyond, device in self._table[1])
+        shown = ", ".join(f"{entry.base:#x}..{entry.end - 1:#x} {entry.device!r}" for entry in self.entries())
         return f"<Bus {shown or 'without devices'}>"
+
+
+def _base(entry: BusEntry) -> int:
+    return entry.base

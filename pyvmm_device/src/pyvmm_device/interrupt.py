@@ -1,4 +1,10 @@
-"""How a device asks for attention. Protocols first; whoever wires a machine decides what is behind them."""
+"""How a device asks for attention. Protocols first; whoever wires a machine decides what is behind them.
+
+The protocols are those of vm-device's interrupt traits: an interrupt is an *edge* that is triggered, or a *level*
+that is asserted and cleared; a *group* (`interrupt_group`) is several that a driver configures, MSI or MSI-X. A device
+names what it needs in its annotations and gets anything that fits: eventfds that a hypervisor turns into interrupts,
+lines of the software controllers in `x86_64`, or a counter in a test.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +12,9 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
-    from typing import Protocol, Self
+    from typing import Protocol, Self, TypeAlias
 
     class EdgeInterrupt(Protocol):
         """An interrupt that is an event: each trigger is one edge."""
@@ -15,6 +22,38 @@ if TYPE_CHECKING:
         def trigger(self) -> None:
             """Send one edge."""
             ...
+
+    class LevelInterrupt(Protocol):
+        """An interrupt that is a state: it is delivered again and again while it is asserted."""
+
+        def assert_(self) -> None:
+            """Raise the line; raising it twice changes nothing."""
+            ...
+
+        def clear(self) -> None:
+            """Lower the line; lowering it twice changes nothing."""
+            ...
+
+    class Maskable(Protocol):
+        """An interrupt that can be held back; what comes while it is masked is delivered when it is unmasked."""
+
+        def mask(self) -> None:
+            """Hold back."""
+            ...
+
+        def unmask(self) -> None:
+            """Deliver again, first what was held back."""
+            ...
+
+    class AutoRetrigger(Protocol):
+        """A level interrupt that asks at each end of interrupt whether its device still wants attention."""
+
+        def set_status_checker(self, is_active: Callable[[], bool]) -> None:
+            """Ask this function."""
+            ...
+
+    Interrupt: TypeAlias = EdgeInterrupt | LevelInterrupt
+    SetLevel: TypeAlias = Callable[[bool], object]
 
 
 class EventFdInterrupt:
@@ -49,3 +88,124 @@ class EventFdInterrupt:
 
     def __repr__(self) -> str:
         return f"<EventFdInterrupt {'closed' if self._fd < 0 else f'fd={self._fd}'}>"
+
+
+class EventFdLevelInterrupt:
+    """A level interrupt as two eventfds: one asserts, the other says that the guest ended the interrupt.
+
+    KVM lowers the line itself at the end of the interrupt (``VmFd.register_irqfd_with_resample``). Add
+    `resample_fd` to the event loop with `on_resample` as its handler: a device that still wants attention then asserts
+    again. A line that was cleared in between stays up until that end, and the guest finds one spurious interrupt.
+    """
+
+    __slots__ = ("_asserted", "_is_active", "_resample", "_trigger")
+
+    def __init__(self) -> None:
+        self._trigger = EventFdInterrupt()
+        self._resample = EventFdInterrupt()
+        self._asserted = False
+        self._is_active: Callable[[], bool] | None = None
+
+    def fileno(self) -> int:
+        """Return the eventfd that asserts."""
+        return self._trigger.fileno()
+
+    def resample_fd(self) -> int:
+        """Return the eventfd that becomes readable when the guest ended the interrupt."""
+        return self._resample.fileno()
+
+    def assert_(self) -> None:
+        """Raise the line."""
+        if not self._asserted:
+            self._asserted = True
+            self._trigger.trigger()
+
+    def clear(self) -> None:
+        """Lower the line: it is not raised again at the end of the interrupt."""
+        self._asserted = False
+
+    def set_status_checker(self, is_active: Callable[[], bool]) -> None:
+        """Ask this function, not what was asserted last, whether to raise the line again."""
+        self._is_active = is_active
+
+    def on_resample(self) -> None:
+        """Take the guest's end of interrupt, and raise the line again if the device still wants attention."""
+        try:
+            os.eventfd_read(self._resample.fileno())
+        except BlockingIOError:
+            return
+        if self._is_active() if self._is_active is not None else self._asserted:
+            self._asserted = True
+            self._trigger.trigger()
+        else:
+            self._asserted = False
+
+    def close(self) -> None:
+        """Close both eventfds; once is enough."""
+        self._trigger.close()
+        self._resample.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<EventFdLevelInterrupt {'asserted' if self._asserted else 'clear'}, {self._trigger!r}>"
+
+
+class SharedLine:
+    """One level interrupt with several devices on it, as PCI's INTx: asserted while any of them asserts."""
+
+    __slots__ = ("_holders", "_line")
+
+    def __init__(self, line: LevelInterrupt) -> None:
+        self._line = line
+        self._holders: set[int] = set()
+
+    def attach(self) -> SharedLineInput:
+        """Return one more input."""
+        return SharedLineInput(self)
+
+    def set(self, who: object, active: bool) -> None:
+        """Note that an input asserts or clears, and move the line when that changes it."""
+        before = bool(self._holders)
+        if active:
+            self._holders.add(id(who))
+        else:
+            self._holders.discard(id(who))
+        if bool(self._holders) != before:
+            (self._line.clear if before else self._line.assert_)()
+
+    def __repr__(self) -> str:
+        return f"<SharedLine, {len(self._holders)} inputs assert {self._line!r}>"
+
+
+class SharedLineInput:
+    """A device's end of a `SharedLine`, itself a level interrupt."""
+
+    __slots__ = ("_shared",)
+
+    def __init__(self, shared: SharedLine) -> None:
+        self._shared = shared
+
+    def assert_(self) -> None:
+        """Raise the line."""
+        self._shared.set(self, True)
+
+    def clear(self) -> None:
+        """Lower it, as far as this device is concerned."""
+        self._shared.set(self, False)
+
+
+def line_of(interrupt: Interrupt) -> SetLevel:
+    """Return a function that sets the level of any interrupt; of an edge interrupt, rising triggers it."""
+    assert_ = getattr(interrupt, "assert_", None)
+    if assert_ is not None:
+        clear = interrupt.clear  # type: ignore[union-attr]
+        return lambda active: (assert_ if active else clear)()
+    trigger = interrupt.trigger  # type: ignore[union-attr]
+    return lambda active: trigger() if active else None

@@ -1,0 +1,55 @@
+"""Several devices in one range, as the parts of a BAR."""
+
+from __future__ import annotations
+
+from pyvmm_device.bus import Bus, BusRange
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Protocol
+
+    from pyvmm_device.bus import Device
+
+    class Part(Device, Protocol):
+        """A device that knows its size."""
+
+        def __len__(self) -> int: ...
+
+
+class Composite:
+    """A device made of others, each at an offset; between them reads give zeros and writes are dropped.
+
+    Args:
+        size: of the whole, in bytes.
+        parts: devices that know their size, by offset.
+
+    Raises:
+        DeviceOverlap: two of them share bytes.
+    """
+
+    def __init__(self, size: int, parts: Mapping[int, Part]) -> None:
+        self._size = size
+        self.parts = Bus(64, "composite")
+        for offset, part in parts.items():
+            self.parts.register(BusRange(offset, len(part)), part)
+
+    def __len__(self) -> int:
+        return self._size
+
+    def read(self, offset: int, buffer: memoryview) -> None:
+        """Read from the part that lies there."""
+        found = self.parts.device(offset)
+        if found is None or offset + len(buffer) - 1 not in found[0]:
+            buffer[:] = bytes(len(buffer))
+        else:
+            found[1].read(offset - found[0].base, buffer)
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """Write to the part that lies there."""
+        found = self.parts.device(offset)
+        if found is not None and offset + len(data) - 1 in found[0]:
+            found[1].write(offset - found[0].base, data)
+
+    def __repr__(self) -> str:
+        return f"<Composite of {len(self.parts)} parts>"

@@ -1,0 +1,345 @@
+"""Interrupts that a driver configures by the dozen: MSI and MSI-X messages, behind one protocol.
+
+A device triggers a vector of its group and need not know how it is delivered. Three implementations: `MessageGroup`
+sends each message through a function (a hypervisor's "signal MSI" call, a software IOAPIC's bus, a list in a test),
+`EventFdGroup` gives each vector an eventfd and tells a router which message it stands for, so that a data plane, or
+another process, interrupts the guest without us, and `LegacyGroup` lays all vectors on one level line.
+"""
+
+from __future__ import annotations
+
+from _thread import RLock
+
+from pyvmm_device.errors import InterruptError
+from pyvmm_device.interrupt import EventFdInterrupt
+from pyvmm_device.state import Stateful, array, choice
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+    from typing import Any, Protocol, Self
+
+    from pyvmm_device.interrupt import LevelInterrupt
+
+    class InterruptSourceGroup(Protocol):
+        """Interrupts of one device that are configured and masked one by one."""
+
+        def __len__(self) -> int: ...
+
+        def enable(self) -> None:
+            """Let triggers through from now on, and first those that came before."""
+            ...
+
+        def disable(self) -> None:
+            """Keep triggers back from now on."""
+            ...
+
+        def trigger(self, index: int) -> None:
+            """Interrupt the guest, or note it where that vector is masked."""
+            ...
+
+        def update(self, index: int, config: MsiIrqConfig) -> None:
+            """Say what message a vector stands for."""
+            ...
+
+        def get_config(self, index: int) -> MsiIrqConfig | None:
+            """Return the message a vector stands for."""
+            ...
+
+        def mask(self, index: int) -> None:
+            """Hold a vector back."""
+            ...
+
+        def unmask(self, index: int) -> None:
+            """Deliver a vector again, at once if it was triggered meanwhile."""
+            ...
+
+        def is_pending(self, index: int) -> bool:
+            """Whether a vector was triggered while it could not be delivered."""
+            ...
+
+        def notifier(self, index: int) -> int | None:
+            """Return an eventfd that triggers this vector, or None if there is no such way."""
+            ...
+
+    class MsiRouter(Protocol):
+        """What turns an eventfd into a message: a hypervisor's interrupt routing."""
+
+        def attach(self, fd: int, config: MsiIrqConfig) -> None:
+            """Send this message whenever the eventfd is written to; replaces an earlier one for this eventfd."""
+            ...
+
+        def detach(self, fd: int) -> None:
+            """Leave what is written to the eventfd in the eventfd."""
+            ...
+
+
+class MsiIrqConfig:
+    """The message of one interrupt: a write of 32 bits to an address, and the device it comes from."""
+
+    __slots__ = ("data", "devid", "high_addr", "low_addr")
+
+    def __init__(self, high_addr: int, low_addr: int, data: int, devid: int = 0) -> None:
+        self.high_addr = high_addr
+        self.low_addr = low_addr
+        self.data = data
+        self.devid = devid
+
+    @property
+    def address(self) -> int:
+        """All 64 bits of the address."""
+        return self.high_addr << 32 | self.low_addr
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, MsiIrqConfig) and all(getattr(self, n) == getattr(other, n) for n in self.__slots__)
+
+    def __hash__(self) -> int:
+        return hash((self.address, self.data, self.devid))
+
+    def __repr__(self) -> str:
+        return f"MsiIrqConfig({self.high_addr:#x}, {self.low_addr:#x}, {self.data:#x}, devid={self.devid:#x})"
+
+
+class _Group(Stateful):
+    """What all groups share: configuration, masks and pending bits."""
+
+    STATE = {"masked": array(choice(True, False), 2048), "pending": array(choice(True, False), 2048)}
+
+    def __init__(self, count: int) -> None:
+        if not 1 <= count <= 2048:
+            raise InterruptError(f"a group has 1 to 2048 interrupts, not {count}")
+        self._lock = RLock()
+        self._enabled = False
+        self._configs: list[MsiIrqConfig | None] = [None] * count
+        self._masked = [False] * count
+        self._pending = [False] * count
+
+    def __len__(self) -> int:
+        return len(self._configs)
+
+    def _check(self, index: int) -> None:
+        if not 0 <= index < len(self._configs):
+            raise InterruptError(f"interrupt {index} of a group of {len(self._configs)}")
+
+    def enable(self) -> None:
+        """Let triggers through from now on, and first those that came before."""
+        with self._lock:
+            self._enabled = True
+            for index in range(len(self)):
+                self._refresh(index)
+
+    def disable(self) -> None:
+        """Keep triggers back from now on."""
+        with self._lock:
+            self._enabled = False
+            for index in range(len(self)):
+                self._refresh(index)
+
+    def update(self, index: int, config: MsiIrqConfig) -> None:
+        """Say what message an interrupt stands for."""
+        self._check(index)
+        with self._lock:
+            self._configs[index] = config
+            self._refresh(index)
+
+    def get_config(self, index: int) -> MsiIrqConfig | None:
+        """Return the message an interrupt stands for, or None."""
+        self._check(index)
+        return self._configs[index]
+
+    def mask(self, index: int) -> None:
+        """Hold an interrupt back."""
+        self._check(index)
+        with self._lock:
+            self._masked[index] = True
+            self._refresh(index)
+
+    def unmask(self, index: int) -> None:
+        """Deliver an interrupt again, at once if it was triggered meanwhile."""
+        self._check(index)
+        with self._lock:
+            self._masked[index] = False
+            self._refresh(index)
+
+    def is_pending(self, index: int) -> bool:
+        """Whether an interrupt was triggered while it could not be delivered."""
+        self._check(index)
+        with self._lock:
+            return self._pending[index]
+
+    def trigger(self, index: int) -> None:
+        """Interrupt the guest, or note it where that interrupt cannot be delivered now."""
+        self._check(index)
+        with self._lock:
+            if self._ready(index):
+                self._deliver(index)
+            else:
+                self._pending[index] = True
+
+    def notifier(self, index: int) -> int | None:
+        """Return an eventfd that triggers this interrupt, or None if there is no such way."""
+        self._check(index)
+        return None
+
+    def reset(self) -> None:
+        """Forget configuration, masks and what is pending."""
+        with self._lock:
+            count = len(self)
+            self._enabled = False
+            self._configs = [None] * count
+            self._masked = [False] * count
+            self._pending = [False] * count
+            for index in range(count):
+                self._refresh(index)
+
+    def _check_fields(self, fields: dict[str, Any]) -> None:
+        from pyvmm_device.errors import StateError
+
+        if not len(fields["masked"]) == len(fields["pending"]) == len(self):
+            raise StateError(type(self).__name__, f"it is of {len(fields['masked'])} interrupts, here are {len(self)}")
+
+    def _ready(self, index: int) -> bool:
+        return self._enabled and not self._masked[index] and self._configs[index] is not None
+
+    def _refresh(self, index: int) -> None:
+        if self._pending[index] and self._ready(index):
+            self._pending[index] = False
+            self._deliver(index)
+
+    def _deliver(self, index: int) -> None:
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        state = "on" if self._enabled else "off"
+        return f"<{type(self).__name__} of {len(self)}, {state}, {sum(self._masked)} masked, {sum(self._pending)} wait>"
+
+
+class MessageGroup(_Group):
+    """Sends each message through a function, in the thread that triggers.
+
+    Args:
+        count: how many interrupts there are.
+        send: called with the message.
+    """
+
+    def __init__(self, count: int, send: Callable[[MsiIrqConfig], object]) -> None:
+        super().__init__(count)
+        self._send = send
+
+    def _deliver(self, index: int) -> None:
+        config = self._configs[index]
+        if config is not None:
+            self._send(config)
+
+
+class EventFdGroup(_Group):
+    """An eventfd for each interrupt, attached to its message by a router while it can be delivered.
+
+    While an interrupt is masked its eventfd is attached to nothing and collects, so triggers from a data plane are
+    kept too; `is_pending` looks into the eventfd.
+
+    Args:
+        count: how many interrupts there are.
+        router: attaches eventfds to messages.
+    """
+
+    def __init__(self, count: int, router: MsiRouter) -> None:
+        super().__init__(count)
+        self._router = router
+        self._events = [EventFdInterrupt() for _ in range(count)]
+        self._attached: list[MsiIrqConfig | None] = [None] * count
+
+    def trigger(self, index: int) -> None:
+        """Interrupt the guest: one write to the eventfd, whether it can be delivered or not."""
+        self._check(index)
+        self._events[index].trigger()
+
+    def notifier(self, index: int) -> int | None:
+        """Return the eventfd that triggers this interrupt."""
+        self._check(index)
+        return self._events[index].fileno()
+
+    def is_pending(self, index: int) -> bool:
+        """Whether it was triggered while it could not be delivered."""
+        self._check(index)
+        with self._lock:
+            pending = self._take(index)
+            if pending:
+                self._put(index)
+            return pending
+
+    def _take(self, index: int) -> bool:
+        import os
+
+        if self._attached[index] is not None:
+            return False  # what is in the eventfd is on its way to the guest
+        try:
+            return os.eventfd_read(self._events[index].fileno()) > 0
+        except BlockingIOError:
+            return False
+
+    def _put(self, index: int) -> None:
+        self._events[index].trigger()
+
+    def _refresh(self, index: int) -> None:
+        wanted = self._configs[index] if self._ready(index) else None
+        attached = self._attached[index]
+        if wanted == attached:
+            return
+        fd = self._events[index].fileno()
+        if wanted is None:
+            self._router.detach(fd)
+            self._attached[index] = None
+            return
+        pending = attached is None and self._take(index)
+        self._router.attach(fd, wanted)
+        self._attached[index] = wanted
+        if pending:
+            self._put(index)
+
+    def _before_save(self) -> None:
+        self._pending = [self.is_pending(index) for index in range(len(self))]
+
+    def _after_restore(self) -> None:
+        for index, pending in enumerate(self._pending):
+            self._take(index)
+            if pending:
+                self._put(index)
+            self._pending[index] = False
+            self._refresh(index)
+
+    def close(self) -> None:
+        """Detach and close the eventfds; once is enough."""
+        self.disable()
+        for event in self._events:
+            event.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class LegacyGroup(_Group):
+    """Lays every interrupt on one level line; the device clears it once its status was read.
+
+    Args:
+        count: how many interrupts there are.
+        line: the line.
+    """
+
+    def __init__(self, count: int, line: LevelInterrupt) -> None:
+        super().__init__(count)
+        self._line = line
+        self._configs = [MsiIrqConfig(0, 0, 0)] * count
+
+    def _deliver(self, index: int) -> None:  # noqa: ARG002 (they are all the same line)
+        self._line.assert_()  # noqa: PT009 (not unittest's)
+
+    def clear(self) -> None:
+        """Lower the line."""
+        self._line.clear()

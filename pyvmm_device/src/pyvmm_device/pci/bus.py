@@ -1,0 +1,164 @@
+"""A PCI bus: which function has which number."""
+
+from __future__ import annotations
+
+from _thread import RLock
+
+from pyvmm_device.errors import PciError, ResourceExhausted, StateError
+from pyvmm_device.interrupt import SharedLine
+from pyvmm_device.pci.config_space import HEADER_TYPE, INTERRUPT_PIN, MULTIFUNCTION
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from typing import Any
+
+    from pyvmm_device.interrupt import LevelInterrupt
+    from pyvmm_device.io_manager import IoManager
+    from pyvmm_device.pci.function import PciFunction
+
+SLOTS, FUNCTIONS = 32, 8
+
+
+class PciBus:
+    """Up to 32 devices with up to 8 functions each.
+
+    Args:
+        io: where BARs are registered.
+        lines: the interrupt lines that INTA to INTD are wired to; pins are swizzled over them by device number, so
+            that neighbours do not share one. Without any, functions only have messages.
+        number: of the bus.
+    """
+
+    def __init__(self, io: IoManager, lines: Sequence[LevelInterrupt] = (), number: int = 0) -> None:
+        self.io = io
+        self.number = number
+        self._lines = [SharedLine(line) for line in lines]
+        self._functions: dict[tuple[int, int], PciFunction] = {}
+        self._lock = RLock()
+
+    def add(self, function: PciFunction, slot: int | None = None, number: int = 0) -> int:
+        """Put a function on the bus and return its device number.
+
+        Args:
+            function: what to add; also while the guest runs, though it will only look when it is told (`PciHotplug`).
+            slot: the device number, 0 to 31; None takes the lowest that is free.
+            number: the function's number within the device; function 0 must be there first.
+
+        Raises:
+            PciError: the place is taken or there is none such.
+            ResourceExhausted: all 32 are taken.
+        """
+        with self._lock:
+            if slot is None:
+                slot = self._free_slot(function)
+            if not (0 <= slot < SLOTS and 0 <= number < FUNCTIONS):
+                raise PciError(f"{slot:#x}.{number}: a bus has devices 0 to 0x1f with functions 0 to 7")
+            if (slot, number) in self._functions:
+                raise PciError(f"{self._functions[slot, number]!r} is at {slot:02x}.{number} already")
+            if number and (slot, 0) not in self._functions:
+                raise PciError(f"{slot:02x}.{number}: guests look for it only where there is a function 0")
+            function.attach(self.io, self._intx(function, slot), f"{self.number:02x}:{slot:02x}.{number}")
+            self._functions[slot, number] = function
+            if number:
+                self._functions[slot, 0].config.data[HEADER_TYPE] |= MULTIFUNCTION
+        return slot
+
+    def _free_slot(self, function: PciFunction) -> int:
+        for slot in range(SLOTS):
+            if (slot, 0) not in self._functions:
+                return slot
+        raise ResourceExhausted(f"PCI bus {self.number}", repr(function), list(self._functions.values()))
+
+    def _intx(self, function: PciFunction, slot: int):  # type: ignore[no-untyped-def] # noqa: ANN202
+        pin = function.config.data[INTERRUPT_PIN]
+        if not pin or not self._lines:
+            return None
+        input_ = self._lines[self.line_of(slot, pin)].attach()
+        return lambda active: (input_.assert_ if active else input_.clear)()
+
+    def line_of(self, slot: int, pin: int) -> int:
+        """Return the index of the line that a device's pin (1 to 4) is wired to, for ACPI's _PRT or an MP table."""
+        return (slot + pin - 1) % len(self._lines)
+
+    def remove(self, slot: int) -> list[PciFunction]:
+        """Take a device with all its functions from the bus and return them; its ranges and its line are free.
+
+        Raises:
+            PciError: there is none.
+        """
+        with self._lock:
+            numbers = sorted(key for key in self._functions if key[0] == slot)
+            if not numbers:
+                raise PciError(f"there is no device {slot:#x} on bus {self.number}")
+            removed = [self._functions.pop(key) for key in numbers]
+        for function in removed:
+            function.detach()
+            function.config.data[HEADER_TYPE] &= ~MULTIFUNCTION
+        return removed
+
+    def get(self, slot: int, number: int = 0) -> PciFunction | None:
+        """Return a function, or None."""
+        return self._functions.get((slot, number))
+
+    def __iter__(self) -> Iterator[tuple[int, int, PciFunction]]:
+        return iter([(slot, number, function) for (slot, number), function in sorted(self._functions.items())])
+
+    def __len__(self) -> int:
+        return len(self._functions)
+
+    def __bool__(self) -> bool:
+        return True
+
+    # the guest's side
+
+    def config_read(self, devfn: int, offset: int, buffer: memoryview) -> None:
+        """Read from the configuration space of a function; where there is none, ones."""
+        function = self._functions.get((devfn >> 3, devfn & 7))
+        if function is None or offset >= len(function.config):
+            buffer[:] = b"\xff" * len(buffer)
+        else:
+            function.config_read(offset, buffer)
+
+    def config_write(self, devfn: int, offset: int, data: memoryview) -> None:
+        """Write to the configuration space of a function."""
+        function = self._functions.get((devfn >> 3, devfn & 7))
+        if function is not None and offset < len(function.config):
+            function.config_write(offset, data)
+
+    # reset and state
+
+    def reset(self) -> None:
+        """Reset every function."""
+        for _, _, function in self:
+            function.reset()
+
+    def state(self) -> dict[str, Any]:
+        """Return the state of every function, by its place."""
+        return {
+            "device": "PciBus",
+            "version": 1,
+            "functions": {f"{slot:02x}.{number}": function.state() for slot, number, function in self},
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Restore every function.
+
+        Raises:
+            StateError: it has other functions, or one of them refuses its state.
+        """
+        functions = {f"{slot:02x}.{number}": function for slot, number, function in self}
+        if not isinstance(state, dict) or state.get("device") != "PciBus" or state.get("version") != 1:
+            raise StateError("PciBus", "it is not of PciBus, version 1")
+        saved = state.get("functions")
+        if not isinstance(saved, dict) or set(saved) != set(functions):
+            raise StateError("PciBus", f"it is of other functions than {', '.join(functions)}")
+        for function in functions.values():
+            # ranges may have changed places since
+            for bar in function.bars.values():
+                function._map(bar, None)
+        for place, function in functions.items():
+            function.restore(saved[place])
+
+    def __repr__(self) -> str:
+        return f"<PciBus {self.number}: {', '.join(repr(function) for _, _, function in self) or 'empty'}>"

@@ -1,0 +1,316 @@
+"""A PCI function: what every device on the bus is built on."""
+
+from __future__ import annotations
+
+from _thread import RLock
+
+from pyvmm_device.errors import DeviceError, DeviceOverlap, PciError, StateError
+from pyvmm_device.pci import config_space as cs
+from pyvmm_device.pci.bar import ROM_INDEX, Bar
+from pyvmm_device.pci.config_space import ConfigSpace
+from pyvmm_device.pci.msi import MsiCapability
+from pyvmm_device.pci.msix import MsixCapability
+from pyvmm_device.state import Stateful, blob
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from pyvmm_device.bus import Device
+    from pyvmm_device.interrupt import SetLevel
+    from pyvmm_device.interrupt_group import InterruptSourceGroup
+    from pyvmm_device.io_manager import IoManager
+
+
+class PciFunction(Stateful):
+    r"""One function with its header, BARs, capabilities and interrupts.
+
+    Args:
+        vendor_id: who made it.
+        device_id: what it is.
+        class_code: class, subclass and programming interface, 24 bits: 0x020000 is Ethernet.
+        revision: of the device.
+        subsystem_vendor: who made the card.
+        subsystem_id: which card.
+        interrupt_pin: 1 to 4 for INTA to INTD, or 0 for none.
+        express: whether it has a configuration space of 4096 bytes.
+
+    >>> from pyvmm_device import Ram
+    >>> function = PciFunction(0x1AF4, 0x1110, 0x050000)
+    >>> function.add_bar(0, 0x1000, Ram(0x1000))
+    <Bar 0: 0x1000 bytes of memory, not mapped>
+    >>> function.config_write(0x10, memoryview(b"\xff" * 4))
+    >>> answer = memoryview(bytearray(4))
+    >>> function.config_read(0x10, answer)
+    >>> bytes(answer).hex()  # the size, as guests ask for it
+    '00f0ffff'
+    """
+
+    def __init__(
+        self,
+        vendor_id: int,
+        device_id: int,
+        class_code: int,
+        *,
+        revision: int = 0,
+        subsystem_vendor: int = 0,
+        subsystem_id: int = 0,
+        interrupt_pin: int = 0,
+        express: bool = False,
+    ) -> None:
+        if not 0 <= interrupt_pin <= 4:
+            raise PciError(f"interrupt pin {interrupt_pin}: 1 to 4 are INTA to INTD, 0 is none")
+        self._lock = RLock()
+        self.config = config = ConfigSpace(4096 if express else 256)
+        config.set(cs.VENDOR_ID, 2, vendor_id)
+        config.set(cs.DEVICE_ID, 2, device_id)
+        config.set(cs.COMMAND, 2, 0, cs.COMMAND_WRITABLE)
+        config.set(cs.STATUS, 2, 0, 0, cs.STATUS_CLEARS)
+        config.set(cs.REVISION, 1, revision)
+        config.set(cs.CLASS, 3, class_code)
+        config.set(cs.CACHE_LINE, 1, 0, 0xFF)
+        config.set(cs.LATENCY, 1, 0, 0xFF)
+        config.set(cs.SUBSYSTEM_VENDOR, 2, subsystem_vendor)
+        config.set(cs.SUBSYSTEM_ID, 2, subsystem_id)
+        config.set(cs.INTERRUPT_LINE, 1, 0, 0xFF)
+        config.set(cs.INTERRUPT_PIN, 1, interrupt_pin)
+        config.watch(cs.COMMAND, 2, on_write=self._on_command)
+        config.watch(cs.BAR0, 24, on_write=self._on_bar)
+        config.watch(cs.ROM, 4, on_write=self._on_bar)
+        self.bars: dict[int, Bar] = {}
+        self.msi: MsiCapability | None = None
+        self.msix: MsixCapability | None = None
+        self._io: IoManager | None = None
+        self._intx: SetLevel | None = None
+        self._intx_wanted = False
+        self._intx_asserted = False
+        self._first = b""
+        self.address = "not on a bus"
+
+    # building
+
+    def add_bar(
+        self,
+        index: int,
+        size: int,
+        device: Device,
+        *,
+        io: bool = False,
+        wide: bool = False,
+        prefetchable: bool = False,
+    ) -> Bar:
+        """Give the function a range in which a device answers; arguments and errors are those of `Bar`."""
+        if index in self.bars or (index - 1 in self.bars and self.bars[index - 1].wide):
+            raise PciError(f"BAR {index} is there already")
+        if wide and index + 1 in self.bars:
+            raise PciError(f"BAR {index} has 64 bits, and BAR {index + 1} is there already")
+        bar = Bar(self.config, index, size, device, io=io, wide=wide, prefetchable=prefetchable)
+        self.bars[index] = bar
+        return bar
+
+    def add_rom(self, content: bytes) -> Bar:
+        """Give the function an expansion ROM, which firmware runs; padded to a power of two."""
+        from pyvmm_device.ram import Ram
+
+        size = max(2048, 1 << (len(content) - 1).bit_length())
+        bar = Bar(self.config, ROM_INDEX, size, Ram(content.ljust(size, b"\xff"), writable=False))
+        self.bars[ROM_INDEX] = bar
+        return bar
+
+    def add_msi(self, group: InterruptSourceGroup, *, per_vector_masking: bool = True) -> MsiCapability:
+        """Give the function message-signalled interrupts: 1, 2, 4, 8, 16 or 32, as many as the group has."""
+        self.msi = MsiCapability(self, group, per_vector_masking)
+        return self.msi
+
+    def add_msix(self, group: InterruptSourceGroup, bar: int = 1) -> MsixCapability:
+        """Give the function MSI-X, with as many vectors as the group has; table and pending bits get their own BAR."""
+        self.msix = MsixCapability(self, group)
+        self.msix.add_bar(bar)
+        return self.msix
+
+    # the bus's side
+
+    def attach(self, io: IoManager, intx: SetLevel | None, address: str) -> None:
+        """Be on a bus: BARs are registered there, and INTx goes to this line. Called by `PciBus`."""
+        with self._lock:
+            if self._io is not None:
+                raise PciError(f"{self!r} is on a bus already, at {self.address}")
+            self._io, self._intx, self.address = io, intx, address
+            self._first = self._first or bytes(self.config.data)
+            self._remap()
+            self._set_intx()
+
+    def detach(self) -> None:
+        """Leave the bus: ranges are free again, and INTx is low."""
+        with self._lock:
+            for bar in self.bars.values():
+                self._map(bar, None)
+            if self._intx is not None and self._intx_asserted:
+                self._intx(False)
+            self._io, self._intx, self._intx_asserted, self.address = None, None, False, "not on a bus"
+
+    def config_read(self, offset: int, buffer: memoryview) -> None:
+        """Take a guest's read of the configuration space."""
+        with self._lock:
+            self.config.read(offset, buffer)
+
+    def config_write(self, offset: int, data: memoryview) -> None:
+        """Take a guest's write to the configuration space."""
+        with self._lock:
+            self.config.write(offset, data)
+
+    def _on_command(self, offset: int, length: int) -> None:  # noqa: ARG002 (both bytes belong together)
+        self._remap()
+        self._set_intx()
+
+    def _on_bar(self, offset: int, length: int) -> None:  # noqa: ARG002
+        self._remap()
+
+    def _remap(self) -> None:
+        """Move the ranges to where the registers say."""
+        if self._io is None:
+            return
+        moving = [bar for bar in self.bars.values() if bar.wanted() != bar.mapped or bar.conflict is not None]
+        for bar in moving:
+            # first all away: ranges may change places
+            self._map(bar, None)
+        for bar in moving:
+            self._map(bar, bar)
+
+    def _map(self, bar: Bar, where: Bar | None) -> None:
+        if self._io is None:
+            return
+        bus = self._io.pio if bar.io else self._io.mmio
+        if bar.mapped is not None:
+            bus.update(remove=(bar.mapped.base,))
+        bar.mapped = bar.conflict = None
+        wanted = where.wanted() if where is not None else None
+        if wanted is not None:
+            try:
+                bus.update(add=((wanted, bar.device),))
+                bar.mapped = wanted
+            except DeviceOverlap as error:
+                # the guest's mistake, or a moment between two writes: the range answers nowhere until it moves on
+                bar.conflict = error.holder
+
+    # interrupts
+
+    def set_intx(self, active: bool) -> None:
+        """Assert or clear INTx, as far as the guest did not choose messages or disable it."""
+        with self._lock:
+            self._intx_wanted = active
+            self._set_intx()
+
+    def _set_intx(self) -> None:
+        status = self.config.data[cs.STATUS] & ~cs.STATUS_INTERRUPT
+        messages = (self.msi is not None and self.msi.enabled) or (self.msix is not None and self.msix.enabled)
+        wanted = self._intx_wanted and not messages
+        self.config.data[cs.STATUS] = status | cs.STATUS_INTERRUPT * wanted
+        asserted = wanted and not self.config.get(cs.COMMAND, 2) & cs.COMMAND_INTX_DISABLE
+        if asserted != self._intx_asserted and self._intx is not None:
+            self._intx_asserted = asserted
+            self._intx(asserted)
+
+    def interrupt(self, vector: int = 0) -> None:
+        """Interrupt the guest the way it chose: MSI-X, MSI, or by asserting INTx."""
+        if self.msix is not None and self.msix.enabled:
+            self.msix.group.trigger(vector)
+        elif self.msi is not None and self.msi.enabled:
+            self.msi.group.trigger(vector % self.msi.vectors)
+        else:
+            self.set_intx(True)
+
+    @property
+    def bus_master(self) -> bool:
+        """Whether the guest allows the device to reach memory."""
+        return bool(self.config.data[cs.COMMAND] & cs.COMMAND_MASTER)
+
+    # reset and state
+
+    def reset(self) -> None:
+        """Be as after power-on: BARs at nowhere, decoding and interrupts off."""
+        with self._lock:
+            if self._first:
+                multifunction = self.config.data[cs.HEADER_TYPE]
+                self.config.data[:] = self._first
+                self.config.data[cs.HEADER_TYPE] = multifunction
+            if self.msi is not None:
+                self.msi.refresh()
+            if self.msix is not None:
+                self.msix.reset()
+            self._intx_wanted = False
+            self._remap()
+            self._set_intx()
+            self.device_reset()
+
+    def device_reset(self) -> None:
+        """Reset what a subclass adds."""
+
+    def state(self) -> dict[str, Any]:
+        """Return the configuration space, the interrupts, and the state of each BAR's device that has one."""
+        with self._lock:
+            fields: dict[str, Any] = {"config": bytes(self.config.data).hex(), "intx": self._intx_wanted}
+            if self.msi is not None:
+                fields["msi"] = self.msi.group_state()
+            if self.msix is not None:
+                fields["msix"] = self.msix.state()
+            fields["bars"] = {
+                str(bar.index): bar.device.state() for bar in self.bars.values() if isinstance(bar.device, Stateful)
+            }
+        return {"device": type(self).__name__, "version": self.STATE_VERSION, **fields}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Become what a state says; BARs are registered where they were.
+
+        Raises:
+            StateError: it is of another device, or of one put together differently. Nothing changed unless a part of
+                a part was refused, in which case this function is reset.
+        """
+        name = type(self).__name__
+        wanted = {"device", "version", "config", "intx", "bars", *(["msi"] if self.msi else [])}
+        wanted |= {"msix"} if self.msix else set()
+        if not isinstance(state, dict) or state.get("device") != name or state.get("version") != self.STATE_VERSION:
+            raise StateError(name, f"it is not of {name}, version {self.STATE_VERSION}")
+        if set(state) != wanted:
+            raise StateError(name, f"it has {sorted(map(str, state))}, not {sorted(wanted)}")
+        try:
+            config = blob(len(self.config)).load(state["config"])
+        except ValueError as error:
+            raise StateError(name, f"config: {error}") from None
+        with self._lock:
+            config[cs.STATUS] &= ~cs.STATUS_INTERRUPT  # follows from intx
+            mine = bytes(self.config.data)
+            self.config.data[cs.STATUS] &= ~cs.STATUS_INTERRUPT
+            different = self.config.differs_read_only(bytes(config))
+            if different is not None or state["intx"] not in (True, False) or not isinstance(state["bars"], dict):
+                self.config.data[:] = mine
+                raise StateError(name, f"its configuration space differs at {different} in what cannot be written")
+            try:
+                self._restore_parts(state)
+            except DeviceError:
+                self.reset()
+                raise
+            self.config.data[:] = config
+            if self.msi is not None:
+                self.msi.refresh()
+            if self.msix is not None:
+                self.msix.refresh()
+            self._intx_wanted = state["intx"]
+            self._remap()
+            self._set_intx()
+
+    def _restore_parts(self, state: Mapping[str, Any]) -> None:
+        devices = {str(bar.index): bar.device for bar in self.bars.values() if isinstance(bar.device, Stateful)}
+        if set(devices) != set(state["bars"]):
+            raise StateError(type(self).__name__, f"it has BARs {sorted(state['bars'])}, not {sorted(devices)}")
+        for index, device in devices.items():
+            device.restore(state["bars"][index])
+        if self.msi is not None:
+            self.msi.restore_group(state["msi"])
+        if self.msix is not None:
+            self.msix.restore(state["msix"])
+
+    def __repr__(self) -> str:
+        ids = f"{self.config.get(cs.VENDOR_ID, 2):04x}:{self.config.get(cs.DEVICE_ID, 2):04x}"
+        return f"<{type(self).__name__} {ids} {self.address}>"

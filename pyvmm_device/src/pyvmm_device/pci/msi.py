@@ -1,0 +1,92 @@
+"""The MSI capability: up to 32 messages with one address.
+
+Source: PCI Local Bus Specification 3.0, section 6.8.1.
+"""
+
+from __future__ import annotations
+
+from pyvmm_device.errors import PciError, StateError
+from pyvmm_device.interrupt_group import MsiIrqConfig
+from pyvmm_device.pci.config_space import CAP_MSI
+from pyvmm_device.state import Stateful
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pyvmm_device.interrupt_group import InterruptSourceGroup
+    from pyvmm_device.pci.function import PciFunction
+
+ENABLE, MULTIPLE_ENABLE, WIDE, MASKABLE = 0x0001, 0x0070, 0x0080, 0x0100
+CONTROL, ADDRESS, DATA, MASK, PENDING = 2, 4, 12, 16, 20
+
+
+class MsiCapability:
+    """Message-signalled interrupts of a function; see `PciFunction.add_msi`."""
+
+    def __init__(self, function: PciFunction, group: InterruptSourceGroup, per_vector_masking: bool) -> None:
+        count = len(group)
+        if count > 32 or count & (count - 1):
+            raise PciError(f"MSI has 1, 2, 4, 8, 16 or 32 interrupts, not {count}: use MSI-X")
+        self.function = function
+        self.group = group
+        self._maskable = per_vector_masking
+        control = WIDE | MASKABLE * per_vector_masking | (count.bit_length() - 1) << 1
+        body = bytearray(22 if per_vector_masking else 12)
+        body[0:2] = control.to_bytes(2, "little")
+        writable = bytearray(len(body))
+        writable[0] = ENABLE | MULTIPLE_ENABLE
+        writable[2:12] = b"\xfc" + b"\xff" * 9
+        if per_vector_masking:
+            writable[14:18] = ((1 << count) - 1).to_bytes(4, "little")
+        self.offset = function.config.add_capability(
+            CAP_MSI, bytes(body), bytes(writable), on_write=self._on_write, on_read=self._on_read
+        )
+
+    def _on_write(self, offset: int, length: int) -> None:  # noqa: ARG002 (any part of it changes messages)
+        self.refresh()
+
+    def _on_read(self, offset: int, length: int) -> None:
+        if self._maskable and offset + length > PENDING:
+            bits = sum(self.group.is_pending(vector) << vector for vector in range(len(self.group)))
+            self.function.config.put(self.offset + PENDING, 4, bits)
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the guest uses it."""
+        return bool(self.function.config.data[self.offset + CONTROL] & ENABLE)
+
+    @property
+    def vectors(self) -> int:
+        """How many different messages the guest allows."""
+        allowed = (self.function.config.data[self.offset + CONTROL] & MULTIPLE_ENABLE) >> 4
+        return min(1 << min(allowed, 5), len(self.group))
+
+    def refresh(self) -> None:
+        """Tell the group what the registers say."""
+        config = self.function.config
+        if not self.enabled:
+            self.group.disable()
+        low, high = config.get(self.offset + ADDRESS, 4), config.get(self.offset + ADDRESS + 4, 4)
+        data = config.get(self.offset + DATA, 2)
+        masks = config.get(self.offset + MASK, 4) if self._maskable else 0
+        for vector in range(len(self.group)):
+            # "The function is permitted to modify the low order bits" of the data, as many as number the vectors
+            message = data & ~(self.vectors - 1) | vector & (self.vectors - 1)
+            (self.group.mask if masks >> vector & 1 else self.group.unmask)(vector)
+            self.group.update(vector, MsiIrqConfig(high, low, message))
+        if self.enabled:
+            self.group.enable()
+        self.function._set_intx()
+
+    def group_state(self) -> dict[str, Any]:
+        """Return what is pending."""
+        return self.group.state() if isinstance(self.group, Stateful) else {}
+
+    def restore_group(self, state: object) -> None:
+        """Have pending what a state says; raises `StateError`."""
+        if not isinstance(state, dict):
+            raise StateError("MsiCapability", "it is no dictionary")
+        if isinstance(self.group, Stateful):
+            self.group.disable()
+            self.group.restore(state)
