@@ -14,9 +14,9 @@ registered, by port or by address, and where a VMM takes each access that leaves
 42
 
 Interrupts are protocols (`interrupt`, `interrupt_group`) and time is one (`clock.Clock`), so a device works under any
-hypervisor and under none. Every device of this package has ``reset()``, ``state()`` and ``restore(state)``, takes
-whatever a guest writes without an exception, and may be used by several vCPUs at once. A device that is made of
-registers is shortest as a `RegisterDevice`.
+hypervisor and under none. The devices take whatever a guest writes without an exception; all but `Cmos` and `I8042`
+have ``reset()``, ``state()`` and ``restore(state)``. A device that is made of registers is shortest as a
+`RegisterDevice`.
 
 The names below load their modules when they are first used: a VMM pays at start-up for what it touches.
 """
