@@ -3,6 +3,7 @@
 A device is any object with ``read(offset, buffer)`` and ``write(offset, data)``. `IoManager` is where they are
 registered, by port or by address, and where a VMM takes each access that leaves the guest:
 
+>>> from pyvmm_device import BusRange, IoManager
 >>> class Answer:
 ...     def read(self, offset, buffer): buffer[:] = bytes([42] * len(buffer))
 ...     def write(self, offset, data): pass

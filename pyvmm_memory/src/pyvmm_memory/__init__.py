@@ -28,7 +28,7 @@ from .region import GuestRegionMmap
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .atomic import GuestMemoryAtomic
-    from .fence import fence
+    from .ordering import fence
 
 __version__ = "0.1.0"
 
@@ -57,7 +57,7 @@ __all__ = [
 def __getattr__(name: str) -> object:
     # booting a kernel needs neither, and each costs an import
     if name == "fence":
-        from .fence import fence
+        from .ordering import fence
 
         return fence
     if name == "GuestMemoryAtomic":
