@@ -10,7 +10,7 @@ from pyvmm_device.pci.config_space import HEADER_TYPE, INTERRUPT_PIN, MULTIFUNCT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Any
 
     from pyvmm_device.interrupt import LevelInterrupt
@@ -70,7 +70,7 @@ class PciBus:
                 return slot
         raise ResourceExhausted(f"PCI bus {self.number}", repr(function), list(self._functions.values()))
 
-    def _intx(self, function: PciFunction, slot: int):  # type: ignore[no-untyped-def] # noqa: ANN202
+    def _intx(self, function: PciFunction, slot: int) -> Callable[[bool], None] | None:
         pin = function.config.data[INTERRUPT_PIN]
         if not pin or not self._lines:
             return None
