@@ -6,26 +6,26 @@ what happens on each exit, when the machine has ended. Read it from `main` downw
 
     main       the command line in, the exit status out
     Machine    memory, KVM, devices, kernel; what to do on an exit; how a machine ends
-    Console    what the guest prints, and the line in it that says the kernel panicked
-    Terminal   what the person types, and the way out
+
+What the guest prints and the person types is in `terminal.py` beside it. A machine of your own is a subclass of
+`Machine` that overrides one of its `add_` steps.
 
 Some modules are imported where they are first needed: a guest of ten instructions says its first byte sooner.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 
 from pyvmm_device import I8042, BusRange, Cmos, EventFdInterrupt, EventLoop, IoManager, Serial
 from pyvmm_kvm import Intr, IoIn, IoOut, Kvm, MmioRead, MmioWrite, RunControl, Shutdown
-from pyvmm_loader import BootPlan, LoaderError
+from pyvmm_loader import BootPlan, LoaderError, split_ram
 from pyvmm_memory import GuestMemoryMmap
+from terminal import Console, Terminal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
     from typing import Any
 
     from pyvmm_kvm import CpuId, VcpuExit, VcpuFd
@@ -38,8 +38,6 @@ MAX_CPUS = 254
 """An 8-bit APIC id names no more, beside the IOAPIC and the broadcast."""
 HALT_CHECK_SECONDS = 0.2
 DEFAULT_CMDLINE = "console=ttyS0 panic=-1 reboot=k"
-CTRL_A = 0x01
-HELP = b"\r\n[Ctrl-A x: leave   Ctrl-A h: this help   Ctrl-A b: break   Ctrl-A Ctrl-A: a Ctrl-A for the guest]\r\n"
 
 
 class UsageError(Exception):
@@ -60,47 +58,60 @@ class Machine:
             raise
 
     def build(self, arguments: argparse.Namespace) -> None:
-        """Make everything; nothing runs yet."""
-        kvm = self.own(Kvm())
-        if arguments.cpus > min(MAX_CPUS, kvm.get_max_vcpus()):
+        """Make everything, a step at a time; nothing runs yet."""
+        self.arguments = arguments
+        self.kvm = self.own(Kvm())
+        if arguments.cpus > min(MAX_CPUS, self.kvm.get_max_vcpus()):
             raise UsageError(f"{arguments.cpus} vCPUs: this VMM and this host allow 1 to {MAX_CPUS}; use --cpus")
-        plan = self.own(
-            BootPlan(
-                arguments.kernel, arguments.memory, arguments.cmdline, arguments.initrd, arguments.cpus, arguments.entry
-            )
-        )
-        if arguments.plan:
-            print(plan, file=sys.stderr)
-        memory = self.own(GuestMemoryMmap.from_ranges(plan.ranges))
-        plan.apply(memory)
-
-        vm = self.own(kvm.create_vm())
-        vm.set_tss_address(TSS_ADDRESS)
-        vm.create_irq_chip()
-        vm.create_pit2()
-        for slot, region in enumerate(memory):
-            vm.set_user_memory_region(slot, region.start, region.buffer)
-
+        self.memory = self.own(GuestMemoryMmap.from_ranges(split_ram(arguments.memory)))
+        self.vm = self.own(self.kvm.create_vm())
+        for slot, region in enumerate(self.memory):
+            self.vm.set_user_memory_region(slot, region.start, region.buffer)
         self.loop = self.own(EventLoop())
-        self.console = Console()
-        interrupt = self.own(EventFdInterrupt())
-        vm.register_irqfd(interrupt.fileno(), COM1_IRQ)
-        self.serial = Serial(interrupt, self.console)
         self.io = IoManager()
+        self.add_interrupt_controllers()
+        self.add_devices()
+        with self.plan() as plan:
+            if arguments.plan:
+                print(plan, file=sys.stderr)
+            plan.apply(self.memory)
+            self.add_processors(plan)
+
+    def add_interrupt_controllers(self) -> None:
+        """The PC's interrupt controllers and its timer, all in KVM."""
+        self.vm.set_tss_address(TSS_ADDRESS)
+        self.vm.create_irq_chip()
+        self.vm.create_pit2()
+
+    def add_devices(self) -> None:
+        """One serial port, and what resets the machine and tells the time."""
+        self.console = Console()
+        self.serial = Serial(self.interrupt(COM1_IRQ), self.console)
         self.io.register_pio(self.serial, [BusRange(COM1, 8)])
         self.io.register_pio(I8042(self.on_reset), [BusRange(I8042_PORTS, 5)])
         self.io.register_pio(Cmos(), [BusRange(CMOS, 2)])
 
-        # the first processor starts at the kernel's entry; the others wait for it to send INIT and SIPI
-        cpuid = kvm.get_supported_cpuid()
-        vcpus = [self.own(vm.create_vcpu(number)) for number in range(arguments.cpus)]
+    def interrupt(self, gsi: int) -> EventFdInterrupt:
+        """An edge interrupt that KVM delivers without a detour through here."""
+        interrupt: EventFdInterrupt = self.own(EventFdInterrupt())
+        self.vm.register_irqfd(interrupt.fileno(), gsi)
+        return interrupt
+
+    def plan(self) -> BootPlan:
+        """What the kernel finds in memory, and where, before the first instruction."""
+        asked = self.arguments
+        return BootPlan(asked.kernel, asked.memory, asked.cmdline, asked.initrd, asked.cpus, asked.entry)
+
+    def add_processors(self, plan: BootPlan) -> None:
+        """The first starts at the kernel's entry; the others wait for it to send INIT and SIPI."""
+        cpuid = self.kvm.get_supported_cpuid()
+        vcpus = [self.own(self.vm.create_vcpu(number)) for number in range(self.arguments.cpus)]
         for vcpu in vcpus:
             vcpu.set_cpuid2(with_apic_id(cpuid, vcpu.id))
         regs, sregs = vcpus[0].get_regs(), vcpus[0].get_sregs()
         plan.registers.copy_to(regs, sregs)
         vcpus[0].set_sregs(sregs)
         vcpus[0].set_regs(regs)
-        plan.close()
         self.control = RunControl(vcpus, self.on_exit)
 
     def own(self, thing: Any) -> Any:  # noqa: ANN401 (whatever has a close)
@@ -195,111 +206,6 @@ def with_apic_id(cpuid: CpuId, apic_id: int) -> CpuId:
         elif entry.function in (0xB, 0x1F):
             entry.edx = apic_id
     return own
-
-
-class Console:
-    """The guest's side of the serial line: bytes out, and an eye on what the kernel says when it panics."""
-
-    def __init__(self) -> None:
-        self.panic = ""
-        self.spins = False
-        self.line = bytearray()
-
-    def write(self, data: bytes) -> None:
-        """Print what the guest transmits."""
-        os.write(1, data)
-        self.line += data
-        if data == b"\n" or len(self.line) > 512:
-            self.read_line(bytes(self.line))
-            self.line.clear()
-
-    def read_line(self, line: bytes) -> None:
-        """Notice a panic: there is no other way to tell its reset from a reboot without a device made for it."""
-        before, found, message = line.partition(b"Kernel panic - not syncing: ")
-        if found and before.strip().endswith((b"]", b"end")) | (not before.strip()):
-            self.panic = self.panic or message.decode(errors="replace").strip(" \r\n-[]")
-            # printed last by a kernel that was not told to reboot
-            self.spins = b"end Kernel panic" in line
-
-
-class Terminal:
-    """The person's side of the serial line: raw mode, Ctrl-A commands, and the terminal back as it was."""
-
-    def __init__(self, loop: EventLoop, serial: Serial, leave: Callable[[], object]) -> None:
-        self.loop = loop
-        self.serial = serial
-        self.leave = leave
-        self.pending = bytearray()  # typed, and not yet taken by the guest
-        self.escaped = False
-        self.saved: list[Any] | None = None
-        self.waitable = True
-        serial.on_room = self.on_room
-
-    def __enter__(self) -> Terminal:
-        if os.isatty(0):
-            import termios
-            import tty
-
-            self.saved = termios.tcgetattr(0)
-            tty.setraw(0)
-            os.write(2, HELP)
-        try:
-            self.loop.add_reader(0, self.on_input)
-        except OSError:  # a regular file or /dev/null cannot be waited for, and need not be
-            self.waitable = False
-            self.loop.call_soon(self.on_input)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self.saved is not None:
-            import termios
-
-            termios.tcsetattr(0, termios.TCSADRAIN, self.saved)
-
-    def on_input(self) -> None:
-        """Take what was typed; more is read when the guest has taken this."""
-        try:
-            typed = os.read(0, 1024)
-        except OSError:
-            typed = b""
-        self.loop.remove_reader(0)
-        for byte in typed:
-            self.take(byte)
-        if typed:
-            self.feed()
-
-    def take(self, byte: int) -> None:
-        """Sort out one byte: for us, or for the guest."""
-        if self.saved is None or not (self.escaped or byte == CTRL_A):
-            self.pending.append(byte)
-        elif not self.escaped:
-            self.escaped = True
-        else:
-            self.escaped = False
-            if byte in b"xX":
-                self.leave()
-            elif byte in b"bB":
-                self.serial.send_break()
-            elif byte == CTRL_A:
-                self.pending.append(byte)
-            else:
-                os.write(2, HELP)
-
-    def on_room(self) -> None:
-        """In a vCPU's thread: the guest has emptied the receiver."""
-        if self.pending:
-            self.loop.call_soon(self.feed)
-
-    def feed(self) -> None:
-        """Give the guest what it has room for, and listen again once it has everything."""
-        del self.pending[: self.serial.enqueue(bytes(self.pending[:64]))]
-        if self.pending:
-            return
-        if self.waitable:
-            self.loop.remove_reader(0)
-            self.loop.add_reader(0, self.on_input)
-        else:
-            self.loop.call_soon(self.on_input)
 
 
 def size(text: str) -> int:

@@ -10,7 +10,7 @@ BOOT_PATH = """
 import sys
 from pyvmm_device import I8042, BusRange, Cmos, EventFdInterrupt, EventLoop, IoManager, Serial
 from pyvmm_kvm import Intr, IoIn, IoOut, Kvm, KvmError, MmioRead, MmioWrite, RunControl, Shutdown
-from pyvmm_loader import BootPlan, LoaderError
+from pyvmm_loader import BootPlan, LoaderError, split_ram
 from pyvmm_memory import GuestMemoryMmap
 import pyvmm_kvm.vm, pyvmm_kvm.vcpu, pyvmm_loader.elf, pyvmm_loader.x86_64.pvh
 print(*sys.modules)
