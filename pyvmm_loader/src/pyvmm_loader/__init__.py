@@ -53,7 +53,8 @@ if TYPE_CHECKING:
     from .initramfs import Initramfs, read_initramfs
     from .initrd import place_initrd
     from .inspection import inspect
-    from .plan import BootPlan, Placement
+    from .placement import Placement
+    from .plan import BootPlan
     from .result import KernelLoaderResult, PvhBootCapability
     from .x86_64.layout import split_ram
 
@@ -69,7 +70,7 @@ _HOME = {
     "read_initramfs": "initramfs",
     "inspect": "inspection",
     "BootPlan": "plan",
-    "Placement": "plan",
+    "Placement": "placement",
     "KernelLoaderResult": "result",
     "PvhBootCapability": "result",
     "split_ram": "x86_64.layout",

@@ -68,6 +68,10 @@ class BzImageFile:
                 available=len(view),
             )
 
+    def entries(self) -> list[str]:
+        """Return the boot protocols that it offers, the one to prefer first."""
+        return (["linux64"] if self.has_64bit_entry else []) + ["linux32"]
+
     @property
     def has_64bit_entry(self) -> bool:
         """Is there an entry 0x200 behind the load address?"""

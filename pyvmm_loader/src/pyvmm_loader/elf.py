@@ -126,6 +126,13 @@ class ElfFile:
         """What has to be in memory."""
         return [segment for segment in self.headers if segment.kind == PT_LOAD and segment.memsz]
 
+    def entries(self) -> list[str]:
+        """Return the boot protocols that an x86 kernel offers, the one to prefer first."""
+        offered = [] if self.pvh_entry() is None else ["pvh"]
+        if self.bits == 64 and self.machine == EM_X86_64:
+            offered.append("linux64")
+        return offered
+
     def need_x86(self) -> None:
         """Raise unless this is an executable for x86."""
         if self.machine not in (EM_386, EM_X86_64):

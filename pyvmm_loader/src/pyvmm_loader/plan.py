@@ -6,9 +6,9 @@ from .errors import EntryNotOffered, LoaderError, MemoryTooSmall, Overlap, Proto
 from .formats import identify, refuse
 from .initrd import place_initrd
 from .memory import need_ram, ranges_of, write_zeros
+from .placement import Placement
 from .source import Source
 from .x86_64 import layout, registers
-from .x86_64.e820 import e820
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,34 +18,9 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from .cmdline import Cmdline
-    from .elf import ElfFile
     from .memory import GuestMemory
     from .source import ImageLike
-    from .x86_64.bootparam import SetupHeader
-
-# COMMAND_LINE_SIZE of x86 is 2048 with the NUL; `cmdline_size` of the setup header does not count the NUL.
-ELF_CMDLINE_SIZE = 2047
-
-
-class Placement:
-    """Bytes at an address: `data` first, zeros up to `size`; `data` None only reserves the range."""
-
-    __slots__ = ("data", "name", "size", "start", "why")
-
-    def __init__(self, start: int, size: int, name: str, why: str, data: Buffer | None = None) -> None:
-        self.start = start
-        self.size = size
-        self.name = name
-        self.why = why
-        self.data = data
-
-    @property
-    def end(self) -> int:
-        """The first address behind it."""
-        return self.start + self.size
-
-    def __repr__(self) -> str:
-        return f"<Placement {self.name} {self.start:#x}..{self.end:#x}>"
+    from .x86_64.e820 import E820Entry
 
 
 class BootPlan:
@@ -60,6 +35,8 @@ class BootPlan:
 
     Raises ImageError for the file, PlacementError where it does not fit, CmdlineError for the command line.
     """
+
+    e820: list[E820Entry]
 
     def __init__(
         self,
@@ -83,7 +60,8 @@ class BootPlan:
             self.kernel = source.name
             self.kind = identify(source.view)
             self.initrd = None if initrd is None else self._source(initrd)
-            self.registers = self._plan(source, str(cmdline), entry)
+            self.registers = self._protocol(source, str(cmdline), entry)
+            self._tables()
             self._check()
         except BaseException:
             self.close()
@@ -94,80 +72,43 @@ class BootPlan:
         self._sources.append(source)
         return source
 
-    def _add(self, start: int, data: Buffer | None, name: str, why: str, size: int | None = None) -> None:
-        length = size if size is not None else len(memoryview(data or b""))
-        self.placements.append(Placement(start, length, name, why, data))
-
-    def _plan(self, source: Source, cmdline: str, entry: str) -> registers.Registers:
+    def _protocol(self, source: Source, cmdline: str, entry: str) -> registers.Registers:
+        """Let the boot protocol that was asked for place the kernel and what it reads."""
         if self.kind == "elf":
-            state = self._elf(source, cmdline, entry)
-        elif self.kind == "bzimage":
-            state = self._bzimage(source, cmdline, entry)
-        else:
-            raise refuse(self.kind, source.name, len(source.view))
-        self._add(layout.GDT_START, state.gdt, "GDT", "segments the entry expects loaded")
+            from .elf import ElfFile
+
+            elf = ElfFile(source.view, source.name)
+            elf.need_x86()
+            self.entry = self._choose(entry, elf.entries(), source.name)
+            if self.entry == "pvh":
+                from .x86_64 import pvh
+
+                return pvh.plan(self, elf, cmdline)
+            from .x86_64 import linux_boot
+
+            return linux_boot.plan_elf(self, elf, cmdline)
+        if self.kind == "bzimage":
+            from .bzimage import BzImageFile
+            from .x86_64 import linux_boot
+
+            image = BzImageFile(source.view, source.name)
+            self._views.append(image.payload)
+            self.entry = self._choose(entry, image.entries(), source.name)
+            return linux_boot.plan_bzimage(self, image, cmdline, self.entry)
+        raise refuse(self.kind, source.name, len(source.view))
+
+    def _tables(self) -> None:
+        """Add what every kernel on this machine reads, whatever its boot protocol."""
+        self.add(layout.GDT_START, self.registers.gdt, "GDT", "segments the entry expects loaded")
         if self.entry == "linux64":
-            self._add(layout.PML4_START, registers.identity_map(), "page tables", "identity map of 4 GiB for long mode")
+            self.add(layout.PML4_START, registers.identity_map(), "page tables", "identity map of 4 GiB for long mode")
         if not self.rsdp:
             from .x86_64.mptable import mptable
 
             table = mptable(self.vcpus)
-            self._add(
+            self.add(
                 layout.MPTABLE_START, table, "MP table", f"{self.vcpus} CPU(s), I/O APIC; kernel scans 0xf0000..0xfffff"
             )
-        return state
-
-    def _elf(self, source: Source, cmdline: str, entry: str) -> registers.Registers:
-        from .elf import EM_X86_64, ElfFile
-
-        elf = ElfFile(source.view, source.name)
-        elf.need_x86()
-        pvh = elf.pvh_entry()
-        offered = [] if pvh is None else ["pvh"]
-        if elf.bits == 64 and elf.machine == EM_X86_64:
-            offered.append("linux64")
-        self.entry = self._choose(entry, offered, source.name)
-        end = self._segments(elf)
-        if self.entry == "pvh":
-            assert pvh is not None
-            self._pvh(cmdline, end)
-            return registers.pvh(pvh)
-        from .x86_64.bootparam import SetupHeader
-
-        self._zero_page(SetupHeader.for_elf(), cmdline, end)
-        return registers.linux64(elf.entry)
-
-    def _segments(self, elf: ElfFile) -> int:
-        for number, segment in enumerate(elf.segments):
-            data = elf.view[segment.offset : segment.offset + segment.filesz]
-            self._views.append(data)
-            zeros = segment.memsz - segment.filesz
-            why = f"PT_LOAD at its physical address{f', {zeros:#x} bytes of BSS zeroed' if zeros else ''}"
-            self._add(segment.paddr, data, f"kernel segment {number}", why, segment.memsz)
-        return max(placement.end for placement in self.placements)
-
-    def _bzimage(self, source: Source, cmdline: str, entry: str) -> registers.Registers:
-        from .bzimage import BzImageFile
-
-        image = BzImageFile(source.view, source.name)
-        self._views.append(image.payload)
-        header = image.header
-        offered = (["linux64"] if image.has_64bit_entry else []) + ["linux32"]
-        self.entry = self._choose(entry, offered, source.name)
-        start = header.code32_start
-        self._add(start, image.payload, "kernel", "bzImage payload where code32_start asks")
-        low, high = image.runtime
-        behind = start + len(image.payload)
-        if high > behind:
-            self._add(
-                max(low, behind),
-                None,
-                "kernel workspace",
-                "init_size: the kernel unpacks itself here",
-                high - max(low, behind),
-            )
-        self._zero_page(header, cmdline, max(high, behind))
-        return registers.linux64(start + 0x200) if self.entry == "linux64" else registers.linux32(start)
 
     def _choose(self, entry: str, offered: list[str], name: str) -> str:
         if entry == "auto" and offered:
@@ -181,7 +122,20 @@ class BootPlan:
             )
         return entry
 
-    def _cmdline(self, text: str, limit: int) -> None:
+    # What a boot protocol calls while it plans:
+
+    def add(self, start: int, data: Buffer | None, name: str, why: str, size: int | None = None) -> None:
+        """Put `data` at `start`, with zeros up to `size`; data None only keeps the range free."""
+        length = size if size is not None else len(memoryview(data or b""))
+        self.placements.append(Placement(start, length, name, why, data))
+
+    def add_slice(self, view: memoryview, start: int, name: str, why: str, size: int) -> None:
+        """Put a part of the image, which the plan keeps until it is closed."""
+        self._views.append(view)
+        self.add(start, view, name, why, size)
+
+    def add_cmdline(self, text: str, limit: int, start: int = layout.CMDLINE_START) -> None:
+        """Put the command line of at most `limit` characters; raises TooLarge and what Cmdline refuses."""
         from .cmdline import Cmdline
 
         size = min(limit + 1, layout.CMDLINE_MAX_SIZE)
@@ -194,37 +148,16 @@ class BootPlan:
                 capacity=size,
             ) from error
         self.cmdline = str(line)
-        self._add(layout.CMDLINE_START, line.as_cstring(), "command line", f"{len(line)} of {size - 1} characters")
+        self.add(start, line.as_cstring(), "command line", f"{len(line)} of {size - 1} characters")
 
-    def _initrd(self, kernel_end: int, addr_max: int) -> tuple[int, int] | None:
+    def add_initrd(self, kernel_end: int, addr_max: int) -> tuple[int, int] | None:
+        """Put the initrd, if there is one, as high as allowed; return its address and size."""
         if self.initrd is None:
             return None
         size = len(self.initrd.view)
         at = place_initrd(size, self.ranges, max(kernel_end, layout.HIMEM_START), addr_max)
-        self._add(at, self.initrd.view, "initrd", f"as high as RAM and initrd_addr_max {addr_max:#x} allow")
+        self.add(at, self.initrd.view, "initrd", f"as high as RAM and initrd_addr_max {addr_max:#x} allow")
         return at, size
-
-    def _pvh(self, cmdline: str, end: int) -> None:
-        from .x86_64.pvh import start_info
-
-        self._cmdline(cmdline, ELF_CMDLINE_SIZE)
-        initrd = self._initrd(end, 0x7FFFFFFF)
-        self.e820 = e820(self.ranges)
-        info = start_info(layout.CMDLINE_START, self.e820, [] if initrd is None else [initrd], self.rsdp)
-        self._add(layout.PVH_INFO_START, info, "start_info", "PVH: ebx points here; modules and memory map follow")
-
-    def _zero_page(self, header: SetupHeader, cmdline: str, end: int) -> None:
-        from .x86_64.bootparam import zero_page
-
-        # Before 2.06 there is no cmdline_size; boot.rst says the limit is then 255.
-        self._cmdline(cmdline, header.cmdline_size if header.version >= 0x206 else 255)
-        header.type_of_loader = 0xFF
-        header.cmd_line_ptr = layout.CMDLINE_START
-        initrd = self._initrd(end, header.initrd_addr_max if header.version >= 0x203 else 0x37FFFFFF)
-        self.e820 = e820(self.ranges)
-        page = zero_page(header, self.e820, initrd, self.rsdp)
-        self._add(layout.ZERO_PAGE_START, page, "zero page", "struct boot_params: rsi points here")
-        self._add(layout.BOOT_STACK_START, None, "boot stack", "rsp at the entry", 0x1000)
 
     def _check(self) -> None:
         self.placements.sort(key=lambda placement: placement.start)

@@ -8,18 +8,47 @@ from __future__ import annotations
 from struct import Struct
 
 from ..errors import ProtocolViolation
-from .layout import PVH_INFO_START, PVH_MEMMAP_MAX, PVH_MEMMAP_START, PVH_MODLIST_MAX, PVH_MODLIST_START
+from .layout import (
+    CMDLINE_START,
+    PVH_INFO_START,
+    PVH_MEMMAP_MAX,
+    PVH_MEMMAP_START,
+    PVH_MODLIST_MAX,
+    PVH_MODLIST_START,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ..elf import ElfFile
+    from ..plan import BootPlan
     from .e820 import E820Entry
+    from .registers import Registers
 
 XEN_HVM_START_MAGIC_VALUE = 0x336EC578
 START_INFO = Struct("<IIIIQQQQII")
 MODLIST_ENTRY = Struct("<QQQQ")
 MEMMAP_ENTRY = Struct("<QQII")
+
+# COMMAND_LINE_SIZE of Linux on x86 is 2048 with the NUL.
+CMDLINE_SIZE = 2047
+INITRD_ADDR_MAX = 0x7FFFFFFF
+
+
+def plan(boot: BootPlan, elf: ElfFile, cmdline: str) -> Registers:
+    """Plan an ELF kernel by the entry that its PVH note names."""
+    from . import registers
+    from .e820 import e820
+    from .linux_boot import add_segments
+
+    end = add_segments(boot, elf)
+    boot.add_cmdline(cmdline, CMDLINE_SIZE)
+    initrd = boot.add_initrd(end, INITRD_ADDR_MAX)
+    boot.e820 = e820(boot.ranges)
+    info = start_info(CMDLINE_START, boot.e820, [] if initrd is None else [initrd], boot.rsdp)
+    boot.add(PVH_INFO_START, info, "start_info", "PVH: ebx points here; modules and memory map follow")
+    return registers.pvh(elf.pvh_entry() or elf.entry)
 
 
 def start_info(

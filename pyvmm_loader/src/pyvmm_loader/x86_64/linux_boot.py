@@ -1,0 +1,78 @@
+"""The Linux boot protocol by its 64-bit and 32-bit entries: kernel, zero page, command line, initrd.
+
+Source: Documentation/x86/boot.rst, "64-bit Boot Protocol" and "32-bit Boot Protocol".
+"""
+
+from __future__ import annotations
+
+from . import layout, registers
+from .bootparam import SetupHeader, zero_page
+from .e820 import e820
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..bzimage import BzImageFile
+    from ..elf import ElfFile
+    from ..plan import BootPlan
+
+ENTRY_64_OFFSET = 0x200  # "the 64-bit entry point is at load address + 0x200"
+INITRD_ADDR_MAX_BEFORE_2_03 = 0x37FFFFFF
+CMDLINE_SIZE_BEFORE_2_06 = 255
+
+
+def plan_elf(boot: BootPlan, elf: ElfFile, cmdline: str) -> registers.Registers:
+    """Plan a vmlinux by the 64-bit entry, which for it is e_entry."""
+    add_zero_page(boot, SetupHeader.for_elf(), cmdline, add_segments(boot, elf))
+    return registers.linux64(elf.entry)
+
+
+def plan_bzimage(boot: BootPlan, image: BzImageFile, cmdline: str, entry: str) -> registers.Registers:
+    """Plan a bzImage by its entry `linux64` or `linux32`."""
+    header = image.header
+    add_zero_page(boot, header, cmdline, add_payload(boot, image))
+    start = header.code32_start
+    return registers.linux64(start + ENTRY_64_OFFSET) if entry == "linux64" else registers.linux32(start)
+
+
+def add_segments(boot: BootPlan, elf: ElfFile) -> int:
+    """Put what an ELF file wants in memory; return where all that is planned so far ends."""
+    for number, segment in enumerate(elf.segments):
+        zeros = segment.memsz - segment.filesz
+        why = f"PT_LOAD at its physical address{f', {zeros:#x} bytes of BSS zeroed' if zeros else ''}"
+        data = elf.view[segment.offset : segment.offset + segment.filesz]
+        boot.add_slice(data, segment.paddr, f"kernel segment {number}", why, segment.memsz)
+    return max(placement.end for placement in boot.placements)
+
+
+def add_payload(boot: BootPlan, image: BzImageFile) -> int:
+    """Put a bzImage's protected-mode kernel and keep the memory that it unpacks itself into; return its end."""
+    start = image.header.code32_start
+    boot.add(start, image.payload, "kernel", "bzImage payload where code32_start asks")
+    low, high = image.runtime
+    behind = start + len(image.payload)
+    if high > behind:
+        low = max(low, behind)
+        boot.add(low, None, "kernel workspace", "init_size: the kernel unpacks itself here", high - low)
+    return max(high, behind)
+
+
+def cmdline_limit(header: SetupHeader) -> int:
+    """How many characters the kernel reads: boot.rst says 255 before protocol 2.06, which has no cmdline_size."""
+    return header.cmdline_size if header.version >= 0x206 else CMDLINE_SIZE_BEFORE_2_06
+
+
+def initrd_limit(header: SetupHeader) -> int:
+    """The highest address an initrd may occupy."""
+    return header.initrd_addr_max if header.version >= 0x203 else INITRD_ADDR_MAX_BEFORE_2_03
+
+
+def add_zero_page(boot: BootPlan, header: SetupHeader, cmdline: str, end: int) -> None:
+    """Put command line, initrd, zero page and a stack for a kernel that ends at `end`."""
+    boot.add_cmdline(cmdline, cmdline_limit(header))
+    header.type_of_loader = 0xFF
+    header.cmd_line_ptr = layout.CMDLINE_START
+    initrd = boot.add_initrd(end, initrd_limit(header))
+    boot.e820 = e820(boot.ranges)
+    page = zero_page(header, boot.e820, initrd, boot.rsdp)
+    boot.add(layout.ZERO_PAGE_START, page, "zero page", "struct boot_params: rsi points here")
+    boot.add(layout.BOOT_STACK_START, None, "boot stack", "rsp at the entry", 0x1000)
