@@ -134,9 +134,9 @@ class Machine:
         """Do what the guest asks for, in the vCPU's thread; true when the machine has ended."""
         match exit_:
             case IoOut(port, data):
-                self.io.pio_write(port, data)
+                self.io.pio_write(port, data, exit_.size)
             case IoIn(port, data):
-                self.io.pio_read(port, data)
+                self.io.pio_read(port, data, exit_.size)
             case MmioWrite(addr, data):
                 self.io.mmio_write(addr, data)
             case MmioRead(addr, data):

@@ -181,8 +181,8 @@ def test_wake_after_close_is_harmless() -> None:
 
 def test_level_interrupt_is_raised_again_while_its_device_wants(loop: EventLoop) -> None:
     with EventFdLevelInterrupt() as line:
-        line.assert_()  # noqa: PT009
-        line.assert_()  # noqa: PT009
+        line.assert_()
+        line.assert_()
         assert os.eventfd_read(line.fileno()) == 1
         os.eventfd_write(line.resample_fd(), 1)  # the guest's end of interrupt
         line.on_resample()

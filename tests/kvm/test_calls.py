@@ -185,6 +185,7 @@ def test_string_input_has_one_exit_and_one_view(boot: Callable[..., Guest]) -> N
     exit_ = guest.vcpu.run()
     assert isinstance(exit_, IoIn)
     size = len(exit_.data)
+    assert exit_.size == 2
     exit_.data[:] = bytes(range(size))
     guest.vcpu.run()
     assert guest.memory[0x2000 : 0x2000 + size] == bytes(range(size))

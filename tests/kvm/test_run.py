@@ -71,6 +71,7 @@ def test_string_output_arrives_in_one_exit(boot: Callable[..., Guest]) -> None:
     text = b""
     while not isinstance(exit_ := guest.vcpu.run(), Hlt):
         assert isinstance(exit_, IoOut)
+        assert exit_.size == 1
         text += bytes(exit_.data)
     assert text == b"hello, world"
 

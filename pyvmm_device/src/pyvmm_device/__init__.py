@@ -55,7 +55,9 @@ if TYPE_CHECKING:
     from pyvmm_device.interrupt import EventFdLevelInterrupt as EventFdLevelInterrupt
     from pyvmm_device.interrupt import SharedLine as SharedLine
     from pyvmm_device.interrupt_group import EventFdGroup as EventFdGroup
+    from pyvmm_device.interrupt_group import InterruptGroup as InterruptGroup
     from pyvmm_device.interrupt_group import LegacyGroup as LegacyGroup
+    from pyvmm_device.interrupt_group import LegacyIrqConfig as LegacyIrqConfig
     from pyvmm_device.interrupt_group import MessageGroup as MessageGroup
     from pyvmm_device.interrupt_group import MsiIrqConfig as MsiIrqConfig
     from pyvmm_device.io_manager import IoManager as IoManager
@@ -63,6 +65,18 @@ if TYPE_CHECKING:
     from pyvmm_device.pci.function import PciFunction as PciFunction
     from pyvmm_device.pci.hotplug import PciHotplug as PciHotplug
     from pyvmm_device.pci.root import PciRoot as PciRoot
+    from pyvmm_device.protocols import AutoRetriggerInterrupt as AutoRetriggerInterrupt
+    from pyvmm_device.protocols import ConfigurableInterrupt as ConfigurableInterrupt
+    from pyvmm_device.protocols import Device as Device
+    from pyvmm_device.protocols import EdgeInterrupt as EdgeInterrupt
+    from pyvmm_device.protocols import InterruptSourceGroup as InterruptSourceGroup
+    from pyvmm_device.protocols import InterruptStatusChecker as InterruptStatusChecker
+    from pyvmm_device.protocols import LevelInterrupt as LevelInterrupt
+    from pyvmm_device.protocols import MaskableInterrupt as MaskableInterrupt
+    from pyvmm_device.protocols import MsiRouter as MsiRouter
+    from pyvmm_device.protocols import ResampleNotifier as ResampleNotifier
+    from pyvmm_device.protocols import SwitchableInterrupt as SwitchableInterrupt
+    from pyvmm_device.protocols import TriggerNotifier as TriggerNotifier
     from pyvmm_device.ram import Ram as Ram
     from pyvmm_device.register_device import Register as Register
     from pyvmm_device.register_device import RegisterDevice as RegisterDevice
@@ -83,12 +97,17 @@ _HOMES = {
     "event_loop": "EventLoop",
     "i8042": "I8042",
     "interrupt": "EventFdInterrupt EventFdLevelInterrupt SharedLine",
-    "interrupt_group": "EventFdGroup LegacyGroup MessageGroup MsiIrqConfig",
+    "interrupt_group": "EventFdGroup InterruptGroup LegacyGroup LegacyIrqConfig MessageGroup MsiIrqConfig",
     "io_manager": "IoManager",
     "pci.bus": "PciBus",
     "pci.function": "PciFunction",
     "pci.hotplug": "PciHotplug",
     "pci.root": "PciRoot",
+    "protocols": (
+        "AutoRetriggerInterrupt ConfigurableInterrupt Device EdgeInterrupt InterruptSourceGroup "
+        "InterruptStatusChecker LevelInterrupt MaskableInterrupt MsiRouter ResampleNotifier SwitchableInterrupt "
+        "TriggerNotifier"
+    ),
     "ram": "Ram",
     "register_device": "Register RegisterDevice",
     "resources": "DeviceResources",

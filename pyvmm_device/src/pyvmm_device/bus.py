@@ -10,20 +10,12 @@ from pyvmm_device.errors import DeviceNotFound, DeviceOverlap, InvalidAccessLeng
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from typing import Protocol
 
+    from pyvmm_device.protocols import Device as Device
     from pyvmm_device.trace import Sink
 
-    class Device(Protocol):
-        """Anything that answers on a bus. Offsets count from the base of the range it is registered at."""
 
-        def read(self, offset: int, buffer: memoryview) -> None:
-            """Fill the buffer with what the device answers to a read of its length."""
-            ...
-
-        def write(self, offset: int, data: memoryview) -> None:
-            """Take what the guest wrote; the data is valid during the call."""
-            ...
+_NOWHERE = -(1 << 65)  # before every address, and before what a caller might take for one
 
 
 class BusRange:
@@ -126,9 +118,9 @@ class Bus:
         self._limit = 1 << width
         self._lock = RLock()
         self._trace: Sink | None = None
-        self._nobody = BusEntry(-1, -1, _Nobody())
+        self._nobody = BusEntry(_NOWHERE, _NOWHERE, _Nobody())
         # First addresses and entries, replaced as one; `IoManager` looks up in it without a call.
-        self.table: tuple[list[int], list[BusEntry]] = ([-1], [self._nobody])
+        self.table: tuple[list[int], list[BusEntry]] = ([_NOWHERE], [self._nobody])
 
     def register(self, range: BusRange, device: Device) -> None:  # noqa: A002 (vm-device's name)
         """Let a device answer at a range.
@@ -180,7 +172,7 @@ class Bus:
                         raise DeviceOverlap((base, wanted.size), (other.base, other.end - other.base), other.device)
                 entries.append(self._connect(BusEntry(base, end, device)))
             entries.sort(key=_base)
-            self.table = ([-1, *(entry.base for entry in entries)], [self._nobody, *entries])
+            self.table = ([_NOWHERE, *(entry.base for entry in entries)], [self._nobody, *entries])
         return removed
 
     def _connect(self, entry: BusEntry) -> BusEntry:

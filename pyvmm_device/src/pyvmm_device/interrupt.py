@@ -1,9 +1,9 @@
-"""How a device asks for attention. Protocols first; whoever wires a machine decides what is behind them.
+"""How a device asks for attention, and what can be behind that; whoever wires a machine decides.
 
-The protocols are those of vm-device's interrupt traits: an interrupt is an *edge* that is triggered, or a *level*
-that is asserted and cleared; a *group* (`interrupt_group`) is several that a driver configures, MSI or MSI-X. A device
-names what it needs in its annotations and gets anything that fits: eventfds that a hypervisor turns into interrupts,
-lines of the software controllers in `x86_64`, or a counter in a test.
+The protocols (`protocols`) are those of vm-device's interrupt traits: an interrupt is an *edge* that is triggered, or a
+*level* that is asserted and cleared; a *group* (`interrupt_group`) is several that a driver configures, MSI or MSI-X. A
+device names what it needs in its annotations and gets anything that fits: eventfds that a hypervisor turns into
+interrupts, lines of a software controller, or a counter in a test.
 """
 
 from __future__ import annotations
@@ -14,43 +14,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
-    from typing import Protocol, Self, TypeAlias
+    from typing import Self, TypeAlias
 
-    class EdgeInterrupt(Protocol):
-        """An interrupt that is an event: each trigger is one edge."""
-
-        def trigger(self) -> None:
-            """Send one edge."""
-            ...
-
-    class LevelInterrupt(Protocol):
-        """An interrupt that is a state: it is delivered again and again while it is asserted."""
-
-        def assert_(self) -> None:
-            """Raise the line; raising it twice changes nothing."""
-            ...
-
-        def clear(self) -> None:
-            """Lower the line; lowering it twice changes nothing."""
-            ...
-
-    class Maskable(Protocol):
-        """An interrupt that can be held back; what comes while it is masked is delivered when it is unmasked."""
-
-        def mask(self) -> None:
-            """Hold back."""
-            ...
-
-        def unmask(self) -> None:
-            """Deliver again, first what was held back."""
-            ...
-
-    class AutoRetrigger(Protocol):
-        """A level interrupt that asks at each end of interrupt whether its device still wants attention."""
-
-        def set_status_checker(self, is_active: Callable[[], bool]) -> None:
-            """Ask this function."""
-            ...
+    from pyvmm_device.protocols import EdgeInterrupt as EdgeInterrupt
+    from pyvmm_device.protocols import InterruptStatusChecker as InterruptStatusChecker
+    from pyvmm_device.protocols import LevelInterrupt as LevelInterrupt
 
     Interrupt: TypeAlias = EdgeInterrupt | LevelInterrupt
     SetLevel: TypeAlias = Callable[[bool], object]
@@ -124,9 +92,9 @@ class EventFdLevelInterrupt:
         """Lower the line: it is not raised again at the end of the interrupt."""
         self._asserted = False
 
-    def set_status_checker(self, is_active: Callable[[], bool]) -> None:
-        """Ask this function, not what was asserted last, whether to raise the line again."""
-        self._is_active = is_active
+    def set_status_checker(self, checker: InterruptStatusChecker | Callable[[], bool]) -> None:
+        """Ask this object, or call this function, instead of going by what was asserted last."""
+        self._is_active = checker if callable(checker) else checker.is_active
 
     def on_resample(self) -> None:
         """Take the guest's end of interrupt, and raise the line again if the device still wants attention."""

@@ -3,12 +3,14 @@
 A device triggers a vector of its group and need not know how it is delivered. Three implementations: `MessageGroup`
 sends each message through a function (a hypervisor's "signal MSI" call, a software IOAPIC's bus, a list in a test),
 `EventFdGroup` gives each vector an eventfd and tells a router which message it stands for, so that a data plane, or
-another process, interrupts the guest without us, and `LegacyGroup` lays all vectors on one level line.
+another process, interrupts the guest without us, and `LegacyGroup` lays all vectors on one level line. One of your own
+is a subclass of `InterruptGroup` that says how to deliver.
 """
 
 from __future__ import annotations
 
 from _thread import RLock
+from abc import ABC, abstractmethod
 
 from pyvmm_device.errors import InterruptError
 from pyvmm_device.interrupt import EventFdInterrupt
@@ -18,61 +20,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
-    from typing import Any, Protocol, Self
+    from typing import Any, Self
 
-    from pyvmm_device.interrupt import LevelInterrupt
-
-    class InterruptSourceGroup(Protocol):
-        """Interrupts of one device that are configured and masked one by one."""
-
-        def __len__(self) -> int: ...
-
-        def enable(self) -> None:
-            """Let triggers through from now on, and first those that came before."""
-            ...
-
-        def disable(self) -> None:
-            """Keep triggers back from now on."""
-            ...
-
-        def trigger(self, index: int) -> None:
-            """Interrupt the guest, or note it where that vector is masked."""
-            ...
-
-        def update(self, index: int, config: MsiIrqConfig) -> None:
-            """Say what message a vector stands for."""
-            ...
-
-        def get_config(self, index: int) -> MsiIrqConfig | None:
-            """Return the message a vector stands for."""
-            ...
-
-        def mask(self, index: int) -> None:
-            """Hold a vector back."""
-            ...
-
-        def unmask(self, index: int) -> None:
-            """Deliver a vector again, at once if it was triggered meanwhile."""
-            ...
-
-        def is_pending(self, index: int) -> bool:
-            """Whether a vector was triggered while it could not be delivered."""
-            ...
-
-        def notifier(self, index: int) -> int | None:
-            """Return an eventfd that triggers this vector, or None if there is no such way."""
-            ...
-
-    class MsiRouter(Protocol):
-        """What turns an eventfd into a message: a hypervisor's interrupt routing."""
-
-        def attach(self, fd: int, config: MsiIrqConfig) -> None:
-            """Send this message whenever the eventfd is written to; replaces an earlier one for this eventfd."""
-            ...
-
-        def detach(self, fd: int) -> None:
-            """Leave what is written to the eventfd in the eventfd."""
-            ...
+    from pyvmm_device.protocols import InterruptSourceGroup as InterruptSourceGroup
+    from pyvmm_device.protocols import LevelInterrupt
+    from pyvmm_device.protocols import MsiRouter as MsiRouter
 
 
 class MsiIrqConfig:
@@ -101,8 +53,77 @@ class MsiIrqConfig:
         return f"MsiIrqConfig({self.high_addr:#x}, {self.low_addr:#x}, {self.data:#x}, devid={self.devid:#x})"
 
 
-class _Group(Stateful):
-    """What all groups share: configuration, masks and pending bits."""
+class LegacyIrqConfig:
+    """Where a device's interrupt pin is wired to.
+
+    Attributes:
+        interrupt_line: the input of the interrupt controllers, or None where firmware has to say.
+        interrupt_pin: 1 to 4 for INTA to INTD, or None without a pin.
+    """
+
+    __slots__ = ("interrupt_line", "interrupt_pin")
+
+    def __init__(self, interrupt_line: int | None = None, interrupt_pin: int | None = None) -> None:
+        self.interrupt_line = interrupt_line
+        self.interrupt_pin = interrupt_pin
+
+    def __eq__(self, other: object) -> bool:
+        mine = (self.interrupt_line, self.interrupt_pin)
+        return isinstance(other, LegacyIrqConfig) and mine == (other.interrupt_line, other.interrupt_pin)
+
+    def __hash__(self) -> int:
+        return hash((self.interrupt_line, self.interrupt_pin))
+
+    def __repr__(self) -> str:
+        return f"LegacyIrqConfig({self.interrupt_line}, {self.interrupt_pin})"
+
+
+class GroupInterrupt:
+    """One interrupt of a group, for a device that should not know of the others: an edge that can be masked."""
+
+    __slots__ = ("_group", "index")
+
+    def __init__(self, group: InterruptSourceGroup, index: int) -> None:
+        self._group = group
+        self.index = index
+
+    def trigger(self) -> None:
+        """Interrupt the guest, or note it while masked."""
+        self._group.trigger(self.index)
+
+    def update(self, config: MsiIrqConfig) -> None:
+        """Say what message it stands for."""
+        self._group.update(self.index, config)
+
+    def get_config(self) -> MsiIrqConfig | None:
+        """Return the message it stands for, or None."""
+        return self._group.get_config(self.index)
+
+    def mask(self) -> None:
+        """Hold it back."""
+        self._group.mask(self.index)
+
+    def unmask(self) -> None:
+        """Deliver it again, at once if it was triggered meanwhile."""
+        self._group.unmask(self.index)
+
+    def is_pending(self) -> bool:
+        """Whether it was triggered while it could not be delivered."""
+        return self._group.is_pending(self.index)
+
+    def fileno(self) -> int:
+        """Return the eventfd that triggers it; raises `InterruptError` in a group without eventfds."""
+        fd = self._group.notifier(self.index)
+        if fd is None:
+            raise InterruptError(f"{self._group!r} has no eventfds: trigger it, or use an EventFdGroup")
+        return fd
+
+    def __repr__(self) -> str:
+        return f"<GroupInterrupt {self.index} of {self._group!r}>"
+
+
+class InterruptGroup(Stateful, ABC):
+    """What all groups share: configuration, masks and pending bits; a subclass says how to deliver."""
 
     STATE = {"masked": array(choice(True, False), 2048), "pending": array(choice(True, False), 2048)}
 
@@ -117,6 +138,11 @@ class _Group(Stateful):
 
     def __len__(self) -> int:
         return len(self._configs)
+
+    def get(self, index: int) -> GroupInterrupt:
+        """Return one interrupt as an object of its own; raises `InterruptError` beyond the last."""
+        self._check(index)
+        return GroupInterrupt(self, index)
 
     def _check(self, index: int) -> None:
         if not 0 <= index < len(self._configs):
@@ -207,15 +233,28 @@ class _Group(Stateful):
             self._pending[index] = False
             self._deliver(index)
 
+    @abstractmethod
     def _deliver(self, index: int) -> None:
-        raise NotImplementedError
+        """Interrupt the guest; called with the lock held, only for an interrupt that is configured and not masked."""
+
+    def close(self) -> None:
+        """Give back what the interrupts hold; once is enough."""
+        self.disable()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     def __repr__(self) -> str:
         state = "on" if self._enabled else "off"
         return f"<{type(self).__name__} of {len(self)}, {state}, {sum(self._masked)} masked, {sum(self._pending)} wait>"
 
 
-class MessageGroup(_Group):
+class MessageGroup(InterruptGroup):
     """Sends each message through a function, in the thread that triggers.
 
     Args:
@@ -233,7 +272,7 @@ class MessageGroup(_Group):
             self._send(config)
 
 
-class EventFdGroup(_Group):
+class EventFdGroup(InterruptGroup):
     """An eventfd for each interrupt, attached to its message by a router while it can be delivered.
 
     While an interrupt is masked its eventfd is attached to nothing and collects, so triggers from a data plane are
@@ -253,7 +292,7 @@ class EventFdGroup(_Group):
     def trigger(self, index: int) -> None:
         """Interrupt the guest: one write to the eventfd, whether it can be delivered or not."""
         self._check(index)
-        self._events[index].trigger()
+        self._deliver(index)
 
     def notifier(self, index: int) -> int | None:
         """Return the eventfd that triggers this interrupt."""
@@ -266,7 +305,7 @@ class EventFdGroup(_Group):
         with self._lock:
             pending = self._take(index)
             if pending:
-                self._put(index)
+                self._deliver(index)
             return pending
 
     def _take(self, index: int) -> bool:
@@ -279,7 +318,7 @@ class EventFdGroup(_Group):
         except BlockingIOError:
             return False
 
-    def _put(self, index: int) -> None:
+    def _deliver(self, index: int) -> None:
         self._events[index].trigger()
 
     def _refresh(self, index: int) -> None:
@@ -296,7 +335,7 @@ class EventFdGroup(_Group):
         self._router.attach(fd, wanted)
         self._attached[index] = wanted
         if pending:
-            self._put(index)
+            self._deliver(index)
 
     def _before_save(self) -> None:
         self._pending = [self.is_pending(index) for index in range(len(self))]
@@ -305,7 +344,7 @@ class EventFdGroup(_Group):
         for index, pending in enumerate(self._pending):
             self._take(index)
             if pending:
-                self._put(index)
+                self._deliver(index)
             self._pending[index] = False
             self._refresh(index)
 
@@ -315,16 +354,8 @@ class EventFdGroup(_Group):
         for event in self._events:
             event.close()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-class LegacyGroup(_Group):
+class LegacyGroup(InterruptGroup):
     """Lays every interrupt on one level line; the device clears it once its status was read.
 
     Args:
@@ -338,7 +369,7 @@ class LegacyGroup(_Group):
         self._configs = [MsiIrqConfig(0, 0, 0)] * count
 
     def _deliver(self, index: int) -> None:  # noqa: ARG002 (they are all the same line)
-        self._line.assert_()  # noqa: PT009 (not unittest's)
+        self._line.assert_()
 
     def clear(self) -> None:
         """Lower the line."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 
-from pyvmm_device.bus import Bus
+from pyvmm_device.bus import Bus, BusRange
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from pyvmm_device.bus import BusEntry, BusRange, Device
+    from pyvmm_device.bus import BusEntry, Device
     from pyvmm_device.resources import DeviceResources
     from pyvmm_device.trace import Sink
 
@@ -28,18 +28,18 @@ class IoManager:
         self.pio = Bus(16, "pio")
         self.mmio = Bus(64, "mmio")
 
-    def register_pio(self, device: Device, resources: Iterable[BusRange]) -> None:
-        """Let a device answer at ranges of ports: at all of them, or at none where one is refused.
+    def register_pio(self, device: Device, resources: Iterable[BusRange] | BusRange) -> None:
+        """Let a device answer at ranges of ports (or at one): at all of them, or at none where one is refused.
 
         Raises:
             DeviceOverlap: another device has a port of it.
             InvalidRange: a range ends beyond port 0xffff.
         """
-        self.pio.update(add=[(resource, device) for resource in resources])
+        self.pio.update(add=[(resource, device) for resource in _ranges(resources)])
 
-    def register_mmio(self, device: Device, resources: Iterable[BusRange]) -> None:
+    def register_mmio(self, device: Device, resources: Iterable[BusRange] | BusRange) -> None:
         """Let a device answer at ranges of guest-physical addresses; raises as `register_pio` does."""
-        self.mmio.update(add=[(resource, device) for resource in resources])
+        self.mmio.update(add=[(resource, device) for resource in _ranges(resources)])
 
     def register_resources(self, device: Device, resources: DeviceResources) -> None:
         """Let a device answer at all ports and addresses it was given, or at none; raises as `register_pio` does."""
@@ -82,8 +82,9 @@ class IoManager:
             item: bytes of one access, where a string instruction (``rep insb``) makes several in one exit.
         """
         if item and item < len(buffer):
+            items = memoryview(buffer)
             for at in range(0, len(buffer), item):
-                self.pio_read(port, buffer[at : at + item])
+                self.pio_read(port, items[at : at + item])
             return
         bases, entries = self.pio.table
         entry = entries[bisect_right(bases, port) - 1]
@@ -140,3 +141,7 @@ class IoManager:
 
     def __repr__(self) -> str:
         return f"<IoManager, {len(self.pio)} ranges of ports, {len(self.mmio)} of addresses>"
+
+
+def _ranges(resources: Iterable[BusRange] | BusRange) -> Iterable[BusRange]:
+    return (resources,) if isinstance(resources, BusRange) else resources

@@ -45,17 +45,44 @@ class _Io(VcpuExit):
         self.port = port
         self.data = data
 
+    @property
+    def size(self) -> int:
+        """The bytes of one access: those of `data`, or fewer where a string instruction made several at once."""
+        return len(self.data)
+
 
 class IoOut(_Io):
-    """The guest wrote `data` to a port; string instructions deliver several items at once."""
+    """The guest wrote `data` to a port; string instructions deliver several items of `size` bytes at once."""
 
     __slots__ = ()
 
 
 class IoIn(_Io):
-    """The guest reads a port: write the answer into `data`, all of it."""
+    """The guest reads a port: write the answer into `data`, all of it, in items of `size` bytes."""
 
     __slots__ = ()
+
+
+class StringOut(IoOut):
+    """An `IoOut` of a string instruction (``rep outsb``)."""
+
+    __slots__ = ("size",)
+    size: int
+
+    def __init__(self, port: int, data: memoryview, size: int) -> None:
+        super().__init__(port, data)
+        self.size = size
+
+
+class StringIn(IoIn):
+    """An `IoIn` of a string instruction (``rep insb``)."""
+
+    __slots__ = ("size",)
+    size: int
+
+    def __init__(self, port: int, data: memoryview, size: int) -> None:
+        super().__init__(port, data)
+        self.size = size
 
 
 class _Mmio(VcpuExit):

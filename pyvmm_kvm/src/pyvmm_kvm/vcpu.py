@@ -8,7 +8,7 @@ import mmap
 from ._arch import ARCH, ArchVcpu
 from ._kvm import ffi, lib
 from .errors import ClosedError, KvmError
-from .exits import Again, Hlt, Intr, IoIn, IoOut, MmioRead, MmioWrite, Shutdown, Unknown, VcpuExit
+from .exits import Again, Hlt, Intr, IoIn, IoOut, MmioRead, MmioWrite, Shutdown, StringIn, StringOut, Unknown, VcpuExit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -152,10 +152,7 @@ class VcpuFd(ArchVcpu):
             raise KvmError(
                 errno.EINVAL, "KVM_RUN", f"KVM reports port I/O that is not in the run page ({payload[:16].hex()})"
             )
-        exit_ = self._io_out if direction else self._io_in
-        exit_.port = port
-        exit_.data = self._page[offset : offset + size * count]
-        return exit_
+        return (StringOut if direction else StringIn)(port, self._page[offset : offset + size * count], size)
 
     def set_kvm_immediate_exit(self, value: int) -> None:
         """While it is 1, `run()` finishes pending I/O and returns `Intr` without entering the guest."""

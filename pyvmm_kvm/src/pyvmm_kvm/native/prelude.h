@@ -134,7 +134,8 @@ static long long pyvmm_run(struct pyvmm_vcpu *vcpu, struct kvm_run *run)
     if (run->exit_reason == KVM_EXIT_IO) {
         unsigned long long length = (unsigned long long)run->io.size * run->io.count;
         memcpy(&record->words[2], (char *)run + run->io.data_offset, 8);
-        if (length <= 8 && run->io.data_offset == (unsigned long long)page && run->io.direction <= KVM_EXIT_IO_OUT)
+        if (run->io.count == 1 && length <= 8 && run->io.data_offset == (unsigned long long)page
+            && run->io.direction <= KVM_EXIT_IO_OUT)
             return (long long)((length << 24) | ((unsigned long long)run->io.port << 8)
                                | (run->io.direction == KVM_EXIT_IO_OUT ? PYVMM_IO_OUT : PYVMM_IO_IN));
         return KVM_EXIT_IO;
