@@ -1,0 +1,423 @@
+"""What split and packed queues share: sizes and addresses, being ready, and the state that is saved."""
+
+from __future__ import annotations
+
+from pyvmm_device.errors import StateError
+from pyvmm_device.state import FLAG, Kind, Stateful, uint
+from pyvmm_memory import GuestMemoryError
+from pyvmm_virtio.errors import (
+    InvalidAvailRingAlign,
+    InvalidDescriptorIndex,
+    InvalidDescTableAlign,
+    InvalidMaxSize,
+    InvalidRing,
+    InvalidSize,
+    InvalidUsedRingAlign,
+    QueueConfigError,
+    QueueNotReady,
+    VirtqueueError,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from typing import Any, ClassVar, Self
+
+    from pyvmm_virtio.memory import DirtyMarker, GuestMemory
+    from pyvmm_virtio.queue.chain import DescriptorChain
+
+MAX_QUEUE_SIZE = 32768
+U64_MAX = 0xFFFF_FFFF_FFFF_FFFF
+U16_MAX = 0xFFFF
+
+
+def _pairs(first: int, second: int) -> Kind:
+    """A dictionary of numbers by number, as a list of pairs, in its order."""
+    key, value = uint(first), uint(second)
+
+    def load(pairs: object) -> dict[int, int]:
+        if not isinstance(pairs, list) or len(pairs) > MAX_QUEUE_SIZE:
+            raise ValueError("it is no list of pairs")
+        if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+            raise ValueError("it is no list of pairs")
+        loaded = {key.load(pair[0]): value.load(pair[1]) for pair in pairs}
+        if len(loaded) != len(pairs):
+            raise ValueError("a chain is there twice")
+        return loaded
+
+    return Kind("pairs of numbers", lambda table: [list(pair) for pair in table.items()], load)
+
+
+class BaseQueue(Stateful):
+    """A queue whose format a subclass knows.
+
+    Args:
+        max_size: the most descriptors a driver may choose.
+        index: the queue's number in its device, for errors.
+        strict_order: whether a chain with a readable buffer after a writable one is refused. Drivers must not make
+            such chains; `Reader` and `Writer` do not mind them.
+
+    Raises:
+        InvalidMaxSize: not a size a queue can have.
+    """
+
+    __slots__ = (
+        "_avail_ring",
+        "_desc_table",
+        "_done",
+        "_event_idx",
+        "_in_flight",
+        "_in_order",
+        "_index",
+        "_indirect",
+        "_mark",
+        "_max_size",
+        "_memory",
+        "_next_avail",
+        "_next_used",
+        "_num_added",
+        "_ready",
+        "_size",
+        "_strict_order",
+        "_used_ring",
+        "_used_ring",
+        "_views",
+    )
+
+    STATE = {
+        "index": uint(16),
+        "max_size": uint(16),
+        "size": uint(16),
+        "ready": FLAG,
+        "desc_table": uint(64),
+        "avail_ring": uint(64),
+        "used_ring": uint(64),
+        "next_avail": uint(16),
+        "next_used": uint(16),
+        "num_added": uint(17),
+        "event_idx": FLAG,
+        "in_order": FLAG,
+        "indirect": FLAG,
+        "strict_order": FLAG,
+        "in_flight": _pairs(16, 16),
+        "done": _pairs(16, 32),
+    }
+
+    ring: ClassVar[str]
+    avail_alignment: ClassVar[int]
+    power_of_two: ClassVar[bool]
+
+    def __init__(self, max_size: int, index: int = 0, *, strict_order: bool = False) -> None:
+        if not self._is_size(max_size, MAX_QUEUE_SIZE):
+            raise InvalidMaxSize(f"a {self.ring} queue of at most {max_size} descriptors: {self._sizes()}")
+        self._max_size = max_size
+        self._index = index
+        self._strict_order = strict_order
+        self._memory: GuestMemory | None = None
+        self._mark: DirtyMarker | None = None
+        self._views: list[memoryview] = []
+        self.reset()
+
+    def reset(self) -> None:
+        """Be as new: not ready, of the largest size, nowhere."""
+        self.release()
+        self._ready = False
+        self._size = self._max_size
+        self._desc_table = self._avail_ring = self._used_ring = 0
+        self._event_idx = False
+        self._in_order = False
+        self._indirect = True
+        self._next_avail = self._next_used = 0
+        self._num_added = 0
+        # chains taken and not given back, oldest first: how many descriptors of the ring each has
+        self._in_flight: dict[int, int] = {}
+        # chains given back out of order, and their lengths
+        self._done: dict[int, int] = {}
+
+    @property
+    def index(self) -> int:
+        """The queue's number in its device."""
+        return self._index
+
+    # size and addresses
+
+    def _is_size(self, size: int, most: int) -> bool:
+        return 1 <= size <= most and not (self.power_of_two and size & (size - 1))
+
+    def _sizes(self) -> str:
+        return f"1 to {MAX_QUEUE_SIZE}{', a power of two' if self.power_of_two else ''}"
+
+    def max_size(self) -> int:
+        """The most descriptors a driver may choose."""
+        return self._max_size
+
+    def size(self) -> int:
+        """How many descriptors the ring has."""
+        return self._size
+
+    def try_set_size(self, size: int) -> None:
+        """Choose how many descriptors the ring has; raises InvalidSize."""
+        if not self._is_size(size, self._max_size):
+            raise InvalidSize(f"a {self.ring} queue of {size} descriptors: at most {self._max_size}, {self._sizes()}")
+        self._size = size
+        self.release()
+
+    def set_size(self, size: int) -> None:
+        """Choose how many descriptors the ring has; what cannot be is ignored and logged."""
+        self._forgive(self.try_set_size, size)
+
+    def desc_table(self) -> int:
+        """The guest address of the descriptor area: the table, or the packed ring."""
+        return self._desc_table
+
+    def avail_ring(self) -> int:
+        """The guest address of the driver area: the available ring, or the driver's event suppression."""
+        return self._avail_ring
+
+    def used_ring(self) -> int:
+        """The guest address of the device area: the used ring, or the device's event suppression."""
+        return self._used_ring
+
+    def try_set_desc_table_address(self, addr: int) -> None:
+        """Say where the descriptor area is; raises InvalidDescTableAlign."""
+        if addr % 16 or not 0 <= addr <= U64_MAX:
+            raise InvalidDescTableAlign(f"a descriptor area at {addr:#x}: it is aligned to 16 bytes")
+        self._desc_table = addr
+        self.release()
+
+    def try_set_avail_ring_address(self, addr: int) -> None:
+        """Say where the driver area is; raises InvalidAvailRingAlign."""
+        if addr % self.avail_alignment or not 0 <= addr <= U64_MAX:
+            raise InvalidAvailRingAlign(f"a driver area at {addr:#x}: it is aligned to {self.avail_alignment} bytes")
+        self._avail_ring = addr
+        self.release()
+
+    def try_set_used_ring_address(self, addr: int) -> None:
+        """Say where the device area is; raises InvalidUsedRingAlign."""
+        if addr % 4 or not 0 <= addr <= U64_MAX:
+            raise InvalidUsedRingAlign(f"a device area at {addr:#x}: it is aligned to 4 bytes")
+        self._used_ring = addr
+        self.release()
+
+    def set_desc_table_address(self, low: int | None = None, high: int | None = None) -> None:
+        """Say where the descriptor area is, in halves; an address it cannot have is ignored and logged."""
+        self._forgive(self.try_set_desc_table_address, _combine(self._desc_table, low, high))
+
+    def set_avail_ring_address(self, low: int | None = None, high: int | None = None) -> None:
+        """Say where the driver area is, in halves; an address it cannot have is ignored and logged."""
+        self._forgive(self.try_set_avail_ring_address, _combine(self._avail_ring, low, high))
+
+    def set_used_ring_address(self, low: int | None = None, high: int | None = None) -> None:
+        """Say where the device area is, in halves; an address it cannot have is ignored and logged."""
+        self._forgive(self.try_set_used_ring_address, _combine(self._used_ring, low, high))
+
+    def _forgive(self, setter: Callable[[int], None], value: int) -> None:
+        try:
+            setter(value)
+        except QueueConfigError as error:
+            import logging
+
+            logging.getLogger(__name__).error("queue %d: ignored: %s", self._index, error)
+
+    # features and readiness
+
+    def set_event_idx(self, enabled: bool) -> None:
+        """Note whether EVENT_IDX was negotiated."""
+        self._event_idx = enabled
+
+    def event_idx_enabled(self) -> bool:
+        """Whether EVENT_IDX was negotiated."""
+        return self._event_idx
+
+    def set_in_order(self, enabled: bool) -> None:
+        """Note whether IN_ORDER was negotiated: chains given back too early then wait for those before them."""
+        self._in_order = enabled
+
+    def set_indirect(self, allowed: bool) -> None:
+        """Note whether INDIRECT_DESC was negotiated; allowed at first."""
+        self._indirect = allowed
+
+    def ready(self) -> bool:
+        """Whether the driver enabled the queue."""
+        return self._ready
+
+    def set_ready(self, ready: bool) -> None:
+        """Enable the queue, or disable it."""
+        self._ready = bool(ready)
+        self.release()
+
+    def release(self) -> None:
+        """Let go of guest memory; the next use takes it again."""
+        self._memory = None
+        for view in self._views:
+            view.release()
+        self._views = []
+
+    def _attach(self, memory: GuestMemory) -> bool:
+        """Make the views of the ring in this memory; false where there is no ring, raises InvalidRing."""
+        self.release()
+        if not self._ready or not self._avail_ring:
+            return False
+        try:
+            self._make_views(memory)
+        except InvalidRing:
+            self.release()
+            raise
+        self._mark = getattr(memory, "mark_dirty", None)
+        self._memory = memory
+        return True
+
+    def _make_views(self, memory: GuestMemory) -> None:
+        raise NotImplementedError
+
+    def _view(self, memory: GuestMemory, addr: int, length: int, format_: str, what: str) -> memoryview:
+        try:
+            view = memory.get_slice(addr, length)
+        except (GuestMemoryError, OverflowError) as error:
+            # Rings are small and aligned, so one that crosses into another region is no ring a driver would make.
+            reason = f"the {what} of {length} bytes at {addr:#x} is not in one region of guest memory: {error}"
+            raise InvalidRing(self._index, None, None, reason) from error
+        self._views.append(view)
+        if format_ != "B":
+            view = view.cast(format_)  # type: ignore[call-overload]
+            self._views.insert(0, view)
+        return view
+
+    def _need(self, memory: GuestMemory) -> None:
+        if memory is not self._memory and not self._attach(memory):
+            raise QueueNotReady(self._index, None, None, "the driver did not enable it")
+
+    def _dirty(self, addr: int, length: int) -> None:
+        """Note a write to the ring, where somebody wants to know."""
+        if self._mark is not None and self._memory.dirty_tracking:  # type: ignore[union-attr]
+            self._mark(addr, length)
+
+    def is_valid(self, memory: GuestMemory) -> bool:
+        """Whether the queue is ready and its parts lie in guest memory; logs why not."""
+        try:
+            self._need(memory)
+        except VirtqueueError as error:
+            import logging
+
+            logging.getLogger(__name__).error("%s", error)
+            return False
+        return True
+
+    # chains
+
+    def pop_descriptor_chain(self, memory: GuestMemory) -> DescriptorChain | None:
+        """Take the next chain, or None."""
+        raise NotImplementedError
+
+    def iter(self, memory: GuestMemory) -> Iterator[DescriptorChain]:
+        """Take the chains that are there, at most as many as the queue has descriptors.
+
+        Raises QueueNotReady, and what `pop_descriptor_chain` does.
+        """
+        self._need(memory)
+        for _ in range(self._size):
+            chain = self.pop_descriptor_chain(memory)
+            if chain is None:
+                return
+            yield chain
+
+    def _publish(self, used: Sequence[tuple[int, int]]) -> None:
+        raise NotImplementedError
+
+    def _check_head(self, head: int) -> None:
+        """Raise InvalidDescriptorIndex where a chain of this head cannot be given back."""
+        raise NotImplementedError
+
+    def add_used_batch(self, memory: GuestMemory, used: Iterable[tuple[int, int]]) -> None:
+        """Give several chains back, as (head, length), so that the driver sees all of them or none.
+
+        Raises what `add_used` does, and gives none back then.
+        """
+        self._need(memory)
+        batch = list(used)
+        if len(batch) > self._size:
+            raise InvalidDescriptorIndex(self._index, None, len(batch), "more chains than the queue has descriptors")
+        for head, _ in batch:
+            self._check_head(head)
+        if self._in_flight and len(dict(batch)) != len(batch):
+            raise InvalidDescriptorIndex(self._index, None, None, "a chain is given back twice")
+        if self._in_order:
+            batch = self._hold_back(batch)
+        if batch:
+            self._publish(batch)
+
+    def _hold_back(self, batch: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Keep what is out of order, and return what is next: "in the same order in which they have been available"."""
+        self._done.update(batch)
+        ready: list[tuple[int, int]] = []
+        for head in self._in_flight:
+            if head not in self._done:
+                break
+            ready.append((head, self._done.pop(head)))
+        return ready
+
+    # notifications
+
+    def needs_notification(self, memory: GuestMemory) -> bool:
+        """Whether the driver wants to hear of the chains given back since this was asked last."""
+        raise NotImplementedError
+
+    # state
+
+    def next_avail(self) -> int:
+        """Where the next chain is taken; the packed ring's wrap counter is bit 15."""
+        return self._next_avail
+
+    def set_next_avail(self, next_avail: int) -> None:
+        """Go to a position, as a state says it."""
+        self._next_avail = next_avail & U16_MAX
+
+    def next_used(self) -> int:
+        """Where the next chain is given back; the packed ring's wrap counter is bit 15."""
+        return self._next_used
+
+    def set_next_used(self, next_used: int) -> None:
+        """Go to a position, as a state says it."""
+        self._next_used = next_used & U16_MAX
+
+    def _check_fields(self, fields: dict[str, Any]) -> None:
+        name = type(self).__name__
+        size, most = fields["size"], fields["max_size"]
+        if not self._is_size(most, MAX_QUEUE_SIZE) or not self._is_size(size, most):
+            raise StateError(name, f"{size} of at most {most} descriptors: {self._sizes()}")
+        if fields["desc_table"] % 16 or fields["avail_ring"] % self.avail_alignment or fields["used_ring"] % 4:
+            raise StateError(name, "an address is not aligned")
+        if not set(fields["done"]) <= set(fields["in_flight"]):
+            raise StateError(name, "a chain was given back that was never taken")
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Self:
+        """A queue as it was when `state` was called. Raises StateError."""
+        fields = cls(1).check_state(state)
+        queue = cls(fields["max_size"], strict_order=fields["strict_order"])
+        queue.restore(state)
+        return queue
+
+    def _before_save(self) -> None:
+        self._num_added = min(self._num_added, 1 << 16)
+
+    def _after_restore(self) -> None:
+        self.release()
+
+    def __repr__(self) -> str:
+        state = "ready" if self._ready else "not ready"
+        return (
+            f"<{type(self).__name__} {self._index}: {self._size} of at most {self._max_size} descriptors, {state}, "
+            f"next available {self._next_avail:#x}, next used {self._next_used:#x}>"
+        )
+
+
+def _combine(addr: int, low: int | None, high: int | None) -> int:
+    """Replace the halves of an address that are given."""
+    if low is not None:
+        if low > 0xFFFF_FFFF and high is None:
+            return low
+        addr = addr & ~0xFFFF_FFFF | low & 0xFFFF_FFFF
+    if high is not None:
+        addr = addr & 0xFFFF_FFFF | (high & 0xFFFF_FFFF) << 32
+    return addr

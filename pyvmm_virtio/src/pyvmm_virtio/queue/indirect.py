@@ -1,0 +1,62 @@
+"""What chains of both formats have to obey: indirect tables, and the buffers as a whole."""
+
+from __future__ import annotations
+
+from pyvmm_memory import GuestMemoryError, InvalidBackendAddress
+from pyvmm_virtio.constants.ring import VRING_DESC_F_WRITE
+from pyvmm_virtio.errors import (
+    DescriptorChainOverflow,
+    InvalidChain,
+    InvalidIndirectDescriptor,
+    InvalidIndirectDescriptorTable,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyvmm_virtio.memory import GuestMemory
+    from pyvmm_virtio.queue.base import BaseQueue
+    from pyvmm_virtio.queue.chain import RawDescriptor
+
+MAX_TABLE_ENTRIES = 0xFFFF
+MAX_CHAIN_BYTES = 1 << 32
+
+
+def check_table(queue: BaseQueue, head: int, length: int) -> int:
+    """Return how many descriptors a table of some bytes has; raises InvalidIndirectDescriptor(Table)."""
+    if not queue._indirect:
+        reason = "an indirect descriptor, but INDIRECT_DESC was not negotiated"
+        raise InvalidIndirectDescriptor(queue.index, head, None, reason)
+    count = length // 16
+    if length % 16 or not 1 <= count <= MAX_TABLE_ENTRIES:
+        reason = (
+            f"an indirect table of {length} bytes: it is a multiple of 16, for 1 to {MAX_TABLE_ENTRIES} descriptors"
+        )
+        raise InvalidIndirectDescriptorTable(queue.index, head, None, reason)
+    return count
+
+
+def read_table(queue: BaseQueue, memory: GuestMemory, head: int, addr: int, length: int) -> memoryview:
+    """Return a view of an indirect table, or a copy where it crosses regions of memory."""
+    try:
+        try:
+            return memory.get_slice(addr, length)
+        except InvalidBackendAddress:
+            return memoryview(b"".join(memory.get_slices(addr, length)))
+    except GuestMemoryError as error:
+        reason = f"the indirect table of {length} bytes at {addr:#x} is not in guest memory: {error}"
+        raise InvalidIndirectDescriptorTable(queue.index, head, None, reason) from error
+
+
+def check_buffers(queue: BaseQueue, head: int, chain: list[RawDescriptor], total: int) -> None:
+    """Check what the buffers of a chain have to obey together; `total` is their length in bytes."""
+    if total > MAX_CHAIN_BYTES:
+        # 2.7.5: "MUST NOT create a descriptor chain longer than 2^32 bytes in total"
+        raise DescriptorChainOverflow(queue.index, head, None, f"its buffers have {total} bytes, more than 2**32")
+    if queue._strict_order:
+        writable = False
+        for index, raw in enumerate(chain):
+            if raw[2] & VRING_DESC_F_WRITE:
+                writable = True
+            elif writable:
+                # 2.7.4.2: "MUST place any device-writable descriptor elements after any device-readable"
+                raise InvalidChain(queue.index, head, index, "a readable buffer comes after a writable one")

@@ -1,0 +1,267 @@
+"""The packed virtqueue: one ring of descriptors that driver and device write in turns.
+
+Source: VIRTIO 1.3, 2.8.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+
+from pyvmm_device.errors import StateError
+from pyvmm_virtio.constants.ring import (
+    VRING_DESC_F_INDIRECT,
+    VRING_DESC_F_NEXT,
+    VRING_DESC_F_WRITE,
+    VRING_PACKED_DESC_F_AVAIL,
+    VRING_PACKED_DESC_F_USED,
+    VRING_PACKED_EVENT_F_WRAP_CTR,
+    VRING_PACKED_EVENT_FLAG_DESC,
+    VRING_PACKED_EVENT_FLAG_DISABLE,
+    VRING_PACKED_EVENT_FLAG_ENABLE,
+)
+from pyvmm_virtio.errors import InvalidChain, InvalidDescriptorIndex, InvalidIndirectDescriptor, VirtioUsageError
+from pyvmm_virtio.queue.base import U16_MAX, BaseQueue
+from pyvmm_virtio.queue.chain import DescriptorChain
+from pyvmm_virtio.queue.indirect import check_buffers, check_table, read_table
+from pyvmm_virtio.queue.ordering import IS_WEAK, acquire, full, release
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from pyvmm_virtio.memory import GuestMemory
+    from pyvmm_virtio.queue.chain import RawDescriptor
+
+# the buffer id stands where a split descriptor has its flags
+_unpack = Struct("<QIHH").unpack_from
+AVAIL = 1 << VRING_PACKED_DESC_F_AVAIL
+USED = 1 << VRING_PACKED_DESC_F_USED
+WRAP = 1 << VRING_PACKED_EVENT_F_WRAP_CTR
+EVENT_OFFSET, EVENT_FLAGS = 0, 1
+KEPT_FLAGS = VRING_DESC_F_NEXT | VRING_DESC_F_WRITE | VRING_DESC_F_INDIRECT
+
+
+class PackedQueue(BaseQueue):
+    """A packed virtqueue, the device's side; arguments and errors are those of `BaseQueue`.
+
+    The descriptor area is the ring (16 bytes for each descriptor), the driver area is the driver's event suppression
+    (4 bytes), the device area is ours (4 bytes). Positions carry their wrap counter in bit 15. A chain's `head_index`
+    is its buffer id, which its driver chooses, and its descriptors' `next` as well.
+    """
+
+    __slots__ = ("_cells", "_device_event", "_driver_event", "_ring", "_taken", "_words")
+
+    ring = "packed"
+    avail_alignment = 4
+    power_of_two = False
+
+    def reset(self) -> None:
+        """Be as new: not ready, of the largest size, nowhere, and both wrap counters 1."""
+        super().reset()
+        self._next_avail = self._next_used = WRAP
+        # how many descriptors of the ring the chains in flight cover
+        self._taken = 0
+
+    def _make_views(self, memory: GuestMemory) -> None:
+        self._ring = self._view(memory, self._desc_table, 16 * self._size, "B", "descriptor ring")
+        self._cells = self._view(memory, self._desc_table, 16 * self._size, "H", "descriptor ring")
+        self._words = self._view(memory, self._desc_table, 16 * self._size, "I", "descriptor ring")
+        self._driver_event = self._view(memory, self._avail_ring, 4, "H", "driver's event suppression")
+        self._device_event = self._view(memory, self._used_ring, 4, "H", "device's event suppression")
+
+    def _forward(self, position: int, count: int) -> int:
+        """A position some descriptors on; the wrap counter changes at the end of the ring."""
+        index = (position & ~WRAP) + count
+        return index | position & WRAP if index < self._size else (index - self._size) | (position & WRAP) ^ WRAP
+
+    # taking chains
+
+    def _available(self) -> bool:
+        """Whether the next descriptor is the device's: AVAIL equals the wrap counter, and USED does not (2.8.1)."""
+        position = self._next_avail
+        flags = self._cells[(position & ~WRAP) * 8 + 7]
+        return flags & (AVAIL | USED) == (AVAIL if position & WRAP else USED)
+
+    def pop_descriptor_chain(self, memory: GuestMemory) -> DescriptorChain | None:
+        """Take the next chain, or None where there is none or the queue is not ready.
+
+        Raises `VirtqueueError` of the kind that says what is wrong. What follows a wrong chain in the ring cannot be
+        told, so nothing was taken, and the next call finds the same.
+        """
+        if memory is not self._memory and not self._attach(memory):
+            return None
+        if not self._available():
+            return None
+        if IS_WEAK:
+            # 2.8.21.1.1: the driver's barrier before it sets the flags needs one here, between them and the rest
+            acquire()
+        ring, size = self._ring, self._size
+        index = self._next_avail & ~WRAP
+        chain: list[RawDescriptor] = []
+        count = total = 0
+        while True:
+            addr, length, buffer_id, flags = _unpack(ring, index << 4)
+            count += 1
+            chain.append((addr, length, flags & KEPT_FLAGS, buffer_id))
+            total += length
+            if not flags & VRING_DESC_F_NEXT:
+                break
+            if count >= size:
+                raise InvalidChain(self._index, None, index, f"the chain has more than {size} descriptors")
+            if flags & VRING_DESC_F_INDIRECT:
+                # 2.8.19: "MUST NOT write direct descriptors with VIRTQ_DESC_F_INDIRECT set in a scatter-gather list"
+                raise InvalidIndirectDescriptor(self._index, None, index, "an indirect descriptor has a link too")
+            index = index + 1 if index + 1 < size else 0
+        if flags & VRING_DESC_F_INDIRECT:
+            if count > 1:
+                raise InvalidIndirectDescriptor(self._index, buffer_id, index, "an indirect descriptor ends a chain")
+            total = self._follow(memory, buffer_id, chain)
+        in_flight = self._in_flight
+        if buffer_id in in_flight:
+            raise InvalidChain(self._index, buffer_id, index, "the buffer id is that of a chain not given back yet")
+        if count + self._taken > size:
+            raise InvalidChain(self._index, buffer_id, index, "the chain covers descriptors that were not given back")
+        check_buffers(self, buffer_id, chain, total)
+        in_flight[buffer_id] = count
+        self._taken += count
+        self._next_avail = self._forward(self._next_avail, count)
+        return DescriptorChain(buffer_id, chain, self._index)
+
+    def _follow(self, memory: GuestMemory, head: int, chain: list[RawDescriptor]) -> int:
+        """Replace the only descriptor, which is indirect, by those of its table; return their length in bytes."""
+        addr, length, _, _ = chain.pop()
+        count = check_table(self, head, length)
+        if count > self._size:
+            # 2.8.19: "A driver MUST NOT create a descriptor chain longer than allowed by the device"
+            raise InvalidChain(self._index, head, None, f"the indirect table has {count} of {self._size} descriptors")
+        table = read_table(self, memory, head, addr, length)
+        total = 0
+        for index in range(count):
+            addr, length, _, flags = _unpack(table, index << 4)
+            if flags & VRING_DESC_F_INDIRECT:
+                raise InvalidIndirectDescriptor(self._index, head, index, "an indirect descriptor is in a table")
+            # 2.8.7: WRITE "is the only valid flag ... Others are reserved and are ignored by the device"
+            chain.append((addr, length, flags & VRING_DESC_F_WRITE, head))
+            total += length
+        return total
+
+    def go_to_previous_position(self) -> None:
+        """Put the chain that was taken last, and not given back, into the ring again, as if it had not been taken."""
+        if not self._in_flight:
+            raise VirtioUsageError("no chain was taken from this queue that is not given back already")
+        _, count = self._in_flight.popitem()
+        self._taken -= count
+        index = (self._next_avail & ~WRAP) - count
+        wrap = self._next_avail & WRAP
+        self._next_avail = index | wrap if index >= 0 else (index + self._size) | wrap ^ WRAP
+
+    # giving chains back
+
+    def _check_head(self, head: int) -> None:
+        if head not in self._in_flight:
+            raise InvalidDescriptorIndex(self._index, head, None, "there is no chain of this buffer id to give back")
+
+    def add_used(self, memory: GuestMemory, head: int, length: int) -> None:
+        """Give a chain back.
+
+        Args:
+            memory: guest memory.
+            head: the chain's `head_index`, its buffer id.
+            length: how many bytes were written into it, from its first writable byte on.
+
+        Raises:
+            InvalidDescriptorIndex: no such chain was taken; nothing was written.
+            QueueNotReady: the queue is not enabled.
+            InvalidRing: it does not lie in this memory.
+        """
+        if self._in_order or memory is not self._memory or head not in self._in_flight:
+            self.add_used_batch(memory, ((head, length),))
+            return
+        self._publish(((head, length),))
+
+    def _publish(self, used: Sequence[tuple[int, int]]) -> None:
+        words, cells = self._words, self._cells
+        position = self._next_used
+        first: tuple[int, int] | None = None
+        added = 0
+        for head, length in used:
+            count = self._in_flight.pop(head)
+            index, wrap = position & ~WRAP, position & WRAP
+            words[index * 4 + 2] = length
+            cells[index * 8 + 6] = head
+            # 2.8.1: AVAIL and USED both equal the wrap counter; 2.8.3: WRITE says that `length` holds
+            flags = (AVAIL | USED if wrap else 0) | (VRING_DESC_F_WRITE if length else 0)
+            if first is None:
+                first = (index * 8 + 7, flags)
+            else:
+                cells[index * 8 + 7] = flags
+            self._dirty(self._desc_table + 16 * index, 16)
+            position = self._forward(position, count)
+            added += count
+        self._taken -= added
+        if first is not None:
+            if IS_WEAK:
+                release()  # 2.8.21.1: the descriptor is written before the flags that show it
+            # 2.8.9: the first one last, so that "the driver will never observe a partial request"
+            cells[first[0]] = first[1]
+        self._next_used = position
+        self._num_added = min(self._num_added + added, 1 << 16)
+
+    # notifications
+
+    def needs_notification(self, memory: GuestMemory) -> bool:
+        """Whether the driver wants to hear of the chains given back since this was asked last.
+
+        With EVENT_IDX the driver may say after which descriptor, by its offset and wrap counter (2.8.10).
+        """
+        if memory is not self._memory:
+            self._need(memory)
+        # 2.8.21.2: the used descriptor must be seen before we look whether anybody waits for it
+        full()
+        added, self._num_added = self._num_added, 0
+        flags = self._driver_event[EVENT_FLAGS] & 3
+        if flags == VRING_PACKED_EVENT_FLAG_DISABLE:
+            return False
+        if flags != VRING_PACKED_EVENT_FLAG_DESC or not self._event_idx:
+            return True
+        event = self._driver_event[EVENT_OFFSET]
+        offset = event & ~WRAP
+        # an offset of the turn before lies a whole ring back
+        if (event ^ self._next_used) & WRAP:
+            offset -= self._size
+        return ((self._next_used & ~WRAP) - offset - 1) & U16_MAX < added
+
+    def enable_notification(self, memory: GuestMemory) -> bool:
+        """Ask to be notified of new chains; true where some came already, and must be looked for again."""
+        if memory is not self._memory:
+            self._need(memory)
+        if self._event_idx:
+            self._device_event[EVENT_OFFSET] = self._next_avail
+            if IS_WEAK:
+                release()  # the offset is seen before the flags that refer to it
+            self._device_event[EVENT_FLAGS] = VRING_PACKED_EVENT_FLAG_DESC
+        else:
+            self._device_event[EVENT_FLAGS] = VRING_PACKED_EVENT_FLAG_ENABLE
+        self._dirty(self._used_ring, 4)
+        # 2.8.21.2: what we ask for must be seen before we look once more, or both sides sleep
+        full()
+        return self._available()
+
+    def disable_notification(self, memory: GuestMemory) -> None:
+        """Ask not to be notified."""
+        if memory is not self._memory:
+            self._need(memory)
+        self._device_event[EVENT_FLAGS] = VRING_PACKED_EVENT_FLAG_DISABLE
+        self._dirty(self._used_ring, 4)
+
+    def _check_fields(self, fields: dict[str, Any]) -> None:
+        super()._check_fields(fields)
+        if any(fields[name] & ~WRAP >= fields["size"] for name in ("next_avail", "next_used")):
+            raise StateError(type(self).__name__, "a position lies beyond the ring")
+        if sum(fields["in_flight"].values()) > fields["size"] or not all(fields["in_flight"].values()):
+            raise StateError(type(self).__name__, "its chains do not fit in the ring")
+
+    def _after_restore(self) -> None:
+        super()._after_restore()
+        self._taken = sum(self._in_flight.values())
