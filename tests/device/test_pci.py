@@ -394,7 +394,7 @@ def test_msix_through_eventfds() -> None:
         machine.mmio_put(bar + 12, 1)
         function.interrupt(0)
         saved = function.state()
-        assert saved["msix"]["group"]["pending"] == [True, False]
+        assert saved["parts"]["msix"]["group"]["pending"] == [True, False]
         function.reset()
         assert not router.routes
         function.restore(saved)
@@ -535,20 +535,47 @@ def test_state_comes_back_with_mappings_and_pending_interrupts() -> None:
 def test_states_that_do_not_fit() -> None:
     machine, _ = full_machine()
     saved = machine.root.bus.state()
-    function = saved["functions"]["04.0"]
-    other_ids = {**function, "config": "00" + function["config"][2:]}
+    function = saved["parts"]["04.0"]
+    parts = function["parts"]
     for wrong in (
         {},
         {**saved, "version": 9},
-        {**saved, "functions": {}},
-        {**saved, "functions": {**saved["functions"], "04.0": other_ids}},
-        {**saved, "functions": {**saved["functions"], "04.0": {**function, "bars": {}}}},
-        {**saved, "functions": {**saved["functions"], "04.0": {**function, "config": "zz"}}},
-        {**saved, "functions": {**saved["functions"], "04.0": {**function, "intx": 3}}},
-        {**saved, "functions": {**saved["functions"], "04.0": {**function, "msix": {}}}},
-        {**saved, "functions": {**saved["functions"], "04.0": {**function, "msi": 3}}},
-        {**saved, "functions": {**saved["functions"], "04.0": {**function, "more": 3}}},
+        {**saved, "parts": {}},
+        *(
+            {**saved, "parts": {**saved["parts"], "04.0": one}}
+            for one in (
+                {**function, "config": "00" + function["config"][2:]},
+                {**function, "config": "zz"},
+                {**function, "intx": 3},
+                {**function, "more": 3},
+                {**function, "parts": {}},
+                {**function, "parts": {**parts, "msix": {}}},
+                {**function, "parts": {**parts, "msix": {**parts["msix"], "group": {}}}},
+                {**function, "parts": {**parts, "msi": 3}},
+            )
+        ),
     ):
         with pytest.raises(StateError):
             machine.root.bus.restore(wrong)
+        assert machine.root.bus.state() == saved
     machine.root.bus.restore(saved)
+
+
+def test_a_refused_state_leaves_every_function_as_it_was() -> None:
+    machine, _ = full_machine()
+    machine.root.add(sample(), 5)
+    saved = machine.root.state()
+    machine.put(4, 0x10, 0xD0000000)
+    machine.put(4, 4, 6, 2)
+    machine.mmio_put(0xD0000000, 77)
+    now = machine.root.state()
+    bus = saved["parts"]["bus"]
+    broken = {**bus, "parts": {**bus["parts"], "05.0": {**bus["parts"]["05.0"], "intx": None}}}
+    with pytest.raises(StateError):
+        machine.root.restore({**saved, "parts": {**saved["parts"], "bus": broken}})
+    assert machine.root.state() == now
+    assert machine.mmio(0xD0000000) == 77
+    machine.root.restore(saved)
+    assert machine.mmio(0xD0000000) == 0xFFFFFFFF
+    machine.root.restore(now)
+    assert machine.mmio(0xD0000000) == 77

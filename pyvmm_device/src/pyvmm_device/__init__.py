@@ -61,10 +61,12 @@ if TYPE_CHECKING:
     from pyvmm_device.interrupt_group import MessageGroup as MessageGroup
     from pyvmm_device.interrupt_group import MsiIrqConfig as MsiIrqConfig
     from pyvmm_device.io_manager import IoManager as IoManager
+    from pyvmm_device.pci.bridge import PciBridge as PciBridge
     from pyvmm_device.pci.bus import PciBus as PciBus
     from pyvmm_device.pci.function import PciFunction as PciFunction
     from pyvmm_device.pci.hotplug import PciHotplug as PciHotplug
     from pyvmm_device.pci.root import PciRoot as PciRoot
+    from pyvmm_device.pci.root_port import PcieRootPort as PcieRootPort
     from pyvmm_device.protocols import AutoRetriggerInterrupt as AutoRetriggerInterrupt
     from pyvmm_device.protocols import ConfigurableInterrupt as ConfigurableInterrupt
     from pyvmm_device.protocols import Device as Device
@@ -99,10 +101,12 @@ _HOMES = {
     "interrupt": "EventFdInterrupt EventFdLevelInterrupt SharedLine",
     "interrupt_group": "EventFdGroup InterruptGroup LegacyGroup LegacyIrqConfig MessageGroup MsiIrqConfig",
     "io_manager": "IoManager",
+    "pci.bridge": "PciBridge",
     "pci.bus": "PciBus",
     "pci.function": "PciFunction",
     "pci.hotplug": "PciHotplug",
     "pci.root": "PciRoot",
+    "pci.root_port": "PcieRootPort",
     "protocols": (
         "AutoRetriggerInterrupt ConfigurableInterrupt Device EdgeInterrupt InterruptSourceGroup "
         "InterruptStatusChecker LevelInterrupt MaskableInterrupt MsiRouter ResampleNotifier SwitchableInterrupt "

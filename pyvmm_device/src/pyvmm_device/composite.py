@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pyvmm_device.bus import Bus, BusRange
+from pyvmm_device.state import restore_parts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Protocol
+    from typing import Any, Protocol
 
     from pyvmm_device.bus import Device
 
@@ -50,6 +51,29 @@ class Composite:
         found = self.parts.device(offset)
         if found is not None and offset + len(data) - 1 in found[0]:
             found[1].write(offset - found[0].base, data)
+
+    def reset(self) -> None:
+        """Reset the parts that can be reset."""
+        for part in self._stateful().values():
+            reset = getattr(part, "reset", None)
+            if reset is not None:
+                reset()
+
+    def state(self) -> dict[str, Any]:
+        """Return the state of each part that has one, by its offset."""
+        parts = {offset: part.state() for offset, part in self._stateful().items()}
+        return {"device": "Composite", "version": 1, "parts": parts}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Restore each part that has a state, or none where one refuses it.
+
+        Raises:
+            StateError: it is of other parts, or a part refuses its own.
+        """
+        restore_parts("Composite", self._stateful(), state)
+
+    def _stateful(self) -> dict[str, Any]:
+        return {f"{where.base:#x}": part for where, part in self.parts if hasattr(part, "restore")}
 
     def __repr__(self) -> str:
         return f"<Composite of {len(self.parts)} parts>"

@@ -9,6 +9,7 @@ interrupts, lines of a software controller, or a counter in a test.
 from __future__ import annotations
 
 import os
+from _thread import RLock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -128,9 +129,10 @@ class EventFdLevelInterrupt:
 class SharedLine:
     """One level interrupt with several devices on it, as PCI's INTx: asserted while any of them asserts."""
 
-    __slots__ = ("_holders", "_line")
+    __slots__ = ("_holders", "_line", "_lock")
 
     def __init__(self, line: LevelInterrupt) -> None:
+        self._lock = RLock()  # vCPUs move their devices' ends of it at the same time
         self._line = line
         self._holders: set[int] = set()
 
@@ -140,13 +142,14 @@ class SharedLine:
 
     def set(self, who: object, active: bool) -> None:
         """Note that an input asserts or clears, and move the line when that changes it."""
-        before = bool(self._holders)
-        if active:
-            self._holders.add(id(who))
-        else:
-            self._holders.discard(id(who))
-        if bool(self._holders) != before:
-            (self._line.clear if before else self._line.assert_)()
+        with self._lock:
+            before = bool(self._holders)
+            if active:
+                self._holders.add(id(who))
+            else:
+                self._holders.discard(id(who))
+            if bool(self._holders) != before:
+                (self._line.clear if before else self._line.assert_)()
 
     def __repr__(self) -> str:
         return f"<SharedLine, {len(self._holders)} inputs assert {self._line!r}>"

@@ -181,3 +181,29 @@ class Stateful:
 
     def _after_restore(self) -> None:
         """Bring up what depends on the attributes: interrupt lines, timers, mappings."""
+
+
+def restore_parts(device: str, parts: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    """Restore everything that something is made of, or nothing.
+
+    Args:
+        device: the name that the state has to bear.
+        parts: what has ``state()`` and ``restore()``, by name.
+        state: with "device", "version" 1 and "parts", a state for each.
+
+    Raises:
+        StateError: it is of something else or of other parts, or a part refuses its own. Nothing changed.
+    """
+    if not isinstance(state, dict) or state.get("device") != device or state.get("version") != 1:
+        raise StateError(device, f"it is not of {device}, version 1")
+    saved = state.get("parts")
+    if not isinstance(saved, dict) or set(saved) != set(parts) or len(state) != 3:
+        raise StateError(device, f"it is not of these parts: {', '.join(parts) or 'none'}")
+    before = {name: part.state() for name, part in parts.items()}
+    try:
+        for name, part in parts.items():
+            part.restore(saved[name])
+    except BaseException:
+        for name, part in parts.items():
+            part.restore(before[name])
+        raise

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from _thread import RLock
 
-from pyvmm_device.errors import PciError, ResourceExhausted, StateError
+from pyvmm_device.errors import PciError, ResourceExhausted
 from pyvmm_device.interrupt import SharedLine
-from pyvmm_device.pci.config_space import HEADER_TYPE, INTERRUPT_PIN, MULTIFUNCTION
+from pyvmm_device.pci.config_space import HEADER_TYPE, MULTIFUNCTION
+from pyvmm_device.state import restore_parts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import Any
 
-    from pyvmm_device.interrupt import LevelInterrupt
+    from pyvmm_device.bus import BusRange
+    from pyvmm_device.interrupt import LevelInterrupt, SetLevel
     from pyvmm_device.io_manager import IoManager
     from pyvmm_device.pci.function import PciFunction
 
@@ -32,10 +34,15 @@ class PciBus:
 
     def __init__(self, io: IoManager, lines: Sequence[LevelInterrupt] = (), number: int = 0) -> None:
         self.io = io
-        self.number = number
+        self._number = number
         self._lines = [SharedLine(line) for line in lines]
         self._functions: dict[tuple[int, int], PciFunction] = {}
         self._lock = RLock()
+
+    @property
+    def number(self) -> int:
+        """Its number, by which configuration accesses reach it."""
+        return self._number
 
     def add(self, function: PciFunction, slot: int | None = None, number: int = 0) -> int:
         """Put a function on the bus and return its device number.
@@ -58,7 +65,7 @@ class PciBus:
                 raise PciError(f"{self._functions[slot, number]!r} is at {slot:02x}.{number} already")
             if number and (slot, 0) not in self._functions:
                 raise PciError(f"{slot:02x}.{number}: guests look for it only where there is a function 0")
-            function.attach(self.io, self._intx(function, slot), f"{self.number:02x}:{slot:02x}.{number}")
+            function.attach(self, slot, number)
             self._functions[slot, number] = function
             if number:
                 self._functions[slot, 0].config.data[HEADER_TYPE] |= MULTIFUNCTION
@@ -70,12 +77,27 @@ class PciBus:
                 return slot
         raise ResourceExhausted(f"PCI bus {self.number}", repr(function), list(self._functions.values()))
 
-    def _intx(self, function: PciFunction, slot: int) -> Callable[[bool], None] | None:
-        pin = function.config.data[INTERRUPT_PIN]
-        if not pin or not self._lines:
+    def input(self, slot: int, pin: int) -> SetLevel | None:
+        """Return what sets the line of a device's pin (1 to 4), or None where there are no lines."""
+        if not self._lines:
             return None
         input_ = self._lines[self.line_of(slot, pin)].attach()
         return lambda active: (input_.assert_ if active else input_.clear)()
+
+    def forwards(self, where: BusRange, io: bool) -> bool:  # noqa: ARG002 (a bus behind a bridge looks at them)
+        """Whether an access to this range reaches this bus."""
+        return True
+
+    def find(self, number: int) -> PciBus | None:
+        """Return the bus with a number: this one, or one behind its bridges, as the guest numbered them."""
+        if number == self.number:
+            return self
+        for function in list(self._functions.values()):
+            if function.secondary is not None and function.secondary.number <= number:
+                found = function.secondary.find(number)
+                if found is not None:
+                    return found
+        return None
 
     def line_of(self, slot: int, pin: int) -> int:
         """Return the index of the line that a device's pin (1 to 4) is wired to, for ACPI's _PRT or an MP table."""
@@ -133,32 +155,33 @@ class PciBus:
         for _, _, function in self:
             function.reset()
 
+    def _places(self) -> dict[str, PciFunction]:
+        return {f"{slot:02x}.{number}": function for slot, number, function in self}
+
     def state(self) -> dict[str, Any]:
         """Return the state of every function, by its place."""
-        return {
-            "device": "PciBus",
-            "version": 1,
-            "functions": {f"{slot:02x}.{number}": function.state() for slot, number, function in self},
-        }
+        parts = {place: function.state() for place, function in self._places().items()}
+        return {"device": "PciBus", "version": 1, "parts": parts}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Restore every function.
+        """Restore every function, or none where one refuses its state.
 
         Raises:
             StateError: it has other functions, or one of them refuses its state.
         """
-        functions = {f"{slot:02x}.{number}": function for slot, number, function in self}
-        if not isinstance(state, dict) or state.get("device") != "PciBus" or state.get("version") != 1:
-            raise StateError("PciBus", "it is not of PciBus, version 1")
-        saved = state.get("functions")
-        if not isinstance(saved, dict) or set(saved) != set(functions):
-            raise StateError("PciBus", f"it is of other functions than {', '.join(functions)}")
+        functions = self._places()
         for function in functions.values():
             # ranges may have changed places since
-            for bar in function.bars.values():
-                function._map(bar, None)
-        for place, function in functions.items():
-            function.restore(saved[place])
+            function.unmap()
+        try:
+            restore_parts("PciBus", functions, state)
+        finally:
+            self.remap()
+
+    def remap(self) -> None:
+        """Let every function look again where its ranges should answer."""
+        for function in list(self._functions.values()):
+            function._remap()
 
     def __repr__(self) -> str:
         return f"<PciBus {self.number}: {', '.join(repr(function) for _, _, function in self) or 'empty'}>"

@@ -35,7 +35,17 @@ class ConfigSpace:
         size: 256 or 4096.
     """
 
-    __slots__ = ("_clears", "_end_of_extended", "_last_extended", "_next", "_on_read", "_on_write", "data", "writable")
+    __slots__ = (
+        "_clears",
+        "_end_of_extended",
+        "_last_extended",
+        "_next",
+        "_on_read",
+        "_on_write",
+        "_varying",
+        "data",
+        "writable",
+    )
 
     def __init__(self, size: int = 256) -> None:
         if size not in (256, 4096):
@@ -43,6 +53,7 @@ class ConfigSpace:
         self.data = bytearray(size)
         self.writable = bytearray(size)
         self._clears = bytearray(size)
+        self._varying = bytearray(size)
         self._on_read: list[tuple[int, int, Hook]] = []
         self._on_write: list[tuple[int, int, Hook]] = []
         self._next = FIRST_CAPABILITY
@@ -75,6 +86,10 @@ class ConfigSpace:
     def put(self, offset: int, length: int, value: int) -> None:
         """Change a field's value, not its rules."""
         self.data[offset : offset + length] = value.to_bytes(length, "little")
+
+    def vary(self, offset: int, length: int, bits: int) -> None:
+        """Mark bits that the device itself changes, so that a saved state may have others than there are now."""
+        self._varying[offset : offset + length] = bits.to_bytes(length, "little")
 
     def watch(self, offset: int, length: int, on_write: Hook | None = None, on_read: Hook | None = None) -> None:
         """Call before a guest reads, or after it wrote, any byte of a part."""
@@ -170,7 +185,8 @@ class ConfigSpace:
     def differs_read_only(self, other: bytes) -> int | None:
         """Return the first offset at which other bytes differ in a bit that nobody can write, or None."""
         for at, (mine, theirs) in enumerate(zip(self.data, other, strict=True)):
-            if (mine ^ theirs) & ~(self.writable[at] | self._clears[at]) & 0xFF:
+            free = self.writable[at] | self._clears[at] | self._varying[at]
+            if (mine ^ theirs) & ~free & 0xFF:
                 return at
         return None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from _thread import RLock
 
-from pyvmm_device.errors import DeviceError, DeviceOverlap, PciError, StateError
+from pyvmm_device.errors import DeviceOverlap, PciError, StateError
 from pyvmm_device.pci import config_space as cs
 from pyvmm_device.pci.bar import ROM_INDEX, Bar
 from pyvmm_device.pci.config_space import ConfigSpace
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from pyvmm_device.bus import Device
+    from pyvmm_device.bus import BusRange, Device
     from pyvmm_device.interrupt import SetLevel
     from pyvmm_device.interrupt_group import InterruptSourceGroup
-    from pyvmm_device.io_manager import IoManager
+    from pyvmm_device.pci.bus import PciBus
 
 
 class PciFunction(Stateful):
@@ -67,6 +67,7 @@ class PciFunction(Stateful):
         config.set(cs.DEVICE_ID, 2, device_id)
         config.set(cs.COMMAND, 2, 0, cs.COMMAND_WRITABLE)
         config.set(cs.STATUS, 2, 0, 0, cs.STATUS_CLEARS)
+        config.vary(cs.STATUS, 1, cs.STATUS_INTERRUPT)
         config.set(cs.REVISION, 1, revision)
         config.set(cs.CLASS, 3, class_code)
         config.set(cs.CACHE_LINE, 1, 0, 0xFF)
@@ -81,12 +82,15 @@ class PciFunction(Stateful):
         self.bars: dict[int, Bar] = {}
         self.msi: MsiCapability | None = None
         self.msix: MsixCapability | None = None
-        self._io: IoManager | None = None
+        self._bus: PciBus | None = None
+        self._place = (0, 0)
         self._intx: SetLevel | None = None
         self._intx_wanted = False
         self._intx_asserted = False
         self._first = b""
-        self.address = "not on a bus"
+
+    secondary: PciBus | None = None
+    """The bus behind it, where it is a bridge."""
 
     # building
 
@@ -121,6 +125,7 @@ class PciFunction(Stateful):
     def add_msi(self, group: InterruptSourceGroup, *, per_vector_masking: bool = True) -> MsiCapability:
         """Give the function message-signalled interrupts: 1, 2, 4, 8, 16 or 32, as many as the group has."""
         self.msi = MsiCapability(self, group, per_vector_masking)
+        self.msi.refresh()
         return self.msi
 
     def add_msix(self, group: InterruptSourceGroup, bar: int = 1) -> MsixCapability:
@@ -131,12 +136,14 @@ class PciFunction(Stateful):
 
     # the bus's side
 
-    def attach(self, io: IoManager, intx: SetLevel | None, address: str) -> None:
-        """Be on a bus: BARs are registered there, and INTx goes to this line. Called by `PciBus`."""
+    def attach(self, bus: PciBus, slot: int, number: int) -> None:
+        """Be on a bus: BARs are registered there, and INTx goes to its lines. Called by `PciBus`."""
         with self._lock:
-            if self._io is not None:
+            if self._bus is not None:
                 raise PciError(f"{self!r} is on a bus already, at {self.address}")
-            self._io, self._intx, self.address = io, intx, address
+            pin = self.config.data[cs.INTERRUPT_PIN]
+            self._bus, self._place = bus, (slot, number)
+            self._intx = bus.input(slot, pin) if pin else None
             self._first = self._first or bytes(self.config.data)
             self._remap()
             self._set_intx()
@@ -144,11 +151,17 @@ class PciFunction(Stateful):
     def detach(self) -> None:
         """Leave the bus: ranges are free again, and INTx is low."""
         with self._lock:
-            for bar in self.bars.values():
-                self._map(bar, None)
+            self.unmap()
             if self._intx is not None and self._intx_asserted:
                 self._intx(False)
-            self._io, self._intx, self._intx_asserted, self.address = None, None, False, "not on a bus"
+            self._bus, self._intx, self._intx_asserted = None, None, False
+
+    @property
+    def address(self) -> str:
+        """Bus, device and function as ``lspci`` shows them, or "not on a bus"."""
+        if self._bus is None:
+            return "not on a bus"
+        return f"{self._bus.number:02x}:{self._place[0]:02x}.{self._place[1]}"
 
     def config_read(self, offset: int, buffer: memoryview) -> None:
         """Take a guest's read of the configuration space."""
@@ -167,25 +180,30 @@ class PciFunction(Stateful):
     def _on_bar(self, offset: int, length: int) -> None:  # noqa: ARG002
         self._remap()
 
+    def _wanted(self, bar: Bar) -> BusRange | None:
+        """Where a BAR should answer now: as its register says, where the bridges before it let accesses through."""
+        where = bar.wanted()
+        if where is None or self._bus is None or not self._bus.forwards(where, bar.io):
+            return None
+        return where
+
     def _remap(self) -> None:
         """Move the ranges to where the registers say."""
-        if self._io is None:
-            return
-        moving = [bar for bar in self.bars.values() if bar.wanted() != bar.mapped or bar.conflict is not None]
-        for bar in moving:
-            # first all away: ranges may change places
-            self._map(bar, None)
-        for bar in moving:
-            self._map(bar, bar)
+        with self._lock:
+            moving = [bar for bar in self.bars.values() if self._wanted(bar) != bar.mapped or bar.conflict is not None]
+            for bar in moving:
+                # first all away: ranges may change places
+                self._map(bar, None)
+            for bar in moving:
+                self._map(bar, self._wanted(bar))
 
-    def _map(self, bar: Bar, where: Bar | None) -> None:
-        if self._io is None:
+    def _map(self, bar: Bar, wanted: BusRange | None) -> None:
+        if self._bus is None:
             return
-        bus = self._io.pio if bar.io else self._io.mmio
+        bus = self._bus.io.pio if bar.io else self._bus.io.mmio
         if bar.mapped is not None:
             bus.update(remove=(bar.mapped.base,))
         bar.mapped = bar.conflict = None
-        wanted = where.wanted() if where is not None else None
         if wanted is not None:
             try:
                 bus.update(add=((wanted, bar.device),))
@@ -193,6 +211,11 @@ class PciFunction(Stateful):
             except DeviceOverlap as error:
                 # the guest's mistake, or a moment between two writes: the range answers nowhere until it moves on
                 bar.conflict = error.holder
+
+    def unmap(self) -> None:
+        """Let no range answer until the next change of a register; whoever restores several functions begins so."""
+        for bar in self.bars.values():
+            self._map(bar, None)
 
     # interrupts
 
@@ -247,69 +270,71 @@ class PciFunction(Stateful):
     def device_reset(self) -> None:
         """Reset what a subclass adds."""
 
+    def state_parts(self) -> dict[str, Any]:
+        """Return what has a state of its own (``state()``, ``restore()``), by name; a subclass adds to it."""
+        parts: dict[str, Any] = {
+            f"bar{bar.index}": bar.device for bar in self.bars.values() if hasattr(bar.device, "restore")
+        }
+        if self.msi is not None:
+            parts["msi"] = self.msi
+        if self.msix is not None:
+            parts["msix"] = self.msix
+        return parts
+
     def state(self) -> dict[str, Any]:
         """Return the configuration space, the interrupts, and the state of each BAR's device that has one."""
         with self._lock:
-            fields: dict[str, Any] = {"config": bytes(self.config.data).hex(), "intx": self._intx_wanted}
-            if self.msi is not None:
-                fields["msi"] = self.msi.group_state()
-            if self.msix is not None:
-                fields["msix"] = self.msix.state()
-            fields["bars"] = {
-                str(bar.index): bar.device.state() for bar in self.bars.values() if isinstance(bar.device, Stateful)
+            return {
+                "device": type(self).__name__,
+                "version": self.STATE_VERSION,
+                "config": bytes(self.config.data).hex(),
+                "intx": self._intx_wanted,
+                "parts": {name: part.state() for name, part in self.state_parts().items()},
             }
-        return {"device": type(self).__name__, "version": self.STATE_VERSION, **fields}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Become what a state says; BARs are registered where they were.
 
         Raises:
-            StateError: it is of another device, or of one put together differently. Nothing changed unless a part of
-                a part was refused, in which case this function is reset.
+            StateError: it is of another device, or of one put together differently. Nothing changed.
         """
+        config = self._check_config(state)
+        with self._lock:
+            before = self.state()
+            try:
+                self._become(config, state)
+            except BaseException:
+                self._become(self._check_config(before), before)
+                raise
+
+    def _check_config(self, state: Mapping[str, Any]) -> bytearray:
         name = type(self).__name__
-        wanted = {"device", "version", "config", "intx", "bars", *(["msi"] if self.msi else [])}
-        wanted |= {"msix"} if self.msix else set()
         if not isinstance(state, dict) or state.get("device") != name or state.get("version") != self.STATE_VERSION:
             raise StateError(name, f"it is not of {name}, version {self.STATE_VERSION}")
-        if set(state) != wanted:
-            raise StateError(name, f"it has {sorted(map(str, state))}, not {sorted(wanted)}")
+        if set(state) != {"device", "version", "config", "intx", "parts"} or state["intx"] not in (True, False):
+            raise StateError(name, f"it has {sorted(map(str, state))}, and intx {state.get('intx')!r}")
+        if not isinstance(state["parts"], dict) or set(state["parts"]) != set(self.state_parts()):
+            raise StateError(name, f"it is not of these parts: {', '.join(self.state_parts()) or 'none'}")
         try:
             config = blob(len(self.config)).load(state["config"])
         except ValueError as error:
             raise StateError(name, f"config: {error}") from None
-        with self._lock:
-            config[cs.STATUS] &= ~cs.STATUS_INTERRUPT  # follows from intx
-            mine = bytes(self.config.data)
-            self.config.data[cs.STATUS] &= ~cs.STATUS_INTERRUPT
-            different = self.config.differs_read_only(bytes(config))
-            if different is not None or state["intx"] not in (True, False) or not isinstance(state["bars"], dict):
-                self.config.data[:] = mine
-                raise StateError(name, f"its configuration space differs at {different} in what cannot be written")
-            try:
-                self._restore_parts(state)
-            except DeviceError:
-                self.reset()
-                raise
-            self.config.data[:] = config
-            if self.msi is not None:
-                self.msi.refresh()
-            if self.msix is not None:
-                self.msix.refresh()
-            self._intx_wanted = state["intx"]
-            self._remap()
-            self._set_intx()
+        different = self.config.differs_read_only(bytes(config))
+        if different is not None:
+            raise StateError(name, f"its configuration space differs at {different:#x} in what cannot be written")
+        return bytearray(config)
 
-    def _restore_parts(self, state: Mapping[str, Any]) -> None:
-        devices = {str(bar.index): bar.device for bar in self.bars.values() if isinstance(bar.device, Stateful)}
-        if set(devices) != set(state["bars"]):
-            raise StateError(type(self).__name__, f"it has BARs {sorted(state['bars'])}, not {sorted(devices)}")
-        for index, device in devices.items():
-            device.restore(state["bars"][index])
+    def _become(self, config: bytearray, state: Mapping[str, Any]) -> None:
+        for name, part in self.state_parts().items():
+            part.restore(state["parts"][name])
+        self.config.data[:] = config
         if self.msi is not None:
-            self.msi.restore_group(state["msi"])
+            self.msi.refresh()
         if self.msix is not None:
-            self.msix.restore(state["msix"])
+            self.msix.refresh()
+        self._intx_wanted = state["intx"]
+        self._remap()
+        self._set_intx()
 
     def __repr__(self) -> str:
         ids = f"{self.config.get(cs.VENDOR_ID, 2):04x}:{self.config.get(cs.DEVICE_ID, 2):04x}"

@@ -12,6 +12,7 @@ from pyvmm_device.state import Stateful
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
     from pyvmm_device.interrupt_group import InterruptSourceGroup
@@ -42,6 +43,9 @@ class MsiCapability:
         self.offset = function.config.add_capability(
             CAP_MSI, bytes(body), bytes(writable), on_write=self._on_write, on_read=self._on_read
         )
+
+        if per_vector_masking:
+            function.config.vary(self.offset + PENDING, 4, (1 << count) - 1)
 
     def _on_write(self, offset: int, length: int) -> None:  # noqa: ARG002 (any part of it changes messages)
         self.refresh()
@@ -79,12 +83,12 @@ class MsiCapability:
             self.group.enable()
         self.function._set_intx()
 
-    def group_state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
         """Return what is pending."""
         return self.group.state() if isinstance(self.group, Stateful) else {}
 
-    def restore_group(self, state: object) -> None:
-        """Have pending what a state says; raises `StateError`."""
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Have pending what a state says, raises `StateError`; `refresh` follows when the registers are back."""
         if not isinstance(state, dict):
             raise StateError("MsiCapability", "it is no dictionary")
         if isinstance(self.group, Stateful):

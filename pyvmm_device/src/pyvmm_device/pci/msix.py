@@ -51,6 +51,7 @@ class MsixCapability(Stateful):
         body = (len(self.group) - 1).to_bytes(2, "little")
         body += (table_offset | table_bar).to_bytes(4, "little") + (pba_offset | pba_bar).to_bytes(4, "little")
         self.offset = self.function.config.add_capability(CAP_MSIX, body, b"\x00\xc0", on_write=self._on_control)
+        self.refresh()
 
     def add_bar(self, index: int) -> None:
         """Put table and pending bits into a BAR of their own, each in a page of its own."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 from pyvmm_device.bus import BusRange
 from pyvmm_device.pci.bus import PciBus
 from pyvmm_device.pci.function import PciFunction
-from pyvmm_device.state import Stateful, uint
+from pyvmm_device.state import Stateful, restore_parts, uint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
 
     from pyvmm_device.interrupt import LevelInterrupt
     from pyvmm_device.io_manager import IoManager
@@ -28,7 +29,7 @@ class ConfigPorts(Stateful):
     """Ports 0xcf8 (address) and 0xcfc (data), and between them 0xcf9, by which a PC is reset.
 
     Args:
-        bus: bus 0; on others there is nothing.
+        bus: bus 0, from which the others are reached.
         on_reset: called when the guest resets the machine by port 0xcf9, which Linux does where told ``reboot=p``.
     """
 
@@ -45,8 +46,12 @@ class ConfigPorts(Stateful):
 
     def read(self, offset: int, buffer: memoryview) -> None:
         """Read the address (only all of it), or a part of the register it points to."""
-        if offset >= 4 and offset + len(buffer) <= 8 and self._address & ENABLE and not self._address >> 16 & 0xFF:
-            self._bus.config_read(self._address >> 8 & 0xFF, (self._address & 0xFC) + offset - 4, buffer)
+        if offset >= 4 and offset + len(buffer) <= 8 and self._address & ENABLE:
+            bus = self._bus.find(self._address >> 16 & 0xFF)
+            if bus is None:
+                buffer[:] = b"\xff" * len(buffer)
+            else:
+                bus.config_read(self._address >> 8 & 0xFF, (self._address & 0xFC) + offset - 4, buffer)
         elif offset == 0 and len(buffer) == 4:
             buffer[:] = self._address.to_bytes(4, "little")
         elif offset == RESET_CONTROL_OFFSET and len(buffer) == 1:
@@ -57,8 +62,9 @@ class ConfigPorts(Stateful):
     def write(self, offset: int, data: memoryview) -> None:
         """Write the address: "only ... a full DWORD"; a byte between is the reset control."""
         if offset >= 4 and offset + len(data) <= 8:
-            if self._address & ENABLE and not self._address >> 16 & 0xFF:
-                self._bus.config_write(self._address >> 8 & 0xFF, (self._address & 0xFC) + offset - 4, data)
+            bus = self._bus.find(self._address >> 16 & 0xFF) if self._address & ENABLE else None
+            if bus is not None:
+                bus.config_write(self._address >> 8 & 0xFF, (self._address & 0xFC) + offset - 4, data)
         elif offset == 0 and len(data) == 4:
             # "bits 30 through 24 are reserved", bits 1 and 0 read as zeros
             self._address = int.from_bytes(data, "little") & 0x80FFFFFC
@@ -70,22 +76,29 @@ class ConfigPorts(Stateful):
 
 
 class Ecam:
-    """The configuration space in memory: 4 KiB for each function, 1 MiB for each bus."""
+    """The configuration space in memory: 4 KiB for each function, 1 MiB for each bus, from bus 0 on."""
 
     def __init__(self, bus: PciBus) -> None:
         self._bus = bus
 
+    def _found(self, offset: int, length: int) -> PciBus | None:
+        if offset // 4096 != (offset + length - 1) // 4096:
+            return None
+        return self._bus.find(offset // ECAM_BUS_SIZE)
+
     def read(self, offset: int, buffer: memoryview) -> None:
         """Read a function's configuration space; an access that leaves it reads ones."""
-        if offset < ECAM_BUS_SIZE and offset // 4096 == (offset + len(buffer) - 1) // 4096:
-            self._bus.config_read(offset >> 12, offset & 0xFFF, buffer)
-        else:
+        bus = self._found(offset, len(buffer))
+        if bus is None:
             buffer[:] = b"\xff" * len(buffer)
+        else:
+            bus.config_read(offset >> 12 & 0xFF, offset & 0xFFF, buffer)
 
     def write(self, offset: int, data: memoryview) -> None:
         """Write it."""
-        if offset < ECAM_BUS_SIZE and offset // 4096 == (offset + len(data) - 1) // 4096:
-            self._bus.config_write(offset >> 12, offset & 0xFFF, data)
+        bus = self._found(offset, len(data))
+        if bus is not None:
+            bus.config_write(offset >> 12 & 0xFF, offset & 0xFFF, data)
 
     def __repr__(self) -> str:
         return f"<Ecam of {self._bus!r}>"
@@ -97,7 +110,8 @@ class PciRoot:
     Args:
         io: the machine's ports and addresses.
         lines: interrupt lines for INTA to INTD, usually four; see `PciBus`.
-        ecam: where the configuration space lies in memory, if anywhere.
+        ecam: where the configuration space lies in memory, if anywhere; 1 MiB for each bus.
+        buses: how many buses it covers; above one they are behind bridges.
         host_bridge: the function 00:00.0. By default one that only says what it is, which is all Linux needs;
             firmware may look for a chipset it knows.
         ports: whether ports 0xcf8 to 0xcff are there.
@@ -110,6 +124,7 @@ class PciRoot:
         lines: Sequence[LevelInterrupt] = (),
         *,
         ecam: int | None = None,
+        buses: int = 1,
         host_bridge: PciFunction | None = None,
         ports: bool = True,
         on_reset: Callable[[], object] | None = None,
@@ -121,7 +136,7 @@ class PciRoot:
         if ports:
             io.register_pio(self.ports, [BusRange(CONFIG_ADDRESS, 8)])
         if ecam is not None:
-            io.register_mmio(Ecam(self.bus), [BusRange(ecam, ECAM_BUS_SIZE)])
+            io.register_mmio(Ecam(self.bus), [BusRange(ecam, buses * ECAM_BUS_SIZE)])
 
     def add(self, function: PciFunction, slot: int | None = None, number: int = 0) -> int:
         """Put a function on the bus and return its device number; see `PciBus.add`."""
@@ -131,6 +146,14 @@ class PciRoot:
         """Reset every function."""
         self.ports.reset()
         self.bus.reset()
+
+    def state(self) -> dict[str, Any]:
+        """Return the state of the ports and of every function."""
+        return {"device": "PciRoot", "version": 1, "parts": {"ports": self.ports.state(), "bus": self.bus.state()}}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Become what a state says; raises as `PciBus.restore`, and then nothing changed."""
+        restore_parts("PciRoot", {"ports": self.ports, "bus": self.bus}, state)
 
     def __repr__(self) -> str:
         return f"<PciRoot {self.bus!r}>"
