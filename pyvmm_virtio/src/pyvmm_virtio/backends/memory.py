@@ -1,0 +1,73 @@
+"""A disk in memory: for tests, for lessons, and for images that nobody needs afterwards."""
+
+from __future__ import annotations
+
+import errno
+
+from pyvmm_virtio.backends.block import Topology
+from pyvmm_virtio.backends.errors import BadImage
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from typing_extensions import Buffer
+
+SECTOR = 512
+
+
+class MemoryDisk:
+    """Bytes as a disk.
+
+    Args:
+        content: how many bytes of zeros, or a buffer: a writable one (a bytearray, an mmap) is the disk itself, so what
+            the guest writes appears in it, and `bytes` make a read-only disk.
+        read_only: refuse writes to a writable one too.
+
+    Raises:
+        BadImage: that is no whole number of 512-byte sectors.
+    """
+
+    def __init__(self, content: int | Buffer, *, read_only: bool = False) -> None:
+        self._content = bytearray(content) if isinstance(content, int) else content
+        self._view = memoryview(self._content).cast("B")
+        if not len(self._view) or len(self._view) % SECTOR:
+            raise BadImage(errno.EINVAL, f"{len(self._view)} bytes are no disk of 512-byte sectors: pad them")
+        self.size = len(self._view)
+        self.read_only = read_only or self._view.readonly
+        self.topology = Topology()
+        self.can_discard = True
+
+    def refresh(self) -> int:
+        """Return `size`: a buffer stays what it is while it is a disk."""
+        return self.size
+
+    def readv(self, views: Sequence[memoryview], offset: int) -> None:
+        """Fill all views."""
+        for view in views:
+            view[:] = self._view[offset : offset + len(view)]
+            offset += len(view)
+
+    def writev(self, views: Sequence[memoryview], offset: int) -> None:
+        """Write all views."""
+        for view in views:
+            self._view[offset : offset + len(view)] = view
+            offset += len(view)
+
+    def flush(self) -> None:
+        """Do nothing: memory forgets all or nothing."""
+
+    def discard(self, offset: int, length: int) -> None:
+        """Fill with zeros."""
+        self.write_zeroes(offset, length, True)
+
+    def write_zeroes(self, offset: int, length: int, unmap: bool) -> None:  # noqa: ARG002 (zeros are all there is)
+        """Fill with zeros."""
+        self._view[offset : offset + length] = bytes(length)
+
+    def close(self) -> None:
+        """Let go of the buffer; once is enough."""
+        self._view.release()
+
+    def __repr__(self) -> str:
+        return f"<MemoryDisk {self.size} bytes{', read-only' * self.read_only}>"

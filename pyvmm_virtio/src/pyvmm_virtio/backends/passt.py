@@ -1,0 +1,70 @@
+"""A network without privileges: passt turns the guest's frames into sockets of an ordinary process.
+
+passt answers the guest's ARP, DHCP and NDP itself and gives it the host's addresses; see passt(1).
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+from pyvmm_virtio.backends.errors import NetError
+from pyvmm_virtio.backends.stream import StreamNet
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+CURE = "install Debian's package passt"
+
+
+class Passt(StreamNet):
+    """A passt of our own, at the other end of a socketpair; it ends with this object or with this process.
+
+    Args:
+        options: further command line options, such as ``["--tcp-ports", "8080:80"]`` to forward a port.
+        program: what to start.
+
+    Raises:
+        NetError: it is not installed or does not start; the message is passt's.
+    """
+
+    def __init__(self, options: Sequence[str] = (), program: str = "passt") -> None:
+        import subprocess
+
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        fd = theirs.fileno()
+        command = [program, "--foreground", "--quiet", "--stderr", "--fd", str(fd), *options]
+        try:
+            self._process = subprocess.Popen(
+                command, pass_fds=[fd], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            )
+        except FileNotFoundError:
+            ours.close()
+            raise NetError(errno.ENOENT, f"{program} is not there: {CURE}, or use a tap interface") from None
+        finally:
+            theirs.close()
+        super().__init__(ours)
+        self._await()
+
+    def _await(self) -> None:
+        """See whether it stays: what is wrong with its options or privileges it finds out at once."""
+        import subprocess
+
+        try:
+            self._process.wait(0.2)
+        except subprocess.TimeoutExpired:
+            return
+        said = self._process.stderr.read().decode(errors="replace") if self._process.stderr else ""
+        self.close()
+        # it complains of a missing syslog as well, and prints its whole manual after an option it does not know
+        why = next((line for line in said.splitlines() if line and not line.startswith("Failed to send")), "no reason")
+        raise NetError(errno.ECONNREFUSED, f"passt ended with status {self._process.returncode}: {why}")
+
+    def close(self) -> None:
+        """End passt and wait for it; once is enough."""
+        super().close()
+        self._process.terminate()
+        self._process.wait()
+        if self._process.stderr is not None:
+            self._process.stderr.close()

@@ -1,0 +1,366 @@
+"""The block device: requests of a driver, carried out on a disk (VIRTIO 1.3, 5.2)."""
+
+from __future__ import annotations
+
+import errno
+
+from pyvmm_memory import GuestMemoryError
+from pyvmm_virtio.backends.block import DISCARD, FLUSH, READ, WRITE, ZERO_UNMAP
+from pyvmm_virtio.constants import block as c
+from pyvmm_virtio.constants.device_ids import VIRTIO_ID_BLOCK
+from pyvmm_virtio.device import RING_FEATURES, VirtioDevice
+from pyvmm_virtio.devices.block.config import (
+    CAPACITY,
+    SECTOR_SHIFT,
+    VIRTIO_BLK_F_FLUSH,
+    WRITEBACK_OFFSET,
+    block_config,
+    block_features,
+)
+from pyvmm_virtio.devices.block.request import HEADER, Refused, Request, data_offset, ranges
+from pyvmm_virtio.devices.throttle import Throttle
+from pyvmm_virtio.errors import VirtioUsageError
+from pyvmm_virtio.memory import dirty_marker
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pyvmm_device import EventLoop
+    from pyvmm_virtio.backends.block import AsyncBlockBackend, BlockBackend
+    from pyvmm_virtio.interrupt import VirtioInterrupt
+    from pyvmm_virtio.memory import GuestMemory
+    from pyvmm_virtio.queue.chain import DescriptorChain
+    from pyvmm_virtio.queue.protocol import Queue
+    from pyvmm_virtio.rate_limiter import RateLimiter
+
+    Used = list[tuple[int, int]]
+
+IN, OUT, FLUSH_TYPE, GET_ID = c.VIRTIO_BLK_T_IN, c.VIRTIO_BLK_T_OUT, c.VIRTIO_BLK_T_FLUSH, c.VIRTIO_BLK_T_GET_ID
+OK, IOERR, UNSUPP = c.VIRTIO_BLK_S_OK, c.VIRTIO_BLK_S_IOERR, c.VIRTIO_BLK_S_UNSUPP
+RANGED = {
+    c.VIRTIO_BLK_T_DISCARD: c.VIRTIO_BLK_F_DISCARD,
+    c.VIRTIO_BLK_T_WRITE_ZEROES: c.VIRTIO_BLK_F_WRITE_ZEROES,
+}
+MAX_SEG_MAX = 254
+"""A header, a status and so many buffers fill a queue of 256; indirect tables may have no more either (2.7.5.3.1)."""
+DRAIN_SECONDS = 30.0
+"""How long a server may take before its disk is given up; a guest's reset waits as long."""
+CACHES = ("writeback", "writethrough", "unsafe")
+
+
+class Block(VirtioDevice):
+    """A disk.
+
+    >>> from pyvmm_virtio.backends.memory import MemoryDisk
+    >>> disk = Block(MemoryDisk(bytes(4096)), serial="lesson")
+    >>> disk.capacity, disk.read_only
+    (8, True)
+
+    Args:
+        disk: the back end, such as `RawFile`, `MemoryDisk`, `NbdDisk`, or what `open_disk` returns. It becomes the
+            device's own: `close` closes it.
+        queues: how many request queues there are; one for each vCPU is what drivers like.
+        queue_size: the largest size of each, a power of two.
+        serial: up to 20 bytes of ASCII by which the guest can tell the disk (``/sys/block/vda/serial``).
+        seg_max: the most buffers of data in one request; as many as fit into a queue where nothing is said.
+        size_max: the most bytes in one buffer, or 0 for no limit.
+        cache: "writeback": what the guest wrote is safe after a flush, unless it asks for write-through;
+            "writethrough": as soon as a write is answered, even if the guest asks for write-back; "unsafe": never, for
+            guests that are thrown away.
+        rate_limiter: how many bytes and operations there may be in a time.
+        loop: where a back end with many requests under way, and a rate limit, are waited for. Without it a kick
+            returns when all requests are done, and a rate limit is impossible.
+
+    Raises:
+        VirtioUsageError: a combination that cannot be.
+    """
+
+    device_type = VIRTIO_ID_BLOCK
+
+    def __init__(
+        self,
+        disk: BlockBackend,
+        *,
+        queues: int = 1,
+        queue_size: int = 256,
+        serial: str = "",
+        seg_max: int | None = None,
+        size_max: int = 0,
+        cache: str = "writeback",
+        rate_limiter: RateLimiter | None = None,
+        loop: EventLoop | None = None,
+        ring_features: int = RING_FEATURES,
+    ) -> None:
+        most = min(MAX_SEG_MAX, max(1, queue_size - 2))
+        seg_max = most if seg_max is None else seg_max
+        if not 1 <= queues <= 0xFFFF or not 1 <= seg_max <= most or cache not in CACHES:
+            raise VirtioUsageError(
+                f"{queues} queues, {seg_max} segments, cache {cache!r}: give 1 to 65535, 1 to {most}, one of {CACHES}"
+            )
+        self.disk = disk
+        self.serial = serial.encode("ascii")[: c.VIRTIO_BLK_ID_BYTES]
+        self.cache = cache
+        self.loop = loop
+        self._throttle = Throttle(self, rate_limiter, loop)
+        # told apart by the method
+        self._async: AsyncBlockBackend | None = disk if hasattr(disk, "submit") else None  # type: ignore[assignment]
+        self._watched = -1
+        self._writeback = False
+        self._mark: Callable[[int, int], object] | None = None
+        super().__init__(
+            features=block_features(disk, queues, size_max),
+            config=block_config(disk, queues, seg_max, size_max, writeback=cache != "writethrough"),
+            queue_max_sizes=(queue_size,) * queues,
+            ring_features=ring_features,
+        )
+        self._watch()
+
+    @property
+    def capacity(self) -> int:
+        """The size in sectors of 512 bytes, as the guest knows it."""
+        capacity: int = CAPACITY.unpack_from(self.config)[0]
+        return capacity
+
+    @property
+    def read_only(self) -> bool:
+        """Whether writes are refused."""
+        return self.disk.read_only
+
+    def resize(self) -> int:
+        """Look how large the disk is now, and tell the driver; returns the size in sectors."""
+        with self.lock:
+            sectors = self.disk.refresh() >> SECTOR_SHIFT
+            if sectors != self.capacity:
+                self.update_config(0, CAPACITY.pack(sectors))
+            return sectors
+
+    # the driver's side
+
+    def activate(self, memory: GuestMemory, queues: Sequence[Queue], interrupt: VirtioInterrupt) -> None:  # noqa: ARG002
+        """Settle on a cache mode."""
+        self._mark = dirty_marker(memory)
+        if not self.negotiated(VIRTIO_BLK_F_FLUSH):
+            # 5.2.5.2: "If VIRTIO_BLK_F_CONFIG_WCE is negotiated but VIRTIO_BLK_F_FLUSH is not, the device MUST
+            # initialize writeback to 0"
+            self.config[WRITEBACK_OFFSET] = 0
+        self._settle_cache()
+
+    def _settle_cache(self) -> None:
+        # 5.2.6.2: a driver that does not know of flushes, or chose write-through, finds every write stable
+        may = self.negotiated(VIRTIO_BLK_F_FLUSH) and bool(self.config[WRITEBACK_OFFSET])
+        self._writeback = self.cache == "unsafe" or (self.cache == "writeback" and may)
+
+    def write_config(self, offset: int, data: memoryview) -> None:
+        """Take the driver's choice between write-back and write-through."""
+        if offset == WRITEBACK_OFFSET and len(data) == 1 and self.negotiated(c.VIRTIO_BLK_F_CONFIG_WCE):
+            with self.lock:
+                wanted = data[0] == 1 and self.cache != "writethrough" and self.negotiated(VIRTIO_BLK_F_FLUSH)
+                self.config[WRITEBACK_OFFSET] = wanted
+                self._settle_cache()
+
+    def process_queue(self, index: int) -> None:
+        """Carry out what is in a queue."""
+        used: Used = []
+        quick = self._quick if self._async is None else None
+        throttle = self._throttle
+        try:
+            for chain in self.chains(index):
+                if throttle and not throttle.admit(index, sum(raw[1] for raw in chain.raw)):
+                    self.queues[index].go_to_previous_position()
+                    break
+                if quick is None or not quick(chain, used):
+                    self._carry_out(index, chain, used)
+        finally:
+            if used:
+                self.complete_batch(index, used)
+        if self._async is not None:
+            self._after_submitting()
+
+    def _quick(self, chain: DescriptorChain, used: Used) -> bool:
+        """Carry out a read or write laid out as all drivers do it, which is the same as `_carry_out` but faster."""
+        raw = chain.raw
+        if len(raw) != 3:
+            return False
+        (at, size, flags, _), (data, length, direction, _), (status, room, last, _) = raw
+        # the device writes what is marked so: the header is not, the status is
+        if size != 16 or room != 1 or flags & 2 or not last & 2:
+            return False
+        memory = self.memory
+        try:
+            kind, _, sector = HEADER.unpack(memory.get_slice(at, 16))
+            view = memory.get_slice(data, length)
+            answer = memory.get_slice(status, 1)
+        except GuestMemoryError:
+            return False  # a buffer across regions, or one that is nowhere
+        if length & 511 or not length or sector + (length >> 9) > self.capacity:
+            return False
+        try:
+            if kind == IN and direction & 2:
+                self.disk.readv((view,), sector << 9)
+                written = length + 1
+            elif kind == OUT and not direction & 2 and self._writeback and not self.disk.read_only:
+                self.disk.writev((view,), sector << 9)
+                written = 1
+            else:
+                return False
+        except OSError:
+            return False  # once more, the slow way, which says what went wrong
+        answer[0] = OK
+        if self._mark is not None:
+            self._mark(data, written - 1)
+            self._mark(status, 1)
+        used.append((chain.head_index, written))
+        return True
+
+    def _carry_out(self, index: int, chain: DescriptorChain, used: Used) -> None:
+        request = Request(self.memory, chain)
+        try:
+            pieces = self._plan(request)
+        except Refused as refusal:
+            used.append((request.head, request.finish(refusal.status)))
+            return
+        if self._async is None:
+            used.append((request.head, request.finish(self._do(request, pieces))))
+        else:
+            self._submit(index, request, pieces)
+
+    def _plan(self, request: Request) -> list[tuple[int, int, int]]:
+        """Return what to do on the disk, as (operation, offset, length); raises `Refused`."""
+        kind = request.type
+        if kind == IN:
+            length = request.writer.available_bytes()
+            return [(READ, data_offset(request, length, self.capacity), length)]
+        if kind == FLUSH_TYPE:
+            return [] if self.cache == "unsafe" else [(FLUSH, 0, 0)]
+        if kind == GET_ID:
+            request.writer.write(self.serial.ljust(c.VIRTIO_BLK_ID_BYTES, b"\0"))
+            return []
+        changes = kind == OUT or kind in RANGED
+        if changes and self.disk.read_only:
+            # 5.2.6.2: "if the VIRTIO_BLK_F_RO feature if offered ... MUST set the status byte to VIRTIO_BLK_S_IOERR,
+            # and MUST NOT write any data"
+            raise Refused(IOERR)
+        if kind == OUT:
+            length = request.reader.available_bytes()
+            pieces = [(WRITE, data_offset(request, length, self.capacity), length)]
+        elif kind in RANGED and self.negotiated(RANGED[kind]):
+            pieces = ranges(request, self.capacity)
+        else:
+            raise Refused(UNSUPP)
+        return pieces if self._writeback else [*pieces, (FLUSH, 0, 0)]
+
+    def _do(self, request: Request, pieces: list[tuple[int, int, int]]) -> int:
+        """Do it here and now; returns the status."""
+        disk = self.disk
+        try:
+            for op, offset, length in pieces:
+                if op == READ:
+                    disk.readv(request.writer.views(), offset)
+                    request.writer.advance(length)
+                elif op == WRITE:
+                    disk.writev(request.reader.views(), offset)
+                elif op == FLUSH:
+                    disk.flush()
+                elif op == DISCARD:
+                    disk.discard(offset, length)
+                else:
+                    disk.write_zeroes(offset, length, op == ZERO_UNMAP)
+        except OSError as error:
+            self._log_failure("request", error)
+            return IOERR
+        return OK
+
+    def _log_failure(self, what: str, error: OSError) -> None:
+        kind = errno.errorcode.get(error.errno or 0, "error")
+        self.errors[kind] = self.errors.get(kind, 0) + 1
+        if self.errors[kind] == 1:
+            self._log().error("%r: a %s failed (others of this kind are only counted): %s", self, what, error)
+
+    # a back end with many requests under way
+
+    def _submit(self, index: int, request: Request, pieces: list[tuple[int, int, int]]) -> None:
+        """Begin the first piece; each begins the next, and the last one completes the request."""
+        disk, epoch = self._async, self.epochs[index]
+        left = iter(pieces)
+
+        def step(error: int = 0) -> None:
+            if not self.is_current(index, epoch) or disk is None:
+                return  # the driver took its memory back
+            if error:
+                self._log_failure("request", OSError(error, "the server failed"))
+                self.complete(index, request.head, request.finish(IOERR))
+                return
+            for op, offset, length in left:
+                views = request.writer.views() if op == READ else request.reader.views() if op == WRITE else ()
+                disk.submit(op, views, offset, length, read if op == READ else step)
+                return
+            self.complete(index, request.head, request.finish(OK))
+
+        def read(error: int = 0) -> None:
+            if not error and self.is_current(index, epoch):
+                request.writer.advance(request.writer.available_bytes())
+            step(error)
+
+        step()
+
+    def _after_submitting(self) -> None:
+        if self.loop is None and self._async is not None:
+            self._async.drain(DRAIN_SECONDS)
+        else:
+            self._watch()
+
+    def _watch(self) -> None:
+        """Listen to the back end, and for room as long as it has something to send."""
+        if self.loop is None or self._async is None:
+            return
+        fd = self._async.fileno()
+        if self._watched not in (fd, -1):
+            self.loop.remove_reader(self._watched)
+            self.loop.remove_writer(self._watched)
+        if fd >= 0 and self._watched != fd:
+            self.loop.add_reader(fd, self._on_backend)
+        self._watched = fd
+        if fd >= 0 and self._async.wants_write():
+            self.loop.add_writer(fd, self._on_backend)
+        elif fd >= 0:
+            self.loop.remove_writer(fd)
+
+    def _on_backend(self) -> None:
+        if self._async is None:
+            return
+        with self.lock:
+            if not self.serve(self._async.on_ready):
+                # nobody is served now, but what has arrived must go away, or the loop would spin
+                self._async.on_ready()
+            self._watch()
+
+    # the end of things
+
+    def quiesce(self) -> None:
+        """Wait for what is under way."""
+        with self.lock:
+            if self._async is not None:
+                self.serve(self._async.drain, DRAIN_SECONDS)
+
+    def reset(self) -> None:
+        """Wait for what is under way, so that nothing writes into memory, or to the disk, behind the driver's back."""
+        with self.lock:
+            if self._async is not None:
+                self._async.drain(DRAIN_SECONDS)
+                self._watch()
+            self.config[WRITEBACK_OFFSET] = self.cache != "writethrough"
+
+    def queue_reset(self, index: int) -> None:  # noqa: ARG002 (the back end does not tell queues apart)
+        """Wait for what is under way."""
+        with self.lock:
+            if self._async is not None:
+                self.serve(self._async.drain, DRAIN_SECONDS)
+
+    def close(self) -> None:
+        """Close the disk; once is enough."""
+        if self.loop is not None and self._watched >= 0:
+            self.loop.remove_reader(self._watched)
+            self.loop.remove_writer(self._watched)
+            self._watched = -1
+        self.disk.close()

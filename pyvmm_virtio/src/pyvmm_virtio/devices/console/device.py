@@ -1,0 +1,260 @@
+"""The console device: one console, or many ports with names that come and go (VIRTIO 1.3, 5.3)."""
+
+from __future__ import annotations
+
+import struct
+
+from pyvmm_virtio.constants import console as c
+from pyvmm_virtio.constants.device_ids import VIRTIO_ID_CONSOLE
+from pyvmm_virtio.device import RING_FEATURES, VirtioDevice, mask
+from pyvmm_virtio.devices.console.port import Port
+from pyvmm_virtio.errors import InvalidChain, VirtioUsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pyvmm_device import EventLoop
+    from pyvmm_virtio.backends.port import PortBackend
+    from pyvmm_virtio.interrupt import VirtioInterrupt
+    from pyvmm_virtio.memory import GuestMemory
+    from pyvmm_virtio.queue.protocol import Queue
+
+CONFIG = struct.Struct("<HHII")
+"""Columns, rows, the most ports, the emergency write register."""
+SIZE = struct.Struct("<HH")
+CONTROL = struct.Struct("<IHH")
+"""Port, event, value."""
+EMERGENCY_OFFSET = 8
+CONTROL_RECEIVE, CONTROL_TRANSMIT = 2, 3
+MAX_PORTS = 511
+MAX_WAITING = 4096
+"""Control messages that may wait for a driver that does not take them."""
+
+
+class Console(VirtioDevice):
+    r"""A console and further ports.
+
+    >>> from pyvmm_virtio.backends.port import CallablePort
+    >>> Console(CallablePort(print), size=(80, 25))
+    <Console inactive, 2 queues>
+
+    Args:
+        ports: port 0, then others: back ends, or `Port` objects where they have names. A back end alone is a console
+            if it is the first, which is ``/dev/hvc0``.
+        max_ports: how many ports there can be at once, for those added later; with more than one, or where port 0 is
+            not just a console, the device is multiport.
+        size: columns and rows, where they are known.
+        loop: where back ends are listened to. Without it `poll` looks at them.
+        queue_size: the largest size of each queue.
+
+    Raises:
+        VirtioUsageError: too many ports, or none.
+    """
+
+    device_type = VIRTIO_ID_CONSOLE
+
+    def __init__(
+        self,
+        *ports: Port | PortBackend,
+        max_ports: int = 0,
+        size: tuple[int, int] | None = None,
+        loop: EventLoop | None = None,
+        queue_size: int = 128,
+        ring_features: int = RING_FEATURES,
+    ) -> None:
+        all_ports = [
+            port if isinstance(port, Port) else Port(port, console=number == 0) for number, port in enumerate(ports)
+        ]
+        most = max(max_ports, len(all_ports))
+        if not all_ports or most > MAX_PORTS:
+            raise VirtioUsageError(f"{len(all_ports)} of {most} ports: a console has 1 to {MAX_PORTS}")
+        several = most > 1 or not all_ports[0].console or bool(all_ports[0].name)
+        features = [c.VIRTIO_CONSOLE_F_EMERG_WRITE]
+        features += [c.VIRTIO_CONSOLE_F_MULTIPORT] * several + [c.VIRTIO_CONSOLE_F_SIZE] * (size is not None)
+        self.loop = loop
+        self.max_ports = most
+        self.ports: dict[int, Port] = {}
+        self._waiting: list[bytes] = []
+        self._size = size or (0, 0)
+        self._driver_ready = False
+        super().__init__(
+            features=mask(*features),
+            config=CONFIG.pack(*self._size, most, 0),
+            queue_max_sizes=(queue_size,) * (2 * most + 2 if several else 2),
+            ring_features=ring_features,
+        )
+        for number, port in enumerate(all_ports):
+            self.ports[number] = port
+            port.plug(self, number)
+
+    @property
+    def multiport(self) -> bool:
+        """Whether the driver knows of ports other than the first."""
+        return self.negotiated(c.VIRTIO_CONSOLE_F_MULTIPORT)
+
+    # what the machine does
+
+    def add_port(self, port: Port, number: int | None = None) -> int:
+        """Plug a port in while the guest runs; returns its number. Raises VirtioUsageError."""
+        with self.lock:
+            free = (n for n in range(self.max_ports) if n not in self.ports)
+            number = next(free, self.max_ports) if number is None else number
+            if not 0 <= number < self.max_ports or number in self.ports:
+                raise VirtioUsageError(f"there is no free port {number} of {self.max_ports}: give more max_ports")
+            self.ports[number] = port
+            port.plug(self, number)
+            self._tell(number, c.VIRTIO_CONSOLE_PORT_ADD)
+            return number
+
+    def remove_port(self, number: int) -> Port:
+        """Pull a port out; its back end stays open. Raises VirtioUsageError."""
+        with self.lock:
+            if number not in self.ports:
+                raise VirtioUsageError(f"there is no port {number}: there are {sorted(self.ports)}")
+            port = self.ports.pop(number)
+            port.unplug()
+            self._tell(number, c.VIRTIO_CONSOLE_PORT_REMOVE)
+            return port
+
+    def resize(self, columns: int, rows: int, number: int = 0) -> None:
+        """Say that a console has another size now."""
+        with self.lock:
+            if number == 0:
+                self._size = columns, rows
+                self.update_config(0, SIZE.pack(columns, rows))
+            port = self.ports.get(number)
+            if port is not None and port.ready and self.negotiated(c.VIRTIO_CONSOLE_F_SIZE):
+                self._tell(number, c.VIRTIO_CONSOLE_RESIZE, more=SIZE.pack(columns, rows))
+
+    def poll(self) -> None:
+        """Look at every back end, for machines without a loop."""
+        for port in list(self.ports.values()):
+            self.on_backend(port)
+
+    def on_backend(self, port: Port) -> None:
+        """Take a back end's word that something changed: in its thread, so all is done in the loop's where there is."""
+
+        def look() -> None:
+            self.serve(self._look, port)
+
+        if self.loop is not None:
+            self.loop.call_soon(look)
+        else:
+            look()
+
+    def _look(self, port: Port) -> None:
+        if port.ready and port.opened != port.backend.connected:
+            self._tell_open(port)
+        port.pump_out()
+        port.pump_in()
+
+    # the driver's side
+
+    def activate(self, memory: GuestMemory, queues: Sequence[Queue], interrupt: VirtioInterrupt) -> None:  # noqa: ARG002
+        """Begin to listen, where no control queue has to say so first."""
+        if self.loop is not None:
+            for port in self.ports.values():
+                self.on_backend(port)
+
+    def process_queue(self, index: int) -> None:
+        """Move bytes of one port, or control messages."""
+        if self.multiport and index in (CONTROL_RECEIVE, CONTROL_TRANSMIT):
+            if index == CONTROL_TRANSMIT:
+                self._take_control()
+            self._send_control()
+            return
+        number = 0 if index < 2 else (index - 2) // 2
+        port = self.ports.get(number)
+        if port is None or (number and not self.multiport):
+            return
+        if index == port.transmit_queue:
+            port.pump_out()
+        else:
+            port.pump_in()
+
+    def write_config(self, offset: int, data: memoryview) -> None:
+        """Print a character of a driver in distress, which has no queues yet or any more."""
+        if offset == EMERGENCY_OFFSET and 0 in self.ports:
+            with self.lock:
+                # 5.3.4: only the lower bits are a character
+                self.ports[0].backend.write(bytes(data[:1]))
+
+    def _take_control(self) -> None:
+        for chain in self.chains(CONTROL_TRANSMIT):
+            number, event, value = chain.reader(self.memory).read_obj(CONTROL)
+            self.complete(CONTROL_TRANSMIT, chain, 0)
+            if event == c.VIRTIO_CONSOLE_DEVICE_READY:
+                self._driver_ready = value == 1
+                for each in self.ports:
+                    self._tell(each, c.VIRTIO_CONSOLE_PORT_ADD)
+                continue
+            port = self.ports.get(number)
+            if port is None:
+                continue  # of a port that was just pulled out
+            if event == c.VIRTIO_CONSOLE_PORT_READY and value == 1:
+                self._introduce(port)
+            elif event == c.VIRTIO_CONSOLE_PORT_READY:
+                self._log().warning("%r: the driver cannot use %r", self, port)
+            elif event == c.VIRTIO_CONSOLE_PORT_OPEN:
+                port.guest_open = value == 1
+                if port.guest_open:
+                    port.pump_in()
+
+    def _introduce(self, port: Port) -> None:
+        """Tell the driver all about a port."""
+        port.ready = True
+        if port.console:
+            self._tell(port.number, c.VIRTIO_CONSOLE_CONSOLE_PORT, 1)
+            if self.negotiated(c.VIRTIO_CONSOLE_F_SIZE) and port.number == 0:
+                self._tell(port.number, c.VIRTIO_CONSOLE_RESIZE, more=SIZE.pack(*self._size))
+        if port.name:
+            self._tell(port.number, c.VIRTIO_CONSOLE_PORT_NAME, 1, port.name.encode())
+        self._tell_open(port)
+        port.pump_in()
+
+    def _tell_open(self, port: Port) -> None:
+        port.opened = port.backend.connected
+        self._tell(port.number, c.VIRTIO_CONSOLE_PORT_OPEN, port.opened)
+
+    def _tell(self, number: int, event: int, value: int = 0, more: bytes = b"") -> None:
+        """Send a control message, now or when the driver has a buffer for it."""
+        if not (self.active and self.multiport and self._driver_ready):
+            return  # it asks for all ports when it is ready
+        if len(self._waiting) >= MAX_WAITING:
+            self.fail(InvalidChain(CONTROL_RECEIVE, 0, None, f"{MAX_WAITING} control messages wait for a buffer"))
+            return
+        self._waiting.append(CONTROL.pack(number, event, value) + more)
+        self.serve(self._send_control)
+
+    def _send_control(self) -> None:
+        if not self._waiting:
+            return
+        for chain in self.chains(CONTROL_RECEIVE):
+            message = self._waiting.pop(0)
+            chain.writer(self.memory).write_all(message)
+            self.complete(CONTROL_RECEIVE, chain, len(message))
+            if not self._waiting:
+                return
+
+    def reset(self) -> None:
+        """Forget what the driver said."""
+        with self.lock:
+            self._waiting.clear()
+            self._driver_ready = False
+            for port in self.ports.values():
+                port.give_up()
+
+    def queue_reset(self, index: int) -> None:
+        """Forget the buffer of which a part was written."""
+        with self.lock:
+            for port in self.ports.values():
+                if index == port.transmit_queue:
+                    port.forget_held()
+
+    def close(self) -> None:
+        """Close every back end; once is enough."""
+        with self.lock:
+            for port in self.ports.values():
+                port.give_up()
+                port.backend.close()

@@ -1,0 +1,158 @@
+"""One port of a console: the bytes of a guest, and of whoever is at the other end."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyvmm_device import EventLoop
+    from pyvmm_virtio.backends.port import PortBackend
+    from pyvmm_virtio.devices.console.device import Console
+    from pyvmm_virtio.queue.buffers import Reader
+
+MAX_READ = 65536
+"""The most that is read for one buffer, whatever its size."""
+
+
+class Port:
+    """A port and its other end.
+
+    Args:
+        backend: the other end.
+        name: what the guest calls it, in ``/sys/class/virtio-ports/*/name``; programs look for it there.
+        console: whether it is a console (``/dev/hvcN``) or a port for programs (``/dev/vportNpM``).
+
+    Attributes:
+        guest_open: whether a program of the guest has it open, as far as it said.
+        ready: whether the guest's driver has taken it.
+        opened: what the driver was told last of the other end being there.
+    """
+
+    def __init__(self, backend: PortBackend, name: str = "", *, console: bool = False) -> None:
+        self.backend = backend
+        self.name = name
+        self.console = console
+        self.guest_open = False
+        self.ready = False
+        self.opened = False
+        self.number = -1
+        self.receive_queue = self.transmit_queue = -1
+        self._device: Console | None = None
+        self._held: tuple[int, Reader] | None = None  # a chain of which the other end took only a part
+        self._reading = self._writing = -1  # descriptors that the loop waits for
+
+    # called by the device, under its lock
+
+    def plug(self, device: Console, number: int) -> None:
+        """Be a device's port of this number: 5.3.2 says which queues that is."""
+        self._device, self.number = device, number
+        self.receive_queue = 0 if number == 0 else 2 + 2 * number
+        self.transmit_queue = self.receive_queue + 1
+        self.backend.on_change = lambda: device.on_backend(self)
+
+    def unplug(self) -> None:
+        """Be no device's port any more."""
+        self.give_up()
+        self._device = None
+
+    def give_up(self) -> None:
+        """Forget what the driver gave: it took it back."""
+        self.forget_held()
+        self.ready = self.guest_open = False
+        self.listen(want_input=False, want_room=False)
+
+    def forget_held(self) -> None:
+        """Forget the buffer of which the other end took only a part."""
+        self._held = None
+
+    def pump_out(self) -> None:
+        """Hand on what the guest wrote, as far as the other end takes it; the rest stays in the guest's buffers."""
+        device = self._device
+        if device is None:
+            return
+        index = self.transmit_queue
+        if self._held is not None:
+            head, reader = self._held
+            if not self._write(reader):
+                self._listen_now()
+                return
+            self._held = None
+            device.complete(index, head, 0)
+        for chain in device.chains(index):
+            reader = chain.reader(device.memory)
+            if not self._write(reader):
+                self._held = chain.head_index, reader
+                break
+            device.complete(index, chain, 0)
+        self._listen_now()
+
+    def _write(self, reader: Reader) -> bool:
+        while reader.available_bytes():
+            taken = self.backend.write(reader.views()[0])
+            if not taken:
+                return False
+            reader.advance(taken)
+        return True
+
+    def pump_in(self) -> None:
+        """Give the guest what the other end said, as far as there are buffers; the rest stays at the other end."""
+        device = self._device
+        if device is None or not self.hears:
+            return
+        index = self.receive_queue
+        starved = True
+        for chain in device.chains(index):
+            writer = chain.writer(device.memory)
+            room = min(writer.available_bytes(), MAX_READ)
+            data = self.backend.read(room) if room else b""
+            if room and not data:
+                device.queues[index].go_to_previous_position()
+                starved = False
+                break
+            writer.write(data)
+            device.complete(index, chain, len(data))
+        self.listen(want_input=not starved, want_room=self._held is not None)
+
+    @property
+    def hears(self) -> bool:
+        """Whether what is said to the guest now would be heard: Linux throws away what comes for a closed port."""
+        device = self._device
+        if device is None or not device.active:
+            return False
+        return not device.multiport or (self.ready and (self.console or self.guest_open))
+
+    # waiting
+
+    def _listen_now(self) -> None:
+        self.listen(want_input=self._reading >= 0, want_room=self._held is not None)
+
+    def listen(self, *, want_input: bool, want_room: bool) -> None:
+        """Wait for the back end's descriptors, those that would be of use."""
+        loop: EventLoop | None = self._device.loop if self._device is not None else None
+        if loop is None:
+            return
+        reading = self.backend.read_fd if want_input else -1
+        writing = self.backend.write_fd if want_room else -1
+        if self._reading not in (reading, -1):
+            loop.remove_reader(self._reading)
+        if self._writing not in (writing, -1):
+            loop.remove_writer(self._writing)
+        if reading >= 0 and reading != self._reading:
+            try:
+                loop.add_reader(reading, self._on_input)
+            except PermissionError:  # a regular file or /dev/null: there is always something, or never
+                loop.call_soon(self._on_input)
+                reading = -1
+        if writing >= 0 and writing != self._writing:
+            loop.add_writer(writing, self._on_room)
+        self._reading, self._writing = reading, writing
+
+    def _on_input(self) -> None:
+        if self._device is not None:
+            self._device.serve(self.pump_in)
+
+    def _on_room(self) -> None:
+        if self._device is not None:
+            self._device.serve(self.pump_out)
+
+    def __repr__(self) -> str:
+        return f"<Port {self.number} {self.name!r} {'console' if self.console else 'data'}, {self.backend!r}>"

@@ -1,0 +1,376 @@
+"""The network device: frames between a driver and a network (VIRTIO 1.3, 5.1)."""
+
+from __future__ import annotations
+
+from pyvmm_virtio.backends.net import HEADER_SIZE, MAX_FRAME
+from pyvmm_virtio.constants import net as c
+from pyvmm_virtio.constants.device_ids import VIRTIO_ID_NET
+from pyvmm_virtio.device import RING_FEATURES, VirtioDevice
+from pyvmm_virtio.devices.net.config import (
+    CONFIG,
+    DEPENDENCIES,
+    ECN_NEEDS,
+    GUEST_OFFLOADS,
+    SEND_OFFLOADS,
+    STATUS,
+    STATUS_OFFSET,
+    net_features,
+)
+from pyvmm_virtio.devices.net.control import MAX_COMMAND, Control
+from pyvmm_virtio.devices.net.filter import ReceiveFilter
+from pyvmm_virtio.devices.net.receive import Receiver
+from pyvmm_virtio.devices.throttle import Throttle
+from pyvmm_virtio.errors import BufferTooShort, VirtioUsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+    from pyvmm_device import EventLoop
+    from pyvmm_virtio.backends.net import NetBackend
+    from pyvmm_virtio.backends.pcap import PcapWriter
+    from pyvmm_virtio.interrupt import VirtioInterrupt
+    from pyvmm_virtio.memory import GuestMemory
+    from pyvmm_virtio.queue.chain import DescriptorChain
+    from pyvmm_virtio.queue.protocol import Queue
+    from pyvmm_virtio.rate_limiter import RateLimiter
+
+ETHERNET_HEADER = 14
+EMPTY_HEADER = bytes(HEADER_SIZE)
+
+
+class Net(VirtioDevice):
+    """An Ethernet card.
+
+    >>> from pyvmm_virtio.backends.datagram import DatagramNet
+    >>> ours, theirs = DatagramNet.pair()
+    >>> Net(ours, mac="52:54:00:12:34:56").mac
+    '52:54:00:12:34:56'
+    >>> ours.close(), theirs.close()
+    (None, None)
+
+    Args:
+        backend: the network, such as `Tap`, `Passt` or `DatagramNet`; `close` closes it. Its offloads are offered to
+            the driver, and it has a queue pair for each of the back end's.
+        mac: the address; a random one of those that anybody may use where none is given.
+        mtu: the largest payload the driver may send; the back end's where 0.
+        receive_limiter: how many bytes and frames may come in in a time; what is too much waits in the back end.
+        send_limiter: the same for what goes out; it waits in the driver's queue.
+        capture: where to write every frame of both directions.
+        loop: where the back end is listened to. Without it `poll` looks at it.
+        queue_size: the largest size of each queue.
+
+    Raises:
+        VirtioUsageError: the MAC address is none, or a limit has no loop.
+
+    Attributes:
+        dropped: frames nobody could take: too long for the driver's buffers, or no frames at all.
+        filter: what the driver wants to receive.
+    """
+
+    device_type = VIRTIO_ID_NET
+    feature_dependencies = DEPENDENCIES
+
+    def __init__(
+        self,
+        backend: NetBackend,
+        *,
+        mac: str = "",
+        mtu: int = 0,
+        receive_limiter: RateLimiter | None = None,
+        send_limiter: RateLimiter | None = None,
+        capture: PcapWriter | None = None,
+        loop: EventLoop | None = None,
+        queue_size: int = 256,
+        ring_features: int = RING_FEATURES,
+    ) -> None:
+        self.backend = backend
+        self.loop = loop
+        self.capture = capture
+        self.dropped = 0
+        self._first_mac = parse_mac(mac) if mac else random_mac()
+        self.filter = ReceiveFilter(self._first_mac)
+        self._control = Control(self)
+        self._send_throttle = Throttle(self, send_limiter, loop)
+        self._offloads = 0
+        self._link = True
+        self._set_before = False  # by the driver of a state that was restored
+        pairs = backend.queue_pairs
+        features = net_features(backend) | (1 << c.VIRTIO_NET_F_MTU if mtu else 0)
+        super().__init__(
+            features=features,
+            config=CONFIG.pack(self._first_mac, 0, pairs, mtu or backend.mtu),
+            queue_max_sizes=(*(queue_size,) * (2 * pairs), 64),
+            ring_features=ring_features,
+        )
+        self._receivers = [Receiver(self, pair, Throttle(self, receive_limiter, loop)) for pair in range(pairs)]
+        self._waiting_for_room: set[int] = set()
+        self._pairs = 1
+        self.set_status(c.VIRTIO_NET_S_LINK_UP, backend.link_up)
+        backend.on_link = self._on_link
+
+    @property
+    def mac(self) -> str:
+        """The address as the guest has set it."""
+        return self.config[:6].hex(":")
+
+    # what the machine does
+
+    def set_link(self, up: bool) -> None:
+        """Pull the cable, or plug it in; frames are lost meanwhile, in both directions."""
+        with self.lock:
+            self._link = up
+            self._on_link()
+
+    def announce(self) -> None:
+        """Have the driver tell the network where it is, as after it was moved to another host."""
+        with self.lock:
+            if self.negotiated(c.VIRTIO_NET_F_GUEST_ANNOUNCE):
+                self.set_status(c.VIRTIO_NET_S_ANNOUNCE, True)
+
+    def poll(self) -> None:
+        """Look at the back end, for machines without a loop."""
+        for receiver in self._receivers[: self._pairs]:
+            self.serve(receiver.pump)
+
+    def _on_link(self) -> None:
+        with self.lock:
+            self.set_status(c.VIRTIO_NET_S_LINK_UP, self.link_up)
+            for receiver in self._receivers:
+                receiver.listen()
+
+    @property
+    def link_up(self) -> bool:
+        """Whether the cable is plugged in at both ends."""
+        return self._link and self.backend.link_up
+
+    # what commands of the driver do
+
+    def set_status(self, bit: int, on: bool) -> None:
+        """Change a bit of the status and tell the driver."""
+        old = STATUS.unpack_from(self.config, STATUS_OFFSET)[0]
+        new = old | bit if on else old & ~bit
+        if new != old:
+            self.update_config(STATUS_OFFSET, STATUS.pack(new))
+
+    def set_mac(self, mac: bytes) -> None:
+        """Be at another address."""
+        self.config[:6] = mac
+        self.filter.mac = mac
+
+    def set_queue_pairs(self, pairs: int) -> bool:
+        """Use so many queue pairs; false where there are not so many."""
+        if not 1 <= pairs <= self.backend.queue_pairs:
+            return False
+        self._pairs = pairs
+        self.backend.set_queue_pairs(pairs)
+        for receiver in self._receivers:
+            receiver.listen()
+        return True
+
+    def set_offloads(self, offloads: int) -> bool:
+        """Use these of the driver's receive offloads; false where it did not negotiate one of them."""
+        if offloads & ~(self.driver_features & GUEST_OFFLOADS):
+            return False
+        self._offloads = offloads
+        self.backend.set_offloads(offloads)
+        return True
+
+    # the driver's side
+
+    def check_features(self, features: int) -> str | None:
+        """Return what is missing: 5.1.3.1."""
+        for feature, one_of in ECN_NEEDS.items():
+            if features >> feature & 1 and not features & one_of:
+                return f"feature {feature} needs segmentation offload"
+        return super().check_features(features)
+
+    def activate(self, memory: GuestMemory, queues: Sequence[Queue], interrupt: VirtioInterrupt) -> None:  # noqa: ARG002
+        """Set the back end up for what was negotiated, and listen to it."""
+        if self._set_before:
+            self._set_before = False
+            self.filter.mac = bytes(self.config[:6])
+        else:
+            self._offloads = self.driver_features & GUEST_OFFLOADS
+            self.filter.vlans = set() if self.negotiated(c.VIRTIO_NET_F_CTRL_VLAN) else None
+        self.backend.set_offloads(self._offloads)
+        self.set_queue_pairs(self._pairs)
+        if self.loop is not None:
+            self.loop.call_soon(self._begin)
+
+    def _begin(self) -> None:
+        with self.lock:
+            for receiver in self._receivers:
+                receiver.listen()
+
+    def receives(self, pair: int) -> bool:
+        """Whether frames for a queue pair are wanted now."""
+        return self.active and pair < self._pairs
+
+    @property
+    def control_queue(self) -> int:
+        """The number of the control queue: 5.1.2, "N=1 if neither VIRTIO_NET_F_MQ nor VIRTIO_NET_F_RSS"."""
+        return 2 * self.backend.queue_pairs if self.negotiated(c.VIRTIO_NET_F_MQ) else 2
+
+    def process_queue(self, index: int) -> None:
+        """Send, receive, or carry out commands."""
+        if index == self.control_queue:
+            if self.negotiated(c.VIRTIO_NET_F_CTRL_VQ):
+                self._take_commands(index)
+        elif index >= 2 * self.backend.queue_pairs:
+            return
+        elif index & 1:
+            self._transmit(index)
+        else:
+            self._receivers[index >> 1].pump()
+
+    def _take_commands(self, index: int) -> None:
+        for chain in self.chains(index):
+            reader, writer = chain.reader(self.memory), chain.writer(self.memory)
+            if not writer.available_bytes():
+                raise BufferTooShort(index, chain.head_index, 1, 0)
+            fits = reader.available_bytes() <= MAX_COMMAND
+            answer = self._control.run(reader.read()) if fits else c.VIRTIO_NET_ERR
+            writer.write(bytes([answer]))
+            self.complete(index, chain, 1)
+
+    def _transmit(self, index: int) -> None:
+        pair = index >> 1
+        queue, backend, memory = self.queues[index], self.backend, self.memory
+        throttle = self._send_throttle
+        # 5.1.6.2: what was not negotiated is not there, and the field for merged buffers is not used for sending
+        keep_header = backend.header_size and self.driver_features & SEND_OFFLOADS
+        used: list[tuple[int, int]] = []
+        try:
+            for chain in self.chains(index):
+                views = self._frame(memory, chain)
+                length = sum(map(len, views)) - HEADER_SIZE
+                if length < ETHERNET_HEADER or length > MAX_FRAME or not self.link_up:
+                    self.dropped += 1
+                    used.append((chain.head_index, 0))
+                    continue
+                if throttle and not throttle.admit(index, length):
+                    queue.go_to_previous_position()
+                    break
+                header, frame = split(views)
+                if backend.header_size:
+                    # a copy: the driver cannot change it between our look at it and the network's
+                    first = header[:10] + b"\0\0" if keep_header else EMPTY_HEADER
+                    frame.insert(0, memoryview(first))
+                if not backend.send(pair, frame):
+                    queue.go_to_previous_position()
+                    self._wait_for_room(index)
+                    break
+                if self.capture is not None:
+                    self.capture.write(frame[bool(backend.header_size) :])
+                used.append((chain.head_index, 0))
+        finally:
+            if used:
+                self.complete_batch(index, used)
+
+    @staticmethod
+    def _frame(memory: GuestMemory, chain: DescriptorChain) -> list[memoryview]:
+        reader = chain.reader(memory)
+        if reader.available_bytes() < HEADER_SIZE:
+            raise BufferTooShort(chain.queue_index, chain.head_index, HEADER_SIZE, reader.available_bytes())
+        return reader.views()
+
+    def _wait_for_room(self, index: int) -> None:
+        if self.loop is None or index in self._waiting_for_room:
+            return
+        fd = self.backend.fileno(index >> 1)
+        self._waiting_for_room.add(index)
+
+        def room() -> None:
+            if self.loop is not None:
+                self.loop.remove_writer(fd)
+            self._waiting_for_room.discard(index)
+            self.kick(index)
+
+        self.loop.add_writer(fd, room)
+
+    # the end of things
+
+    def reset(self) -> None:
+        """Forget what the driver wanted."""
+        with self.lock:
+            self._pairs = 1
+            self.filter.reset(self._first_mac)
+            self.config[:6] = self._first_mac
+            self.set_status(c.VIRTIO_NET_S_ANNOUNCE, False)
+            for receiver in self._receivers:
+                receiver.reset()
+
+    def queue_reset(self, index: int) -> None:
+        """Forget the buffers of a receive queue that were taken for a frame."""
+        with self.lock:
+            if index < 2 * self.backend.queue_pairs and not index & 1:
+                self._receivers[index >> 1].forget_chains()
+
+    def quiesce(self) -> None:
+        """Give back the buffers that were taken for a frame that needs more."""
+        with self.lock:
+            for receiver in self._receivers:
+                receiver.put_back()
+
+    def device_state(self) -> dict[str, Any]:
+        """Return what the driver has set."""
+        return {"pairs": self._pairs, "offloads": self._offloads, "filter": self.filter.state()}
+
+    def restore_device(self, state: Mapping[str, Any]) -> None:
+        """Become what a state says."""
+        from pyvmm_device.errors import StateError
+
+        try:
+            pairs, offloads = int(state["pairs"]), int(state["offloads"])
+            if not 1 <= pairs <= self.backend.queue_pairs or offloads & ~GUEST_OFFLOADS:
+                raise ValueError(f"it has {pairs} queue pairs and offloads {offloads:#x}")
+            self.filter.restore(state["filter"])
+        except (KeyError, ValueError, TypeError) as error:
+            raise StateError(type(self).__name__, repr(error)) from None
+        self._pairs, self._offloads = pairs, offloads
+        self._set_before = True
+
+    def close(self) -> None:
+        """Close the back end and the capture; once is enough."""
+        with self.lock:
+            for receiver in self._receivers:
+                receiver.reset()
+            if self.loop is not None:
+                for index in self._waiting_for_room:
+                    self.loop.remove_writer(self.backend.fileno(index >> 1))
+            self.backend.close()
+            if self.capture is not None:
+                self.capture.close()
+
+
+def split(views: list[memoryview]) -> tuple[bytes, list[memoryview]]:
+    """Cut the header off a frame: its bytes, and views of the rest."""
+    first = views[0]
+    if len(first) == HEADER_SIZE:
+        return bytes(first), views[1:]
+    if len(first) > HEADER_SIZE:
+        return bytes(first[:HEADER_SIZE]), [first[HEADER_SIZE:], *views[1:]]
+    header, rest = b"", list(views)
+    while len(header) < HEADER_SIZE:
+        missing = HEADER_SIZE - len(header)
+        header += bytes(rest[0][:missing])
+        rest[:1] = [rest[0][missing:]] if len(rest[0]) > missing else []
+    return header, rest
+
+
+def parse_mac(text: str) -> bytes:
+    """Read an address as ``52:54:00:12:34:56``; raises VirtioUsageError where it is not that of one card."""
+    parts = text.split(":")
+    hexadecimal = all(len(part) == 2 and not set(part.lower()) - set("0123456789abcdef") for part in parts)
+    if len(parts) != 6 or not hexadecimal or int(parts[0], 16) & 1 or parts == ["00"] * 6:
+        raise VirtioUsageError(f"{text!r} is no address of a network card: give six bytes, as 52:54:00:12:34:56")
+    return bytes.fromhex("".join(parts))
+
+
+def random_mac() -> bytes:
+    """Make up an address: locally administered, unicast."""
+    import os
+
+    return b"\x52\x54\x00" + os.urandom(3)

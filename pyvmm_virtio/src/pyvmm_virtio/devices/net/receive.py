@@ -1,0 +1,183 @@
+"""The receiving half of a network device's queue pair (VIRTIO 1.3, 5.1.6.3 and 5.1.6.4)."""
+
+from __future__ import annotations
+
+from pyvmm_virtio.backends.net import HEADER_SIZE, MAX_FRAME
+from pyvmm_virtio.constants import net as c
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyvmm_virtio.devices.net.device import Net
+    from pyvmm_virtio.devices.throttle import Throttle
+    from pyvmm_virtio.queue.buffers import Writer
+
+NUM_BUFFERS = slice(10, 12)
+FRAMES_PER_TURN = 256
+"""Then others have their turn."""
+
+
+class Receiver:
+    """Takes frames from the network and puts them into the driver's buffers.
+
+    A frame is taken out of the network only where the driver has a buffer. If the frame turns out to need more buffers
+    than there are, it waits here, with those it has, for more.
+
+    Args:
+        device: whose.
+        pair: the number of the queue pair.
+        throttle: how fast.
+    """
+
+    def __init__(self, device: Net, pair: int, throttle: Throttle) -> None:
+        self._device = device
+        self._pair = pair
+        self._index = 2 * pair
+        self._throttle = throttle
+        self._buffer = memoryview(bytearray(HEADER_SIZE + MAX_FRAME))
+        # where the network puts a frame: behind the header, where it brings none itself
+        self._target = [self._buffer[HEADER_SIZE - device.backend.header_size :]]
+        self._length = 0  # of the frame that waits, its header included
+        self._paid = False
+        self._chains: list[tuple[int, Writer]] = []
+        self._room = 0
+        self._fd = -1
+        self._starved = False
+
+    def pump(self) -> None:
+        """Move frames until there are no more, or no more buffers."""
+        device, backend = self._device, self._device.backend
+        if not device.receives(self._pair):
+            return
+        self._starved = False
+        if device.queues[self._index].ready():
+            # new buffers are news only where they were missed
+            device.queues[self._index].disable_notification(device.memory)
+        for _ in range(FRAMES_PER_TURN):
+            if not self._length and not self._take():
+                break
+            if not self._paid:
+                if self._throttle and not self._throttle.admit(self._index, self._length - HEADER_SIZE):
+                    self._starved = True  # of tokens: nothing is read until the time has come
+                    break
+                self._paid = True
+            if not self._deliver():
+                self._starved = True
+                break
+        else:
+            if device.loop is not None and backend.fileno(self._pair) >= 0:
+                device.loop.call_soon(self._again)
+        self.listen()
+
+    def _again(self) -> None:
+        self._device.serve(self.pump)
+
+    def _take(self) -> bool:
+        """Take the next frame that the driver wants out of the network, if the driver has a buffer."""
+        device = self._device
+        if not self._chains and not self._take_chain():
+            self._starved = True
+            return False
+        for _ in range(FRAMES_PER_TURN):
+            count = device.backend.receive(self._pair, self._target)
+            if not count:
+                return False
+            length = count + HEADER_SIZE - device.backend.header_size
+            frame = self._buffer[HEADER_SIZE:length]
+            if not device.link_up or length < HEADER_SIZE + 14 or not device.filter.wants(frame):
+                continue
+            if device.capture is not None:
+                device.capture.write([frame])
+            self._length = length
+            self._paid = False
+            return True
+        return False
+
+    def _take_chain(self) -> bool:
+        device = self._device
+        queue, memory = device.queues[self._index], device.memory
+        chain = queue.pop_descriptor_chain(memory)
+        if chain is None:
+            if not queue.ready() or not queue.enable_notification(memory):
+                return False
+            chain = queue.pop_descriptor_chain(memory)
+            queue.disable_notification(memory)
+            if chain is None:
+                return False
+        writer = chain.writer(memory)
+        self._chains.append((chain.head_index, writer))
+        self._room += writer.available_bytes()
+        return True
+
+    def _deliver(self) -> bool:
+        """Put the frame that waits into buffers; false where there are too few."""
+        device = self._device
+        merge = device.negotiated(c.VIRTIO_NET_F_MRG_RXBUF)
+        while merge and self._room < self._length:
+            # 2.7.4.3 and 5.1.6.4: the number of buffers has to be known before the first is given back
+            if len(self._chains) >= device.queues[self._index].size():
+                return self._drop()
+            if not self._take_chain():
+                return False
+        if self._room < self._length:
+            return self._drop()
+        header = self._buffer[:HEADER_SIZE]
+        if not device.backend.header_size:
+            header[:] = bytes(HEADER_SIZE)
+        used: list[tuple[int, int]] = []
+        left = self._buffer[: self._length]
+        needed, room = 0, 0
+        while room < self._length:
+            room += self._chains[needed][1].available_bytes()
+            needed += 1
+        # 5.1.6.4.1: "MUST set num_buffers to 1 if VIRTIO_NET_F_MRG_RXBUF has not been negotiated"
+        header[NUM_BUFFERS] = needed.to_bytes(2, "little")
+        for head, writer in self._chains[:needed]:
+            count = min(writer.available_bytes(), len(left))
+            writer.write(left[:count])
+            left = left[count:]
+            used.append((head, count))
+        self._forget(needed)
+        device.complete_batch(self._index, used)
+        return True
+
+    def _forget(self, count: int) -> None:
+        del self._chains[:count]
+        self._room = sum(writer.available_bytes() for _, writer in self._chains)
+        self._length = 0
+
+    def _drop(self) -> bool:
+        """Lose the frame: the driver's buffers are too small for it."""
+        self._device.dropped += 1
+        self._length = 0
+        return True
+
+    def listen(self) -> None:
+        """Wait for the network as long as it would be of use."""
+        device, loop = self._device, self._device.loop
+        if loop is None:
+            return
+        wanted = device.receives(self._pair) and not self._starved and device.backend.link_up
+        fd = device.backend.fileno(self._pair) if wanted else -1
+        if self._fd not in (fd, -1):
+            loop.remove_reader(self._fd)
+        if fd >= 0 and fd != self._fd:
+            loop.add_reader(fd, self._again)
+        self._fd = fd
+
+    def put_back(self) -> None:
+        """Put buffers back into the ring, and lose the frame that waited for more of them."""
+        queue = self._device.queues[self._index]
+        for _ in self._chains:
+            queue.go_to_previous_position()
+        self.forget_chains()
+
+    def forget_chains(self) -> None:
+        """Forget the buffers: the driver took them back."""
+        self._chains.clear()
+        self._room = self._length = 0
+
+    def reset(self) -> None:
+        """Forget the buffers and the frame, and listen to nobody."""
+        self.forget_chains()
+        self._starved = False
+        self.listen()

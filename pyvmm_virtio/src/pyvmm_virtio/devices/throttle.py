@@ -1,0 +1,58 @@
+"""A queue that has to wait: for a rate limit, and then for nothing but time."""
+
+from __future__ import annotations
+
+from pyvmm_virtio.errors import VirtioUsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyvmm_device import EventLoop
+    from pyvmm_virtio.device import VirtioDevice
+    from pyvmm_virtio.rate_limiter import RateLimiter
+
+
+class Throttle:
+    """Lets requests of a device through at a rate, and has their queues looked at again in time.
+
+    Args:
+        device: whose queues they are.
+        limiter: the rate, or None for none.
+        loop: where to wait.
+
+    Raises:
+        VirtioUsageError: there is a rate, and no loop to wait in.
+    """
+
+    __slots__ = ("_device", "_limiter", "_loop", "_waiting")
+
+    def __init__(self, device: VirtioDevice, limiter: RateLimiter | None, loop: EventLoop | None) -> None:
+        if limiter is not None and loop is None:
+            raise VirtioUsageError("a rate limit is a time to wait for: give the event loop in which to wait")
+        self._device = device
+        self._limiter = limiter
+        self._loop = loop
+        self._waiting: set[int] = set()
+
+    def __bool__(self) -> bool:
+        return self._limiter is not None
+
+    def admit(self, index: int, length: int) -> bool:
+        """Pay for a request of `length` bytes; where there is not enough the queue is kicked when there is."""
+        if self._limiter is None or self._loop is None:
+            return True
+        nanoseconds = self._limiter.take(length)
+        if nanoseconds:
+            self.later(index, nanoseconds / 1e9)
+        return not nanoseconds
+
+    def later(self, index: int, seconds: float) -> None:
+        """Kick a queue after a time, once however often it is asked for."""
+        if self._loop is None or index in self._waiting:
+            return
+        self._waiting.add(index)
+
+        def again() -> None:
+            self._waiting.discard(index)
+            self._device.kick(index)
+
+        self._loop.call_later(seconds, again)
