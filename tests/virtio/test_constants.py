@@ -13,6 +13,7 @@ HEADERS = {
     "device_ids": "virtio_ids.h",
     "ring": "virtio_ring.h",
     "mmio": "virtio_mmio.h",
+    "pci": "virtio_pci.h",
     "block": "virtio_blk.h",
     "net": "virtio_net.h",
     "console": "virtio_console.h",

@@ -153,6 +153,7 @@ class VirtioDevice:
         self._completed: set[int] = set()
         self._again: set[int] = set()
         self._restored = False
+        self._config_was_read = True
 
     # what subclasses do
 
@@ -263,9 +264,11 @@ class VirtioDevice:
     def config_changed(self) -> None:
         """Tell the driver that `config` was changed; do both under `lock`, or let `update_config` do it."""
         with self.lock:
-            # 2.5.3: "MUST present a changed configuration generation after the driver has read a ... field which has
-            # changed since"; the register has 32 bits in one transport and 8 in the other
-            self.config_generation = (self.config_generation + 1) & 0xFFFFFFFF
+            # 2.5.3 asks for a new generation only where the driver has read something since the last, and counting no
+            # further keeps PCI's 8 bits from coming round within one read of the driver
+            if self._config_was_read:
+                self.config_generation = (self.config_generation + 1) & 0xFFFFFFFF
+                self._config_was_read = False
             if self.active:
                 self.interrupt.signal_config()
 
@@ -392,6 +395,20 @@ class VirtioDevice:
                 if not self.serve(self.process_queue, index) or index not in self._again:
                     return
 
+    def driver_read_config(self, offset: int, buffer: memoryview) -> None:
+        """Take a driver's read of the configuration space."""
+        with self.lock:
+            self._config_was_read = True
+            self.read_config(offset, buffer)
+
+    def driver_write_config(self, offset: int, data: memoryview) -> None:
+        """Take a driver's write to the configuration space; what is wrong with it ends in `fail`."""
+        with self.lock:
+            try:
+                self.write_config(offset, data)
+            except (VirtqueueError, GuestMemoryError) as error:
+                self.fail(error)
+
     def driver_reset(self) -> None:
         """Be as before a driver came. When this returns, nothing of the device touches guest memory."""
         with self.lock:
@@ -426,6 +443,8 @@ class VirtioDevice:
         self.quiesce()
         with self.lock:
             self.paused = True
+            for queue in self.queues:
+                queue.release()
 
     def resume(self) -> None:
         """Take up work again; what the driver offered meanwhile is looked at now."""
@@ -484,12 +503,10 @@ class VirtioDevice:
             raise StateError(name, repr(error)) from None
         if fields["features"] & ~self.device_features or fields["offered"] != self.device_features:
             raise StateError(name, f"it offers {fields['offered']:#x}, here is {self.device_features:#x}")
+        self.driver_reset()
         with self.lock:
             self.paused = self._restored = True
-            self.epochs = [epoch + 1 for epoch in self.epochs]
             self.restore_device(own)
-            for queue in self.queues:
-                queue.release()
             self.queues = queues
             self.driver_features = fields["features"]
             self.needs_reset = fields["needs_reset"]

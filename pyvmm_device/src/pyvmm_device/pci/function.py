@@ -201,8 +201,9 @@ class PciFunction(Stateful):
         if self._bus is None:
             return
         bus = self._bus.io.pio if bar.io else self._bus.io.mmio
-        if bar.mapped is not None:
-            bus.update(remove=(bar.mapped.base,))
+        before = bar.mapped
+        if before is not None:
+            bus.update(remove=(before.base,))
         bar.mapped = bar.conflict = None
         if wanted is not None:
             try:
@@ -211,6 +212,11 @@ class PciFunction(Stateful):
             except DeviceOverlap as error:
                 # the guest's mistake, or a moment between two writes: the range answers nowhere until it moves on
                 bar.conflict = error.holder
+        if bar.mapped != before:
+            self.bar_moved(bar)
+
+    def bar_moved(self, bar: Bar) -> None:
+        """Told that a BAR's range began, or ceased, to answer somewhere: for what else is bound to the address."""
 
     def unmap(self) -> None:
         """Let no range answer until the next change of a register; whoever restores several functions begins so."""

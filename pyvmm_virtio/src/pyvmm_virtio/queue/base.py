@@ -201,15 +201,15 @@ class BaseQueue(Stateful):
 
     def set_desc_table_address(self, low: int | None = None, high: int | None = None) -> None:
         """Say where the descriptor area is, in halves; an address it cannot have is ignored and logged."""
-        self._forgive(self.try_set_desc_table_address, _combine(self._desc_table, low, high))
+        self._forgive(self.try_set_desc_table_address, combine(self._desc_table, low, high))
 
     def set_avail_ring_address(self, low: int | None = None, high: int | None = None) -> None:
         """Say where the driver area is, in halves; an address it cannot have is ignored and logged."""
-        self._forgive(self.try_set_avail_ring_address, _combine(self._avail_ring, low, high))
+        self._forgive(self.try_set_avail_ring_address, combine(self._avail_ring, low, high))
 
     def set_used_ring_address(self, low: int | None = None, high: int | None = None) -> None:
         """Say where the device area is, in halves; an address it cannot have is ignored and logged."""
-        self._forgive(self.try_set_used_ring_address, _combine(self._used_ring, low, high))
+        self._forgive(self.try_set_used_ring_address, combine(self._used_ring, low, high))
 
     def _forgive(self, setter: Callable[[int], None], value: int) -> None:
         try:
@@ -412,7 +412,7 @@ class BaseQueue(Stateful):
         )
 
 
-def _combine(addr: int, low: int | None, high: int | None) -> int:
+def combine(addr: int, low: int | None, high: int | None) -> int:
     """Replace the halves of an address that are given."""
     if low is not None:
         if low > 0xFFFF_FFFF and high is None:

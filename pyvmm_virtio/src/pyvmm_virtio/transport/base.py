@@ -1,0 +1,243 @@
+"""What both transports share: status, features and the registers of the selected queue."""
+
+from __future__ import annotations
+
+from _thread import RLock
+
+from pyvmm_device.state import uint
+from pyvmm_virtio.constants import features as f
+from pyvmm_virtio.device import mask
+from pyvmm_virtio.errors import QueueConfigError
+from pyvmm_virtio.queue.base import combine
+from pyvmm_virtio.transport import status as s
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from pyvmm_virtio.device import VirtioDevice
+    from pyvmm_virtio.interrupt import VirtioInterrupt
+    from pyvmm_virtio.memory import MemorySource
+    from pyvmm_virtio.queue.protocol import Queue
+
+# newer than the oldest headers of Linux that the others are compared with
+VIRTIO_F_NOTIFICATION_DATA = 38
+VIRTIO_F_NOTIF_CONFIG_DATA = 39
+
+CONTROL = {"status": uint(8), "device_select": uint(32), "driver_select": uint(32), "queue_select": uint(32)}
+CONTROL["accepted"] = uint(64)
+
+
+class NotifyAddress:
+    """Where a driver writes to notify a queue: what a hypervisor turns into an eventfd without leaving the guest.
+
+    Attributes:
+        queue: the queue's number.
+        offset: of the register, from the base of the MMIO range or of the BAR.
+        length: of the write, in bytes; 0 is any.
+        datamatch: the value that is written, or None where any is.
+    """
+
+    __slots__ = ("datamatch", "length", "offset", "queue")
+
+    def __init__(self, queue: int, offset: int, length: int, datamatch: int | None) -> None:
+        self.queue = queue
+        self.offset = offset
+        self.length = length
+        self.datamatch = datamatch
+
+    def __repr__(self) -> str:
+        return f"NotifyAddress({self.queue}, {self.offset:#x}, {self.length}, {self.datamatch})"
+
+
+class Control:
+    """The state machine behind the registers of a transport. Everything here runs under its `lock`.
+
+    The lock is taken before the device's, never after: a device that interrupts takes neither.
+
+    Args:
+        device: what is driven.
+        memory: guest memory, or a cell that holds the current one.
+        interrupt: how the device reaches the driver.
+        iommu: whether addresses are translated on their way; ACCESS_PLATFORM is offered then, and insisted on.
+
+    Attributes:
+        ignored: how often the driver did what it must not and nothing came of it, by what it was.
+    """
+
+    def __init__(self, device: VirtioDevice, memory: MemorySource, interrupt: VirtioInterrupt, *, iommu: bool) -> None:
+        self.lock = RLock()
+        self.device = device
+        self.interrupt = interrupt
+        self.ignored: dict[str, int] = {}
+        if iommu:
+            device.device_features |= mask(f.VIRTIO_F_ACCESS_PLATFORM)
+        device.attach(memory)
+        self._forget()
+
+    def _forget(self) -> None:
+        self.status = 0
+        self.device_select = self.driver_select = self.queue_select = 0
+        self.accepted = 0
+
+    def ignore(self, what: str, details: str = "") -> None:
+        """Count something a driver must not do, and log it with details the first time."""
+        self.ignored[what] = self.ignored.get(what, 0) + 1
+        if self.ignored[what] == 1:
+            import logging
+
+            logging.getLogger(__name__).warning("%r: ignored from now on: %s %s", self.device, what, details)
+
+    # status
+
+    def read_status(self) -> int:
+        """The status, with DEVICE_NEEDS_RESET where the device says so."""
+        return self.status | s.NEEDS_RESET if self.device.needs_reset else self.status
+
+    def write_status(self, written: int) -> None:
+        """Take a step, or reset."""
+        if not written:
+            self.reset()
+            return
+        gates = {"features": self._features_ok, "start": self._driver_ok}
+        self.status, wrong = s.advance(self.status, written & ~s.NEEDS_RESET, gates)
+        if wrong is not None:
+            self.ignore(wrong)
+
+    def _features_ok(self) -> bool:
+        reason = self.device.negotiate(self.accepted)
+        if reason is not None:
+            self.ignore("features that are refused", reason)
+        return reason is None
+
+    def _driver_ok(self) -> bool:
+        try:
+            self.device.start(self.interrupt)
+        except Exception as error:
+            import logging
+
+            logging.getLogger(__name__).exception("%r does not start", self.device)
+            self.device.fail(error)
+            return False
+        return True
+
+    def reset(self) -> None:
+        """Be as before a driver came; when this returns the device is done with guest memory."""
+        self.device.driver_reset()
+        self._forget()
+
+    # features
+
+    def read_device_features(self) -> int:
+        """The 32 bits of what is offered that the driver selected; from bit 64 on there are none."""
+        return self.device.device_features >> 32 * self.device_select & 0xFFFFFFFF if self.device_select < 2 else 0
+
+    def read_driver_features(self) -> int:
+        """The 32 bits of what the driver accepted."""
+        return self.accepted >> 32 * self.driver_select & 0xFFFFFFFF if self.driver_select < 2 else 0
+
+    def write_driver_features(self, value: int) -> None:
+        """Note 32 bits of what the driver accepts."""
+        if self.status & (s.DRIVER | s.FEATURES_OK | s.FAILED) != s.DRIVER:
+            self.ignore("features written outside of negotiation")
+        elif self.driver_select < 2:
+            shift = 32 * self.driver_select
+            self.accepted = self.accepted & ~(0xFFFFFFFF << shift) | value << shift
+        elif value:
+            self.ignore("features written that do not exist")
+
+    # the selected queue
+
+    def queue(self) -> Queue | None:
+        """The queue that the driver selected, if there is one."""
+        queues = self.device.queues
+        return queues[self.queue_select] if self.queue_select < len(queues) else None
+
+    def settable(self) -> Queue | None:
+        """The queue that the driver selected, if it may be changed now."""
+        queue = self.queue()
+        if queue is None:
+            self.ignore("a queue is set up that does not exist")
+        elif self.status & (s.FEATURES_OK | s.FAILED) != s.FEATURES_OK:
+            self.ignore("a queue is set up before FEATURES_OK or after FAILED")
+        elif queue.ready():
+            # 4.2.2.2: "When QueueReady is not zero, the driver MUST NOT access" the others
+            self.ignore("a queue is set up while it is enabled")
+        else:
+            return queue
+        return None
+
+    def queue_size(self) -> int:
+        """The size of the selected queue, 0 where there is none."""
+        queue = self.queue()
+        return queue.size() if queue is not None else 0
+
+    def set_queue_size(self, size: int) -> None:
+        """Choose the size of the selected queue."""
+        queue = self.settable()
+        if queue is not None:
+            self._try(queue.try_set_size, size)
+
+    def set_queue_address(self, area: str, low: int | None, high: int | None) -> None:
+        """Say where an area of the selected queue is: "desc_table", "avail_ring" or "used_ring"."""
+        queue = self.settable()
+        if queue is not None:
+            addr = combine(getattr(queue, area)(), low, high)
+            self._try(getattr(queue, f"try_set_{area}_address"), addr)
+
+    def _try(self, setter: Callable[[int], None], value: int) -> None:
+        try:
+            setter(value)
+        except QueueConfigError as error:
+            self.ignore("a queue is given a size or an address it cannot have", str(error))
+
+    def queue_ready(self) -> bool:
+        """Whether the selected queue is enabled."""
+        queue = self.queue()
+        return queue is not None and queue.ready()
+
+    def enable_queue(self) -> None:
+        """Enable the selected queue."""
+        queue = self.settable()
+        if queue is None:
+            return
+        if self.status & s.DRIVER_OK and not self.device.negotiated(f.VIRTIO_F_RING_RESET):
+            self.ignore("a queue is enabled after DRIVER_OK, without RING_RESET")
+            return
+        with self.device.lock:
+            queue.set_ready(True)
+
+    def reset_queue(self) -> None:
+        """Reset the selected queue; when this returns the device is done with its buffers."""
+        if self.queue() is None or not self.status & s.FEATURES_OK:
+            self.ignore("a queue is reset that does not exist, or before FEATURES_OK")
+        else:
+            self.device.driver_queue_reset(self.queue_select)
+
+    # the configuration space
+
+    def write_config(self, offset: int, data: memoryview) -> None:
+        """Let the driver write to the device's configuration space, where it may."""
+        if self.status & (s.DRIVER | s.FAILED) != s.DRIVER:
+            self.ignore("the configuration is written before DRIVER or after FAILED")
+        else:
+            self.device.driver_write_config(offset, data)
+
+    # state
+
+    def state(self) -> dict[str, Any]:
+        """Return the registers and the device."""
+        with self.lock:
+            return {**{name: getattr(self, name) for name in CONTROL}, "virtio": self.device.state()}
+
+    def check_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the registers of a state, each checked; raises ValueError, KeyError or TypeError."""
+        return {name: kind.load(state[name]) for name, kind in CONTROL.items()}
+
+    def restore(self, state: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
+        """Become what a state says; `fields` is what `check_state` made of it. Raises StateError."""
+        with self.lock:
+            self.device.restore(state["virtio"], self.interrupt)
+            for name, value in fields.items():
+                setattr(self, name, value)
