@@ -9,16 +9,21 @@ from .memory import need_ram, ranges_of, write_zeros
 from .placement import Placement
 from .source import Source
 from .x86_64 import layout, registers
+from .x86_64.e820 import RAM, e820
+from .x86_64.firmware_tables import FirmwareTables
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import TracebackType
     from typing import Self
 
     from typing_extensions import Buffer
 
+    from .acpi.tables import AcpiTables
     from .cmdline import Cmdline
     from .memory import GuestMemory
+    from .smbios.tables import Smbios
     from .source import ImageLike
     from .x86_64.e820 import E820Entry
 
@@ -29,6 +34,9 @@ class BootPlan:
     `kernel` is a path, an open file or a buffer; `memory` a size in bytes, (start, size) pairs or a guest memory;
     `cmdline` a str or Cmdline; `initrd` like `kernel`; `entry` one of auto, pvh, linux64, linux32. `rsdp` is where
     ACPI tables of yours begin (then the MP table is left out), or 0.
+
+    `acpi` describes the machine by ACPI instead of by an MP table, `smbios` says what it is called. `initrd` may be a
+    list of several; `bootconfig` is text that goes behind them.
 
     A plan is complete and checked when it exists. `str(plan)` is a table, `plan.apply(memory)` writes it, and
     `plan.registers` is the state of the first CPU. Close it, or use `with`, to unmap the files.
@@ -43,15 +51,19 @@ class BootPlan:
         kernel: ImageLike,
         memory: object,
         cmdline: str | Cmdline = "",
-        initrd: ImageLike | None = None,
+        initrd: ImageLike | Sequence[ImageLike] | None = None,
         vcpus: int = 1,
         entry: str = "auto",
         *,
         rsdp: int = 0,
+        acpi: AcpiTables | None = None,
+        smbios: Smbios | None = None,
+        bootconfig: str = "",
     ) -> None:
         self.ranges = ranges_of(memory)
         self.vcpus = vcpus
-        self.rsdp = rsdp
+        self.firmware_tables = FirmwareTables(vcpus, self.ranges, acpi, smbios, rsdp)
+        self.rsdp = self.firmware_tables.rsdp
         self.placements: list[Placement] = []
         self._views: list[memoryview] = []
         self._sources: list[Source] = []
@@ -59,7 +71,7 @@ class BootPlan:
             source = self._source(kernel)
             self.kernel = source.name
             self.kind = identify(source.view)
-            self.initrd = None if initrd is None else self._source(initrd)
+            self.initrd = self._join(initrd, bootconfig)
             self.registers = self._protocol(source, str(cmdline), entry)
             self._tables()
             self._check()
@@ -71,6 +83,19 @@ class BootPlan:
         source = Source(image)
         self._sources.append(source)
         return source
+
+    def _join(self, initrd: ImageLike | Sequence[ImageLike] | None, bootconfig: str) -> Source | None:
+        """Open the initrd; several, or a bootconfig, make a new one."""
+        parts: list[ImageLike] = []
+        if isinstance(initrd, (list, tuple)):
+            parts.extend(initrd)
+        elif initrd is not None:
+            parts.append(initrd)  # type: ignore[arg-type]  # a list or tuple is no ImageLike, the rest is
+        if not bootconfig and len(parts) <= 1:
+            return self._source(parts[0]) if parts else None
+        from .initrd import join_initrds
+
+        return self._source(join_initrds([self._source(part).view for part in parts], bootconfig=bootconfig))
 
     def _protocol(self, source: Source, cmdline: str, entry: str) -> registers.Registers:
         """Let the boot protocol that was asked for place the kernel and what it reads."""
@@ -102,13 +127,7 @@ class BootPlan:
         self.add(layout.GDT_START, self.registers.gdt, "GDT", "segments the entry expects loaded")
         if self.entry == "linux64":
             self.add(layout.PML4_START, registers.identity_map(), "page tables", "identity map of 4 GiB for long mode")
-        if not self.rsdp:
-            from .x86_64.mptable import mptable
-
-            table = mptable(self.vcpus)
-            self.add(
-                layout.MPTABLE_START, table, "MP table", f"{self.vcpus} CPU(s), I/O APIC; kernel scans 0xf0000..0xfffff"
-            )
+        self.placements.extend(self.firmware_tables.placements)
 
     def _choose(self, entry: str, offered: list[str], name: str) -> str:
         if entry == "auto" and offered:
@@ -150,12 +169,17 @@ class BootPlan:
         self.cmdline = str(line)
         self.add(start, line.as_cstring(), "command line", f"{len(line)} of {size - 1} characters")
 
+    def memory_map(self) -> list[E820Entry]:
+        """Return the e820 map: RAM without what firmware keeps."""
+        return e820(self.ranges, firmware=self.firmware_tables.reserved)
+
     def add_initrd(self, kernel_end: int, addr_max: int) -> tuple[int, int] | None:
         """Put the initrd, if there is one, as high as allowed; return its address and size."""
         if self.initrd is None:
             return None
         size = len(self.initrd.view)
-        at = place_initrd(size, self.ranges, max(kernel_end, layout.HIMEM_START), addr_max)
+        ram = [(entry.addr, entry.size) for entry in self.memory_map() if entry.type == RAM]
+        at = place_initrd(size, ram, max(kernel_end, layout.HIMEM_START), addr_max)
         self.add(at, self.initrd.view, "initrd", f"as high as RAM and initrd_addr_max {addr_max:#x} allow")
         return at, size
 
@@ -223,6 +247,12 @@ class BootPlan:
             rows.append(f"  {p.start:#012x}..{p.end:#012x} {p.size:>10}  {p.name:<17} {p.why}")
         rows.extend([f"  RAM {start:#x}..{start + size:#x}" for start, size in self.ranges])
         return "\n".join(rows)
+
+    def svg(self) -> str:
+        """Return the layout as a picture: what lies where, and who reads it."""
+        from .svg import svg
+
+        return svg(self)
 
     def __repr__(self) -> str:
         return f"<BootPlan {self.kernel} by {self.entry}, {len(self.placements)} placements>"

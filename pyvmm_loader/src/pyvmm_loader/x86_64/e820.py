@@ -42,18 +42,24 @@ class E820Entry:
         return f"<E820 {self.addr:#x}..{self.addr + self.size:#x} {NAMES.get(self.type, self.type)}>"
 
 
-def e820(ranges: Iterable[tuple[int, int]], reserved: Iterable[tuple[int, int]] = ()) -> list[E820Entry]:
+def e820(
+    ranges: Iterable[tuple[int, int]],
+    reserved: Iterable[tuple[int, int]] = (),
+    firmware: Iterable[E820Entry] = (),
+) -> list[E820Entry]:
     """Build the map of (start, size) pairs of RAM, minus what firmware keeps: EBDA, VGA and the table areas.
 
-    Raises ProtocolViolation when it has more than the 128 entries that the zero page holds.
+    `reserved` are (start, size) pairs, `firmware` entries of other types, which are no RAM either. Raises
+    ProtocolViolation when the map has more than the 128 entries that the zero page holds.
 
     >>> e820([(0, 64 << 20)])[0]
     <E820 0x0..0x9fc00 RAM>
     """
     holes = sorted([(EBDA_START, VGA_START - EBDA_START), *reserved, (MPTABLE_START, HIMEM_START - MPTABLE_START)])
-    entries = [E820Entry(start, size, RESERVED) for start, size in holes]
+    kept = list(firmware)
+    entries = [E820Entry(start, size, RESERVED) for start, size in holes] + kept
     # 0xA0000..0xF0000 is VGA memory and option ROMs on a PC: not RAM, and not reserved either.
-    cut = sorted([*holes, (VGA_START, MPTABLE_START - VGA_START)])
+    cut = sorted([*holes, (VGA_START, MPTABLE_START - VGA_START), *[(entry.addr, entry.size) for entry in kept]])
     for start, size in ranges:
         at, end = start, start + size
         for hole, length in cut:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from . import layout, registers
 from .bootparam import SetupHeader, zero_page
-from .e820 import e820
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ def add_zero_page(boot: BootPlan, header: SetupHeader, cmdline: str, end: int) -
     header.type_of_loader = 0xFF
     header.cmd_line_ptr = layout.CMDLINE_START
     initrd = boot.add_initrd(end, initrd_limit(header))
-    boot.e820 = e820(boot.ranges)
+    boot.e820 = boot.memory_map()
     page = zero_page(header, boot.e820, initrd, boot.rsdp)
     boot.add(layout.ZERO_PAGE_START, page, "zero page", "struct boot_params: rsi points here")
     boot.add(layout.BOOT_STACK_START, None, "boot stack", "rsp at the entry", 0x1000)

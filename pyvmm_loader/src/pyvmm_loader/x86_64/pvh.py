@@ -39,13 +39,12 @@ INITRD_ADDR_MAX = 0x7FFFFFFF
 def plan(boot: BootPlan, elf: ElfFile, cmdline: str) -> Registers:
     """Plan an ELF kernel by the entry that its PVH note names."""
     from . import registers
-    from .e820 import e820
     from .linux_boot import add_segments
 
     end = add_segments(boot, elf)
     boot.add_cmdline(cmdline, CMDLINE_SIZE)
     initrd = boot.add_initrd(end, INITRD_ADDR_MAX)
-    boot.e820 = e820(boot.ranges)
+    boot.e820 = boot.memory_map()
     info = start_info(CMDLINE_START, boot.e820, [] if initrd is None else [initrd], boot.rsdp)
     boot.add(PVH_INFO_START, info, "start_info", "PVH: ebx points here; modules and memory map follow")
     return registers.pvh(elf.pvh_entry() or elf.entry)

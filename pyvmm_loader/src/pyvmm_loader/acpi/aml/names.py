@@ -1,0 +1,175 @@
+"""What puts a name into the namespace.
+
+Source: ACPI 6.5, 20.2.5.1 and 20.2.5.2.
+"""
+
+from __future__ import annotations
+
+from .path import name_string
+from .term import AmlError, Term, aml, body_of, package
+
+EXT = b"\x5b"
+
+
+class _Named(Term):
+    """A term that declares a name."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str, encoded: bytes) -> None:
+        self.name = name
+        super().__init__(encoded)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name} {len(self)} bytes>"
+
+
+class Name(_Named):
+    """`Name (name, value)`."""
+
+    __slots__ = ()
+
+    def __init__(self, name: str, value: Term | int | str | bytes) -> None:
+        super().__init__(name, b"\x08" + name_string(name) + aml(value))
+
+
+class Alias(_Named):
+    """`Alias (source, name)`: a second name."""
+
+    __slots__ = ()
+
+    def __init__(self, source: str, name: str) -> None:
+        super().__init__(name, b"\x06" + name_string(source) + name_string(name))
+
+
+class Scope(_Named):
+    """`Scope (name) {...}`: what follows belongs to a place that exists."""
+
+    __slots__ = ()
+
+    def __init__(self, name: str, *terms: Term) -> None:
+        super().__init__(name, package(b"\x10", name_string(name) + body_of(terms)))
+
+
+class Device(_Named):
+    """`Device (name) {...}`."""
+
+    __slots__ = ()
+
+    def __init__(self, name: str, *terms: Term) -> None:
+        super().__init__(name, package(EXT + b"\x82", name_string(name) + body_of(terms)))
+
+
+class ThermalZone(_Named):
+    """`ThermalZone (name) {...}`."""
+
+    __slots__ = ()
+
+    def __init__(self, name: str, *terms: Term) -> None:
+        super().__init__(name, package(EXT + b"\x85", name_string(name) + body_of(terms)))
+
+
+class PowerResource(_Named):
+    """`PowerResource (name, system level, order) {...}`."""
+
+    __slots__ = ()
+
+    def __init__(self, name: str, level: int, order: int, *terms: Term) -> None:
+        head = name_string(name) + bytes([level]) + order.to_bytes(2, "little")
+        super().__init__(name, package(EXT + b"\x84", head + body_of(terms)))
+
+
+class Processor(_Named):
+    """`Processor (name, id, block address, block length) {...}`; deprecated for `Device` with ACPI0007."""
+
+    __slots__ = ()
+
+    def __init__(self, name: str, number: int, address: int, length: int, *terms: Term) -> None:
+        head = name_string(name) + bytes([number]) + address.to_bytes(4, "little") + bytes([length])
+        super().__init__(name, package(EXT + b"\x83", head + body_of(terms)))
+
+
+class Method(_Named):
+    """`Method (name, arguments) {...}`; serialized methods are run by one thread at a time."""
+
+    __slots__ = ()
+
+    def __init__(self, name: str, arguments: int, *terms: Term, serialized: bool = False, sync_level: int = 0) -> None:
+        if not 0 <= arguments <= 7 or not 0 <= sync_level <= 15:
+            raise AmlError(f"method {name}: 0 to 7 arguments and a sync level of 0 to 15", name=name)
+        flags = arguments | serialized << 3 | sync_level << 4
+        super().__init__(name, package(b"\x14", name_string(name) + bytes([flags]) + body_of(terms)))
+
+
+class Mutex(_Named):
+    """`Mutex (name, sync level)`."""
+
+    __slots__ = ()
+
+    def __init__(self, name: str, sync_level: int = 0) -> None:
+        if not 0 <= sync_level <= 15:
+            raise AmlError(f"mutex {name}: a sync level is 0 to 15", name=name)
+        super().__init__(name, EXT + b"\x01" + name_string(name) + bytes([sync_level]))
+
+
+class Event(_Named):
+    """`Event (name)`."""
+
+    __slots__ = ()
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, EXT + b"\x02" + name_string(name))
+
+
+class External(_Named):
+    """`External (name, type, arguments)`: says that another table has it. ACPI 19.6.46 lists the types."""
+
+    __slots__ = ()
+
+    def __init__(self, name: str, kind: int = 0, arguments: int = 0) -> None:
+        super().__init__(name, b"\x15" + name_string(name) + bytes([kind, arguments]))
+
+
+class _CreateField(_Named):
+    """`Create...Field (source, index, name)`: a view into a buffer."""
+
+    __slots__ = ()
+    OPCODE = b""
+
+    def __init__(self, source: Term, index: Term | int, name: str) -> None:
+        super().__init__(name, self.OPCODE + aml(source) + aml(index) + name_string(name))
+
+
+class CreateBitField(_CreateField):
+    """One bit; the index counts bits."""
+
+    __slots__ = ()
+    OPCODE = b"\x8d"
+
+
+class CreateByteField(_CreateField):
+    """One byte."""
+
+    __slots__ = ()
+    OPCODE = b"\x8c"
+
+
+class CreateWordField(_CreateField):
+    """Two bytes."""
+
+    __slots__ = ()
+    OPCODE = b"\x8b"
+
+
+class CreateDWordField(_CreateField):
+    """Four bytes."""
+
+    __slots__ = ()
+    OPCODE = b"\x8a"
+
+
+class CreateQWordField(_CreateField):
+    """Eight bytes."""
+
+    __slots__ = ()
+    OPCODE = b"\x8f"

@@ -1,0 +1,140 @@
+"""FADT and FACS: power management registers, and which of a PC's devices there are.
+
+Source: ACPI 6.5, 5.2.9 and 5.2.10.
+"""
+
+from __future__ import annotations
+
+from struct import pack, pack_into
+
+from .table import HEADER_SIZE, NO_ADDRESS, GenericAddress, table
+
+SIZE = 276  # FADT of ACPI 6: 268 bytes up to the sleep registers, then the hypervisor's name
+FACS_SIZE = 64
+MAJOR, MINOR = 6, 5
+WBINVD, PROC_C1, PWR_BUTTON, SLP_BUTTON = 1 << 0, 1 << 2, 1 << 4, 1 << 5
+RTC_S4, TMR_VAL_EXT, RESET_REG_SUP = 1 << 7, 1 << 8, 1 << 10
+APIC_PHYSICAL, HW_REDUCED = 1 << 19, 1 << 20
+LEGACY_DEVICES, HAS_8042, NO_VGA, NO_MSI, NO_ASPM, NO_CMOS_RTC = 1, 2, 4, 8, 16, 32
+"""Bits of IAPC_BOOT_ARCH."""
+
+
+class PmBlock:
+    """The fixed hardware of a PC chipset: event, control, timer and general purpose event registers, all ports.
+
+    `pm1_event` is 4 ports long, `pm1_control` 2, `timer` 4 (0 leaves it out), `gpe0` `gpe0_length` (half status, half
+    enable). The machine is in ACPI mode from the start: there is no SMI command port.
+    """
+
+    __slots__ = ("gpe0", "gpe0_length", "pm1_control", "pm1_event", "sci", "timer")
+
+    def __init__(
+        self,
+        pm1_event: int = 0x600,
+        pm1_control: int = 0x604,
+        timer: int = 0x608,
+        gpe0: int = 0,
+        gpe0_length: int = 4,
+        sci: int = 9,
+    ) -> None:
+        self.pm1_event = pm1_event
+        self.pm1_control = pm1_control
+        self.timer = timer
+        self.gpe0 = gpe0
+        self.gpe0_length = gpe0_length if gpe0 else 0
+        self.sci = sci
+
+    def __repr__(self) -> str:
+        return (
+            f"<PmBlock events {self.pm1_event:#x} control {self.pm1_control:#x} timer {self.timer:#x} SCI {self.sci}>"
+        )
+
+
+class Reset:
+    """The register that resets the machine and the value that does."""
+
+    __slots__ = ("register", "value")
+
+    def __init__(self, register: GenericAddress, value: int) -> None:
+        self.register = register
+        self.value = value
+
+
+class SleepRegisters:
+    """Sleep control and status of a machine with reduced hardware, one byte each. ACPI 4.8.3.7."""
+
+    __slots__ = ("control", "status")
+
+    def __init__(self, control: GenericAddress, status: GenericAddress) -> None:
+        self.control = control
+        self.status = status
+
+
+def fadt(
+    dsdt: int,
+    facs: int = 0,
+    *,
+    pm: PmBlock | None = None,
+    sleep: SleepRegisters | None = None,
+    reset: Reset | None = None,
+    boot_arch: int = 0,
+    power_button_device: bool = True,
+) -> bytes:
+    """Return the table. Without `pm` the hardware is reduced: no PM1 block, no SCI, no legacy interrupt controller.
+
+    `dsdt` and `facs` are addresses, `boot_arch` is a combination of LEGACY_DEVICES and its like. A power button is
+    either a device of the DSDT or the fixed one of the PM block.
+    """
+    flags = WBINVD | PROC_C1 | SLP_BUTTON
+    if power_button_device or pm is None:
+        flags |= PWR_BUTTON
+    if pm is None:
+        flags |= HW_REDUCED
+    elif pm.timer:
+        flags |= TMR_VAL_EXT
+    if reset is not None:
+        flags |= RESET_REG_SUP
+    block = bytearray(SIZE - HEADER_SIZE)
+    _put(block, "II", 36, facs & 0xFFFFFFFF if facs < 1 << 32 else 0, dsdt if dsdt < 1 << 32 else 0)
+    _put(block, "B", 45, 0)  # preferred profile: unspecified
+    _put(block, "H", 109, boot_arch)
+    _put(block, "I", 112, flags)
+    if reset is not None:
+        _put(block, "12sB", 116, bytes(reset.register), reset.value)
+    _put(block, "B", 131, MINOR)
+    _put(block, "Q", 140, dsdt)
+    if facs >= 1 << 32:
+        _put(
+            block, "Q", 132, facs
+        )  # "if the FIRMWARE_CTRL field contains a non zero value then this field must be zero"
+    if pm is not None:
+        _fixed_hardware(block, pm)
+    if sleep is not None:
+        _put(block, "12s12s", 244, bytes(sleep.control), bytes(sleep.status))
+    _put(block, "8s", 268, b"PYVMM\0\0\0")
+    return table("FACP", MAJOR, bytes(block))
+
+
+def _put(block: bytearray, form: str, at: int, *values: int | bytes) -> None:
+    """Write fields at their offset from the start of the table."""
+    pack_into("<" + form, block, at - HEADER_SIZE, *values)
+
+
+def _fixed_hardware(block: bytearray, pm: PmBlock) -> None:
+    _put(block, "H", 46, pm.sci)
+    _put(block, "I", 56, pm.pm1_event)
+    _put(block, "I", 64, pm.pm1_control)
+    _put(block, "I", 76, pm.timer)
+    _put(block, "I", 80, pm.gpe0)
+    _put(block, "BBBBB", 88, 4, 2, 0, 4 if pm.timer else 0, pm.gpe0_length)
+    _put(block, "HH", 96, 0xFFFF, 0xFFFF)  # latencies above 100 and 1000: no C2, no C3
+    _put(block, "12s", 148, bytes(GenericAddress(pm.pm1_event, bits=32, access=2)))
+    _put(block, "12s", 172, bytes(GenericAddress(pm.pm1_control, bits=16)))
+    _put(block, "12s", 208, bytes(GenericAddress(pm.timer, bits=32)) if pm.timer else NO_ADDRESS)
+    if pm.gpe0:
+        _put(block, "12s", 220, bytes(GenericAddress(pm.gpe0, bits=8 * pm.gpe0_length, access=1)))
+
+
+def facs() -> bytes:
+    """Return the firmware control structure, 64-byte aligned by its reader; it has no checksum."""
+    return pack("<4sIIIIIQB", b"FACS", FACS_SIZE, 0, 0, 0, 0, 0, 2).ljust(FACS_SIZE, b"\0")

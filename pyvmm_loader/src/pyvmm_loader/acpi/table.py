@@ -1,0 +1,66 @@
+"""What all ACPI tables share: the header of 36 bytes, its checksum, and register addresses.
+
+Source: ACPI 6.5, 5.2.6 (header) and 5.2.3.2 (generic address structure).
+"""
+
+from __future__ import annotations
+
+from struct import pack, pack_into
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .aml.term import Term
+
+HEADER_SIZE = 36
+LENGTH_AT, CHECKSUM_AT = 4, 9
+OEM_ID, OEM_TABLE_ID, CREATOR = b"PYVMM ", b"PYVMM   ", b"PYVM"
+MEMORY, PORT = 0, 1
+"""Address spaces of a `GenericAddress`."""
+
+
+def checksum(block: bytes | bytearray) -> int:
+    """Return the byte that makes the sum of all bytes zero."""
+    return -sum(block) & 0xFF
+
+
+def table(signature: str, revision: int, body: bytes) -> bytes:
+    """Return a table with its header."""
+    block = bytearray(
+        pack("<4sIBB6s8sI4sI", signature.encode("ascii"), 0, revision, 0, OEM_ID, OEM_TABLE_ID, 1, CREATOR, 1)
+    )
+    block += body
+    pack_into("<I", block, LENGTH_AT, len(block))
+    block[CHECKSUM_AT] = checksum(block)
+    return bytes(block)
+
+
+def definition_block(signature: str, *terms: Term) -> bytes:
+    """Return a DSDT or SSDT. Its revision 2 makes integers 64 bits wide."""
+    return table(signature, 2, b"".join([bytes(term) for term in terms]))
+
+
+class GenericAddress:
+    """A register: its `address`, the `space` it is in, its width in `bits`, and the size of an access.
+
+    >>> GenericAddress(0xCF9, bits=8)
+    <GenericAddress port 0xcf9, 8 bits>
+    """
+
+    __slots__ = ("access", "address", "bits", "space")
+
+    def __init__(self, address: int, space: int = PORT, bits: int = 8, access: int | None = None) -> None:
+        self.address = address
+        self.space = space
+        self.bits = bits
+        # access sizes: 1 byte, 2 word, 3 dword, 4 qword; 0 is undefined, for legacy reasons
+        self.access = {8: 1, 16: 2, 32: 3, 64: 4}.get(bits, 0) if access is None else access
+
+    def __bytes__(self) -> bytes:
+        return pack("<BBBBQ", self.space, self.bits, 0, self.access, self.address)
+
+    def __repr__(self) -> str:
+        where = "port" if self.space == PORT else "memory" if self.space == MEMORY else f"space {self.space}"
+        return f"<GenericAddress {where} {self.address:#x}, {self.bits} bits>"
+
+
+NO_ADDRESS = bytes(12)

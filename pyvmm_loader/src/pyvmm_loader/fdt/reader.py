@@ -1,0 +1,126 @@
+"""Read a flattened device tree of any origin; nothing in it is believed before it is checked.
+
+Source: Devicetree Specification 0.4, chapter 5.
+"""
+
+from __future__ import annotations
+
+from itertools import count
+
+from ..errors import ImageError
+from .node import NAME_CHARACTERS, Node
+from .tree import BEGIN_NODE, END, END_NODE, HEADER, LAST_COMPATIBLE, MAGIC, NOP, PROP, RESERVATION, VERSION, Fdt
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+MAX_DEPTH = 64
+"""Deeper trees are refused: the kernel's own limit (FDT_MAX_DEPTH in drivers/of/fdt.c)."""
+
+
+class FdtError(ImageError):
+    """Bytes that are no device tree; `offset` is where."""
+
+
+class _Words:
+    """A block of big-endian words, read one behind the other."""
+
+    def __init__(self, data: bytes, start: int, size: int) -> None:
+        self.data = data
+        self.at = start
+        self.end = start + size
+
+    def word(self) -> int:
+        return int.from_bytes(self.take(4), "big")
+
+    def take(self, size: int) -> bytes:
+        if size > self.end - self.at:
+            raise FdtError(f"the structure block ends at {self.end:#x}, inside something", offset=self.at)
+        raw = self.data[self.at : self.at + size]
+        self.at += size + (-size & 3)
+        return raw
+
+    def name(self) -> str:
+        stop = self.data.find(b"\0", self.at, self.end)
+        if stop < 0:
+            raise FdtError(f"a node's name at {self.at:#x} has no end", offset=self.at)
+        return _name(self.take(stop + 1 - self.at)[:-1], self.at)
+
+
+def _name(raw: bytes, at: int) -> str:
+    text = raw.decode("ascii", "replace")
+    if not NAME_CHARACTERS.issuperset(text):
+        raise FdtError(f"a name at {at:#x} has characters that no name has", offset=at)
+    return text
+
+
+def read_fdt(blob: Buffer) -> Fdt:
+    """Return the tree. Raises FdtError."""
+    with memoryview(blob) as view:
+        data = bytes(view)
+    if len(data) < HEADER.size:
+        raise FdtError(f"a device tree has a header of {HEADER.size} bytes, these are {len(data)}", offset=0)
+    magic, total, structure, strings, reserved, version, compatible, boot_cpu, strings_size, size = HEADER.unpack_from(
+        data
+    )
+    if magic != MAGIC:
+        raise FdtError(f"no device tree: it begins with {magic:#x}, not {MAGIC:#x}", offset=0)
+    if not version >= LAST_COMPATIBLE or compatible > VERSION:
+        raise FdtError(f"version {version} (compatible with {compatible}); 16 and 17 are read here", offset=20)
+    if version < VERSION:
+        size = max(total - structure, 0)  # version 16 does not say; the block ends with its end token
+    for name, start, length in (("tree", 0, total), ("structure", structure, size), ("strings", strings, strings_size)):
+        if start + length > min(len(data), total):
+            raise FdtError(f"the {name} block ends behind the file ({start + length:#x})", offset=start)
+    if structure % 4 or reserved % 8:
+        raise FdtError("its blocks are not aligned", offset=structure)
+    names = data[strings : strings + strings_size]
+    tree = Fdt(_read_nodes(_Words(data, structure, size), names), _reservations(data[:total], reserved), boot_cpu)
+    taken = [node.phandle for node in tree.root.walk() if len(node.properties.get("phandle", b"")) == 4]
+    phandles = count(max([0, *taken]) + 1)
+    for node in tree.root.walk():
+        node._phandles = phandles
+    return tree
+
+
+def _reservations(data: bytes, at: int) -> list[tuple[int, int]]:
+    found: list[tuple[int, int]] = []
+    while at + RESERVATION.size <= len(data):
+        start, size = RESERVATION.unpack_from(data, at)
+        if not start and not size:
+            return found
+        found.append((start, size))
+        at += RESERVATION.size
+    raise FdtError("the memory reservations have no end", offset=at)
+
+
+def _read_nodes(words: _Words, names: bytes) -> Node:
+    stack: list[Node] = []
+    root: Node | None = None
+    while True:
+        at = words.at
+        token = words.word()
+        if token == BEGIN_NODE:
+            node = Node(words.name())
+            if stack:
+                stack[-1].children.append(node)
+            elif root is None:
+                root = node
+            else:
+                raise FdtError(f"a second root at {at:#x}", offset=at)
+            stack.append(node)
+            if len(stack) > MAX_DEPTH:
+                raise FdtError(f"nodes nested deeper than {MAX_DEPTH} at {at:#x}", offset=at)
+        elif token == END_NODE and stack:
+            stack.pop()
+        elif token == PROP and stack:
+            length, offset = words.word(), words.word()
+            stop = names.find(b"\0", offset) if offset < len(names) else -1
+            if stop < 0:
+                raise FdtError(f"a property at {at:#x} whose name is outside the strings", offset=at)
+            stack[-1].properties[_name(names[offset:stop], at)] = words.take(length)
+        elif token == END and root is not None and not stack:
+            return root
+        elif token != NOP:
+            raise FdtError(f"token {token} at {at:#x} where none such may be", offset=at)

@@ -1,0 +1,1 @@
+"""What a riscv64 guest reads before and at its first instruction."""

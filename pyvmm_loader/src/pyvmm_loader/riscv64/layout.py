@@ -1,0 +1,20 @@
+"""Where things lie in a riscv64 virtual machine: the map of QEMU's `virt`, for users to find them where expected."""
+
+from __future__ import annotations
+
+CLINT, CLINT_SIZE = 0x02000000, 0x10000
+PCIE_IO, PCIE_IO_SIZE = 0x03000000, 0x10000
+PLIC, PLIC_SIZE = 0x0C000000, 0x4000000
+APLIC, APLIC_SIZE = 0x0D000000, 0x8000
+UART, UART_IRQ = 0x10000000, 10
+VIRTIO, VIRTIO_SIZE, VIRTIO_IRQ, VIRTIO_SLOTS = 0x10001000, 0x1000, 1, 8
+RTC, RTC_IRQ = 0x00101000, 11
+IMSIC, IMSIC_SIZE = 0x28000000, 0x1000
+"""One page for each hart's supervisor interrupt file."""
+PCIE_ECAM, PCIE_ECAM_SIZE = 0x30000000, 0x10000000
+PCIE_MMIO, PCIE_MMIO_SIZE = 0x40000000, 0x40000000
+PCIE_MMIO64, PCIE_MMIO64_SIZE = 0x400000000, 0x400000000
+PCIE_IRQ = 32
+RAM_START = 0x80000000
+SOURCES = 95
+"""Interrupt sources of the PLIC or APLIC, which count from 1."""

@@ -1,0 +1,10 @@
+"""SMBIOS: what a machine is called and made of, for `dmidecode` and /sys/class/dmi.
+
+Source: DMTF DSP0134, System Management BIOS Reference Specification 3.7.
+"""
+
+from .reader import read_smbios
+from .structure import Structure
+from .tables import MemoryDevice, Smbios
+
+__all__ = ["MemoryDevice", "Smbios", "Structure", "read_smbios"]

@@ -1,0 +1,58 @@
+"""One SMBIOS structure: a formatted part, and the strings that it refers to by number.
+
+Source: DSP0134, 6.1.2 and 6.1.3.
+"""
+
+from __future__ import annotations
+
+from struct import pack
+
+from ..errors import InvalidHeader
+
+MAX_FORMATTED = 0xFF
+NO_HANDLE = 0xFFFF
+
+
+class Structure:
+    """`type`, `handle`, the `formatted` bytes behind the header of four, and its `strings`."""
+
+    __slots__ = ("formatted", "handle", "strings", "type")
+
+    def __init__(self, type: int, handle: int, formatted: bytes = b"", strings: tuple[str, ...] = ()) -> None:  # noqa: A002
+        self.type = type
+        self.handle = handle
+        self.formatted = formatted
+        self.strings = strings
+
+    def string(self, number: int) -> str:
+        """Return a string by its number, which counts from 1; 0 means none, and so does one that is not there."""
+        return self.strings[number - 1] if 1 <= number <= len(self.strings) else ""
+
+    def __bytes__(self) -> bytes:
+        texts = b"".join([text.encode("utf-8") + b"\0" for text in self.strings]) or b"\0"
+        return pack("<BBH", self.type, 4 + len(self.formatted), self.handle) + self.formatted + texts + b"\0"
+
+    def __repr__(self) -> str:
+        return f"<Structure type {self.type} handle {self.handle:#x} {' / '.join(self.strings)}>"
+
+
+class Strings:
+    """Numbers strings as the formatted part needs them.
+
+    >>> strings = Strings()
+    >>> strings("pyvmm"), strings(""), strings("x"), strings("pyvmm")
+    (1, 0, 2, 1)
+    """
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def __call__(self, text: str) -> int:
+        """Return the number of a string, 0 for an empty one."""
+        if not text:
+            return 0
+        if "\0" in text or len(self.texts) >= 255:
+            raise InvalidHeader(f"{text!r} is no SMBIOS string: no NUL in it, at most 255 of them", field="string")
+        if text not in self.texts:
+            self.texts.append(text)
+        return self.texts.index(text) + 1
