@@ -1,0 +1,163 @@
+"""Machines that a guest finds its way in by tables: the example's machine with ACPI, SMBIOS and what they name.
+
+Run as a program, as the tests do: `python -m tests.vmm.tables_machine reduced|pc --kernel ...`.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from minimal_vmm import COM1_IRQ, Machine, parse
+from pyvmm_device import BusRange
+from pyvmm_device.register_device import Register, RegisterDevice
+from pyvmm_loader import BootPlan, split_ram
+from pyvmm_loader.acpi.devices.isa import rtc, serial_port
+from pyvmm_loader.acpi.devices.power_button import power_button, pressed
+from pyvmm_loader.acpi.devices.virtio_mmio import virtio_mmio
+from pyvmm_loader.acpi.fadt import PmBlock, Reset, SleepRegisters
+from pyvmm_loader.acpi.fixed import spcr
+from pyvmm_loader.acpi.table import GenericAddress
+from pyvmm_loader.acpi.tables import S5, AcpiTables
+from pyvmm_loader.bootconfig import append_bootconfig
+from pyvmm_loader.smbios import Smbios
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+POWER = 0x600
+BUTTON_GSI, VIRTIO_GSI = 11, 12
+VIRTIO = 0xD0000000
+WAITS = b"press the button"
+
+
+class SleepControl(RegisterDevice):
+    """Sleep control and status of a machine with reduced hardware (ACPI 4.8.3.7)."""
+
+    control = Register(0, 1)
+    status = Register(1, 1, clears=0x80)
+
+    def __init__(self, power_off: Callable[[], object]) -> None:
+        super().__init__()
+        self._power_off = power_off
+
+    @control.on_write
+    def _sleep(self, value: int) -> None:
+        if value & 0x20 and value >> 2 & 7 == S5:
+            self._power_off()
+
+
+class PowerManagement(RegisterDevice):
+    """PM1 event and control block and PM timer of a PC (ACPI 4.8.3)."""
+
+    status = Register(0, 2, writable=0, clears=0xFFFF)
+    enable = Register(2, 2)
+    control = Register(4, 2, reset=1, writable=0xFFFE)
+    timer = Register(8, 4, writable=0)
+
+    def __init__(self, power_off: Callable[[], object], sci: Callable[[], object]) -> None:
+        super().__init__()
+        self._power_off = power_off
+        self._sci = sci
+
+    def press(self) -> None:
+        """Press the fixed power button."""
+        self.status |= 0x100
+        self._sci()
+
+    @control.on_write
+    def _sleep(self, value: int) -> None:
+        if value & 0x2000 and value >> 10 & 7 == S5:
+            self._power_off()
+
+    @timer.on_read
+    def _count(self) -> int:
+        return time.monotonic_ns() * 3_579_545 // 1_000_000_000
+
+
+class VirtioPlaceholder(RegisterDevice):
+    """The registers of a virtio device with id 0: there, and no device."""
+
+    magic = Register(0x00, reset=0x74726976, writable=0)
+    version = Register(0x04, reset=2, writable=0)
+    device = Register(0x08, writable=0)
+    vendor = Register(0x0C, writable=0)
+    probed = 0
+
+    @magic.on_read
+    def _probe(self) -> int:
+        VirtioPlaceholder.probed += 1
+        return 0x74726976
+
+
+class TablesMachine(Machine):
+    """The example's PC, told to the guest by ACPI and SMBIOS."""
+
+    kind = "reduced"
+
+    def add_devices(self) -> None:
+        super().add_devices()
+        off = lambda: self.finish(0, "the guest powered off through ACPI")  # noqa: E731
+        self.button = self.interrupt(9 if self.kind == "pc" else BUTTON_GSI)
+        if self.kind == "pc":
+            self.pm = PowerManagement(off, self.button.trigger)
+            self.io.register_pio(self.pm, [BusRange(POWER, 12)])
+        else:
+            self.io.register_pio(SleepControl(off), [BusRange(POWER, 2)])
+        self.io.register_mmio(VirtioPlaceholder(), [BusRange(VIRTIO, 0x1000)])
+        read_line = self.console.read_line
+
+        def watch(line: bytes) -> None:
+            read_line(line)
+            if WAITS in line:
+                self.press()
+
+        self.console.read_line = watch  # type: ignore[method-assign]  # the one guest here is watched for one line
+
+    def press(self) -> None:
+        """Press the power button."""
+        if self.kind == "pc":
+            self.pm.press()
+        else:
+            self.button.trigger()
+
+    def plan(self) -> BootPlan:
+        asked = self.arguments
+        devices = [serial_port(1, irq=COM1_IRQ), rtc(), virtio_mmio(0, VIRTIO, VIRTIO_GSI)]
+        reset = Reset(GenericAddress(0x64), 0xFE)
+        if self.kind == "pc":
+            pm = PmBlock(POWER, POWER + 4, POWER + 8)
+            acpi = AcpiTables(asked.cpus, devices=devices, pm=pm, reset=reset, tables=[spcr()])
+        else:
+            devices.append(power_button())
+            sleep = SleepRegisters(GenericAddress(POWER), GenericAddress(POWER + 1))
+            acpi = AcpiTables(asked.cpus, devices=devices, sleep=sleep, reset=reset, events={BUTTON_GSI: [pressed()]})
+        smbios = Smbios(
+            manufacturer="Example & Sons", product="Tables", serial="S-1", vcpus=asked.cpus,
+            memory=split_ram(asked.memory), uuid="12345678-9abc-def0-1234-56789abcdef0",
+        )  # fmt: skip
+        with open(asked.initrd, "rb") as file:
+            initrd = append_bootconfig(file.read(), 'tables.read = "yes"\n')
+        return BootPlan(
+            asked.kernel, asked.memory, asked.cmdline, initrd, asked.cpus, asked.entry, acpi=acpi, smbios=smbios
+        )
+
+
+def main() -> int:
+    TablesMachine.kind = sys.argv.pop(1)
+    machine = TablesMachine(parse())
+    signal.signal(signal.SIGTERM, lambda *_: machine.finish(1, "ended from outside"))
+    try:
+        status, reason = machine.run()
+        if status:
+            sys.stderr.write(machine.control.report())
+    finally:
+        machine.close()
+    sys.stderr.write(f"{reason}; the virtio device was probed {VirtioPlaceholder.probed} times\n")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
