@@ -7,8 +7,8 @@ what happens on each exit, when the machine has ended. Read it from `main` downw
     main       the command line in, the exit status out
     Machine    memory, KVM, devices, kernel; what to do on an exit; how a machine ends
 
-What the guest prints and the person types is in `terminal.py` beside it. A machine of your own is a subclass of
-`Machine` that overrides one of its `add_` steps.
+What the guest prints and the person types is in `terminal.py` beside it, disks, networks and their like are in
+`virtio_machine.py`. A machine of your own is a subclass of `Machine` that overrides one of its `add_` steps.
 
 Some modules are imported where they are first needed: a guest of ten instructions says its first byte sooner.
 """
@@ -22,6 +22,7 @@ from pyvmm_kvm import Intr, IoIn, IoOut, Kvm, MmioRead, MmioWrite, RunControl, S
 from pyvmm_loader import BootPlan, LoaderError, split_ram
 from pyvmm_memory import GuestMemoryMmap
 from terminal import Console, Terminal
+from virtio_options import add_virtio_options, virtio_wanted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pyvmm_kvm import CpuId, VcpuExit, VcpuFd
+    from virtio_machine import TerminalPort
 
 COM1, COM1_IRQ = 0x3F8, 4
 CMOS, I8042_PORTS = 0x70, 0x60
@@ -71,6 +73,7 @@ class Machine:
         self.io = IoManager()
         self.add_interrupt_controllers()
         self.add_devices()
+        self.add_virtio()
         with self.plan() as plan:
             if arguments.plan:
                 print(plan, file=sys.stderr)
@@ -91,6 +94,22 @@ class Machine:
         self.io.register_pio(I8042(self.on_reset), [BusRange(I8042_PORTS, 5)])
         self.io.register_pio(Cmos(), [BusRange(CMOS, 2)])
 
+    def add_virtio(self) -> None:
+        """Disks, networks, a second console and random numbers, where the command line asks for some."""
+        self.keyboard: Serial | TerminalPort = self.serial
+        self.virtio_words: list[str] = []
+        if not virtio_wanted(self.arguments):
+            return
+        from pyvmm_virtio.errors import VirtioUsageError
+        from virtio_machine import VirtioMachine
+
+        try:
+            virtio = VirtioMachine(self)
+        except (VirtioUsageError, ValueError) as error:
+            raise UsageError(str(error)) from error
+        self.virtio_words = virtio.words
+        self.keyboard = virtio.terminal or self.keyboard
+
     def interrupt(self, gsi: int) -> EventFdInterrupt:
         """An edge interrupt that KVM delivers without a detour through here."""
         interrupt: EventFdInterrupt = self.own(EventFdInterrupt())
@@ -100,7 +119,9 @@ class Machine:
     def plan(self) -> BootPlan:
         """What the kernel finds in memory, and where, before the first instruction."""
         asked = self.arguments
-        return BootPlan(asked.kernel, asked.memory, asked.cmdline, asked.initrd, asked.cpus, asked.entry)
+        kernel, dashes, init = asked.cmdline.partition(" -- ")
+        cmdline = " ".join([kernel, *self.virtio_words]) + dashes + init
+        return BootPlan(asked.kernel, asked.memory, cmdline, asked.initrd, asked.cpus, asked.entry)
 
     def add_processors(self, plan: BootPlan) -> None:
         """The first starts at the kernel's entry; the others wait for it to send INIT and SIPI."""
@@ -249,6 +270,7 @@ def parse() -> argparse.Namespace:
     add("--cpus", type=cpus, default="1", metavar="N", help=f"vCPUs, 1 to {MAX_CPUS} (%(default)s)")
     add("--entry", choices=("auto", "linux64", "pvh"), default="auto", help="the boot protocol (%(default)s)")
     add("--plan", action="store_true", help="print what lies where in guest memory before the first instruction")
+    add_virtio_options(parser)
     return parser.parse_args()
 
 
@@ -268,7 +290,7 @@ def main() -> int:
         signal.signal(number, lambda number, _: machine.finish(128 + number, f"ended by signal {number}"))
     report = ""
     try:
-        with Terminal(machine.loop, machine.serial, lambda: machine.finish(0, "left with Ctrl-A x")):
+        with Terminal(machine.loop, machine.keyboard, lambda: machine.finish(0, "left with Ctrl-A x")):
             status, reason = machine.run()
         if status == 1:
             report = machine.control.report()

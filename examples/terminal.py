@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pyvmm_device import EventLoop, Serial
+    from virtio_machine import TerminalPort
 
 CTRL_A = 0x01
 HELP = b"\r\n[Ctrl-A x: leave   Ctrl-A h: this help   Ctrl-A b: break   Ctrl-A Ctrl-A: a Ctrl-A for the guest]\r\n"
@@ -47,7 +48,7 @@ class Console:
 class Terminal:
     """The person's side of the serial line: raw mode, Ctrl-A commands, and the terminal back as it was."""
 
-    def __init__(self, loop: EventLoop, serial: Serial, leave: Callable[[], object]) -> None:
+    def __init__(self, loop: EventLoop, serial: Serial | TerminalPort, leave: Callable[[], object]) -> None:
         self.loop = loop
         self.serial = serial
         self.leave = leave
