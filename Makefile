@@ -53,7 +53,7 @@ clean: ## remove what was built here (the guest stays in the user's cache folder
 	@command -v cc >/dev/null || { echo "installing gcc"; $(SUDO) apt-get update -qq && $(SUDO) apt-get install -qq -y --no-install-recommends gcc libc6-dev; }
 	@$(PYTHON) -m venv .venv
 
-.venv/.run: .venv/bin/python $(wildcard pyvmm_*/pyproject.toml pyvmm_*/_build_*.py pyvmm_*/src/*/*.c pyvmm_*/src/*/*.h pyvmm_*/src/*/native/*.h pyvmm_*/src/*/native/*.py)
+.venv/.run: .venv/bin/python $(wildcard pyvmm_*/pyproject.toml pyvmm_*/_build_*.py pyvmm_*/src/*/*.c pyvmm_*/src/*/*.h pyvmm_*/src/*/native/*.h pyvmm_*/src/*/native/*.c pyvmm_*/src/*/native/*.py)
 	@echo "installing the five packages into .venv (about 20 s)"
 	@$(PIP) install 'setuptools>=77' 'cffi>=2.0' 'typing-extensions>=4.6'
 	@$(PIP) install --no-build-isolation --no-deps $(MEMBERS:%=-e ./%)

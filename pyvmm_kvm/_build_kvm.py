@@ -8,19 +8,29 @@ from pathlib import Path
 from cffi import FFI
 
 NATIVE = Path(__file__).parent / "src" / "pyvmm_kvm" / "native"
-ARCH = platform.machine()
+# structures of the other architectures, under names of our own, are there in every build
+FOREIGN = ("aarch64.h", "riscv64.h")
 
-constants = runpy.run_path(os.fspath(NATIVE / "constants.py"))
-tables = ["IOCTLS", "OFFSETS", f"IOCTLS_{ARCH.upper()}", f"OFFSETS_{ARCH.upper()}"]
-names = ["KVM_DIRTY_LOG_PAGE_OFFSET", *" ".join(constants.get(table, "") for table in tables).split()]
 
-ffibuilder = FFI()
-for header in ("common.h", f"{ARCH}.h", "functions.h"):
-    ffibuilder.cdef((NATIVE / header).read_text())
-ffibuilder.cdef("\n".join(f"#define {name} ..." for name in names))
-ffibuilder.set_source(
-    "pyvmm_kvm._kvm",
-    (NATIVE / "prelude.h").read_text(),
-    py_limited_api=True,
-    define_macros=[("Py_LIMITED_API", "0x030b0000")],
-)
+def declare(arch: str) -> FFI:
+    """The extension module for one architecture, whose kernel headers the C compiler must find."""
+    constants = runpy.run_path(os.fspath(NATIVE / "constants.py"))
+    tables = ["IOCTLS", "OFFSETS", f"IOCTLS_{arch.upper()}", f"OFFSETS_{arch.upper()}", "IOCTLS_FOREIGN"]
+    names = dict.fromkeys(" ".join(constants.get(table, "") for table in tables).split())
+    ffi = FFI()
+    own = NATIVE / f"{arch}_structs.h"
+    for header in (NATIVE / "common.h", own, *(NATIVE / name for name in FOREIGN), NATIVE / "functions.h"):
+        if header.exists():
+            ffi.cdef(header.read_text())
+    ffi.cdef("\n".join(f"#define {name} ..." for name in names))
+    sources = ("prelude.h", *FOREIGN, "foreign_ioctls.h", f"{arch}_checks.h", "functions.c")
+    ffi.set_source(
+        "pyvmm_kvm._kvm",
+        "\n".join((NATIVE / name).read_text() for name in sources),
+        py_limited_api=True,
+        define_macros=[("Py_LIMITED_API", "0x030b0000")],
+    )
+    return ffi
+
+
+ffibuilder = declare(platform.machine())

@@ -12,7 +12,9 @@ the ioctls, as rust-vmm's kvm-ioctls names them. `VcpuFd.run()` enters the guest
 What the kernel refuses is a `KvmError`, an `OSError` that names the ioctl and the likely cause. Memory given to a VM
 stays alive as long as the VM. Nothing here starts a thread or handles a signal unless `RunControl` is asked to.
 
-The names below load their modules when they are first used: a VMM pays at start-up for what it touches.
+The names below load their modules when they are first used: a VMM pays at start-up for what it touches. Those of
+`x86_64` come from `aarch64` or `riscv64` on such a host, where the architecture has them; each of the three packages
+imports on any host.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from .exits import VcpuExit as VcpuExit
     from .exits_foreign import ArmDebug as ArmDebug
     from .exits_foreign import ArmNisv as ArmNisv
+    from .exits_foreign import ArmSea as ArmSea
     from .exits_foreign import Dcr as Dcr
     from .exits_foreign import Epr as Epr
     from .exits_foreign import LoongarchIocsr as LoongarchIocsr
@@ -75,6 +78,8 @@ if TYPE_CHECKING:
     from .exits_rare import X86Wrmsr as X86Wrmsr
     from .exits_rare import Xen as Xen
     from .ioevent import IoEventAddress as IoEventAddress
+    from .mp_state import MpState as MpState
+    from .one_reg import RegList as RegList
     from .report import crash_report as crash_report
     from .routing import IrqRoute as IrqRoute
     from .routing import IrqRouting as IrqRouting
@@ -115,7 +120,6 @@ if TYPE_CHECKING:
     from .x86_64.structs import Dtable as Dtable
     from .x86_64.structs import Fpu as Fpu
     from .x86_64.structs import LapicState as LapicState
-    from .x86_64.structs import MpState as MpState
     from .x86_64.structs import Regs as Regs
     from .x86_64.structs import Segment as Segment
     from .x86_64.structs import Sregs as Sregs
@@ -133,7 +137,7 @@ _HOMES = {
     "errors": "ClosedError KvmError MsrError StateError",
     "exits": "Again Hlt Intr IoIn IoOut MmioRead MmioWrite Shutdown Unknown VcpuExit",
     "exits_foreign": (
-        "ArmDebug ArmNisv Dcr Epr LoongarchIocsr Osi PaprHcall RiscvCsr RiscvSbi S390Reset S390Sieic "
+        "ArmDebug ArmNisv ArmSea Dcr Epr LoongarchIocsr Osi PaprHcall RiscvCsr RiscvSbi S390Reset S390Sieic "
         "S390Stsi S390Tsch S390Ucontrol Watchdog"
     ),
     "exits_rare": (
@@ -142,6 +146,8 @@ _HOMES = {
         "X86Rdmsr X86Wrmsr Xen"
     ),
     "ioevent": "IoEventAddress",
+    "mp_state": "MpState",
+    "one_reg": "RegList",
     "report": "crash_report",
     "routing": "IrqRoute IrqRouting",
     "run_control": "RunControl",
@@ -158,7 +164,7 @@ _HOMES = {
     "x86_64.platform": "ClockData IoApicState IrqChip PicState PitChannelState PitState2",
     "x86_64.policy": "CpuidPolicy",
     "x86_64.state": "VcpuState VmState",
-    "x86_64.structs": "DebugRegs Dtable Fpu LapicState MpState Regs Segment Sregs Sregs2 VcpuEvents Xcr",
+    "x86_64.structs": "DebugRegs Dtable Fpu LapicState Regs Segment Sregs Sregs2 VcpuEvents Xcr",
     "x86_64.walk": "Mapping mappings walk",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
@@ -172,7 +178,15 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    value: object = getattr(import_module(f"{__name__}.{home}"), name)
+    if home.startswith("x86_64"):
+        from ._arch import ARCH
+
+        home = home.replace("x86_64", ARCH)
+    try:
+        value: object = getattr(import_module(f"{__name__}.{home}"), name)
+    except ModuleNotFoundError as error:
+        # CPUID and the like: an architecture without such a module has no such name either
+        raise AttributeError(f"{__name__}.{name} exists on x86_64 hosts only") from error
     globals()[name] = value
     return value
 

@@ -1,14 +1,24 @@
-"""Which architecture's calls `VmFd` and `VcpuFd` have: those of the machine this runs on."""
+"""Which architecture's calls `Kvm`, `VmFd` and `VcpuFd` have: those of the machine this runs on."""
 
 from __future__ import annotations
 
 import os
 
 ARCH = os.uname().machine
-if ARCH != "x86_64":
-    raise ImportError(f"pyvmm_kvm drives x86_64 hosts; this one is {ARCH}")
+_KNOWN = ("x86_64", "aarch64", "riscv64")
+if ARCH not in _KNOWN:
+    raise ImportError(f"pyvmm_kvm drives {', '.join(_KNOWN)} hosts; this one is {ARCH}")
 
-from .x86_64.vcpu import ArchVcpu  # noqa: E402 - only after the sentence that says why it would fail
-from .x86_64.vm import ArchVm  # noqa: E402
+TYPE_CHECKING = False
+if TYPE_CHECKING or ARCH == "x86_64":
+    from .x86_64.system import ArchKvm
+    from .x86_64.vcpu import ArchVcpu
+    from .x86_64.vm import ArchVm
+else:
+    from importlib import import_module
 
-__all__ = ["ARCH", "ArchVcpu", "ArchVm"]
+    ArchKvm = import_module(f"{__package__}.{ARCH}.system").ArchKvm
+    ArchVcpu = import_module(f"{__package__}.{ARCH}.vcpu").ArchVcpu
+    ArchVm = import_module(f"{__package__}.{ARCH}.vm").ArchVm
+
+__all__ = ["ARCH", "ArchKvm", "ArchVcpu", "ArchVm"]

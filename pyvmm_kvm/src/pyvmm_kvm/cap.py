@@ -249,6 +249,10 @@ class Cap(IntEnum):
     ARM_EL2 = 240
     ARM_EL2_E2H0 = 241
     RISCV_MP_STATE_RESET = 242
+    ARM_CACHEABLE_PFNMAP_SUPPORTED = 243
+    GUEST_MEMFD_FLAGS = 244
+    ARM_SEA_TO_USER = 245
+    S390_USER_OPEREXEC = 246
 
     @classmethod
     def name_of(cls, number: int) -> str:

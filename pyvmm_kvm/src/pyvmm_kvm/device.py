@@ -35,6 +35,13 @@ def has_device_attr(fd: Fd, group: int, attr: int) -> bool:
     return True
 
 
+def get_device_attr(fd: Fd, group: int, attr: int, size: int) -> bytes:
+    """The value of an attribute of `size` bytes."""
+    data = bytearray(size)
+    device_attr(fd, "KVM_GET_DEVICE_ATTR", group, attr, data)
+    return bytes(data)
+
+
 class DeviceFd(Fd):
     """An in-kernel device's file descriptor. `type` is its KVM_DEV_TYPE_* number."""
 
@@ -60,6 +67,4 @@ class DeviceFd(Fd):
 
     def get_device_attr(self, group: int, attr: int, size: int = 8) -> bytes:
         """Read an attribute of `size` bytes."""
-        data = bytearray(size)
-        device_attr(self, "KVM_GET_DEVICE_ATTR", group, attr, data)
-        return bytes(data)
+        return get_device_attr(self, group, attr, size)

@@ -197,3 +197,16 @@ class LoongarchIocsr(RareExit):
     data = Live(8)
     reason = 38
     _format = struct.Struct("<Q8xIB")
+
+
+class ArmSea(RareExit):
+    """arm64: the guest read poisoned memory (KVM_CAP_ARM_SEA_TO_USER); `gpa` counts where bit 0 of `flags` is set."""
+
+    __slots__ = ("esr", "flags", "gpa", "gva")
+    __match_args__ = ("flags", "esr", "gva", "gpa")
+    flags: int
+    esr: int
+    gva: int
+    gpa: int
+    reason = 41
+    _format = struct.Struct("<QQQQ")

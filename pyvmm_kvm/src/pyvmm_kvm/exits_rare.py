@@ -7,6 +7,7 @@ import struct
 from .exits_base import Live, RareExit
 from .exits_foreign import (
     ArmNisv,
+    ArmSea,
     Dcr,
     Epr,
     LoongarchIocsr,
@@ -328,6 +329,6 @@ BY_REASON: dict[int, type[RareExit]] = {
         GuestException, Hypercall, Debug, IrqWindowOpen, FailEntry, SetTpr, TprAccess, S390Sieic, S390Reset, Dcr, Nmi,
         InternalError, Osi, PaprHcall, S390Ucontrol, Watchdog, S390Tsch, Epr, SystemEvent, S390Stsi, IoapicEoi, Hyperv,
         ArmNisv, X86Rdmsr, X86Wrmsr, DirtyRingFull, ApResetHold, X86BusLock, Xen, RiscvSbi, RiscvCsr, Notify,
-        LoongarchIocsr, MemoryFault, Tdx,
+        LoongarchIocsr, MemoryFault, Tdx, ArmSea,
     )
 }  # fmt: skip

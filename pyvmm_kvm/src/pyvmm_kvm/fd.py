@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from _warnings import warn
 
 from ._kvm import ffi, lib
 from .errors import ClosedError, KvmError
@@ -10,9 +11,12 @@ from .errors import ClosedError, KvmError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
-    from typing import Protocol, Self, TypeAlias
+    from typing import Protocol, Self, TypeAlias, TypeVar
 
     from ._kvm import CData
+    from .struct import Struct
+
+    S = TypeVar("S", bound=Struct)
 
     class HasFileno(Protocol):
         """Anything that lends its descriptor."""
@@ -63,12 +67,10 @@ class Fd:
     def __del__(self) -> None:
         # a failed __init__ leaves no number behind
         if getattr(self, "_fd", -1) >= 0:
-            import warnings
-
             text = f"unclosed {self!r}"
             # before the warning, which a filter may turn into an exception
             self.close()
-            warnings.warn(text, ResourceWarning, source=self, stacklevel=2)
+            warn(text, ResourceWarning, source=self, stacklevel=2)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {'closed' if self._fd < 0 else f'fd={self._fd}'}>"
@@ -90,3 +92,17 @@ class Fd:
         if result < 0:
             raise KvmError(-result, name)
         return result
+
+    def _get(self, name: str, kind: type[S]) -> S:
+        """The structure that this ioctl fills."""
+        value = kind()
+        self._ioctl(name, value._c)
+        return value
+
+    def _set(self, name: str, kind: type[S], value: object) -> None:
+        """Give a structure to this ioctl; any object with attributes named as in the header will do."""
+        if not isinstance(value, kind):
+            own = kind()
+            own.update(value)
+            value = own
+        self._ioctl(name, value._c)

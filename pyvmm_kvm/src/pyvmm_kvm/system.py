@@ -5,22 +5,14 @@ from __future__ import annotations
 import errno
 import os
 
-from ._kvm import ffi
+from ._arch import ArchKvm
 from .errors import KvmError
-from .fd import Fd
 from .vm import VmFd
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from .x86_64.cpuid import CpuId
-    from .x86_64.msrs import MsrList, Msrs
 
 _CAP_NR_VCPUS, _CAP_NR_MEMSLOTS, _CAP_MAX_VCPUS, _CAP_MAX_VCPU_ID = 9, 10, 66, 128
 
 
-class Kvm(Fd):
+class Kvm(ArchKvm):
     """The system file descriptor.
 
     Raises:
@@ -76,8 +68,8 @@ class Kvm(Fd):
         return self.check_extension_raw(_CAP_NR_MEMSLOTS) or 32
 
     def create_vm(self) -> VmFd:
-        """A VM without memory, vCPUs or devices."""
-        return self.create_vm_with_type(0)
+        """A VM without memory, vCPUs or devices, of the architecture's usual type."""
+        return self.create_vm_with_type(self._default_vm_type())
 
     def create_vm_with_type(self, vm_type: int) -> VmFd:
         """A VM of a type that the architecture defines (on x86: protected kinds; on arm64: the address size)."""
@@ -89,71 +81,25 @@ class Kvm(Fd):
                 if error.errno != errno.EINTR:
                     raise
 
+    def create_vm_with_ipa_size(self, ipa_size: int) -> VmFd:
+        """arm64: a VM whose physical addresses have this many bits, 32 to `get_host_ipa_limit()`; fails elsewhere."""
+        return self.create_vm_with_type(ipa_size & 0xFF)
+
     def create_vmfd_from_rawfd(self, fd: int) -> VmFd:
         """Take over a VM's file descriptor that came from elsewhere, such as from another process."""
         return VmFd(fd, self.get_vcpu_mmap_size())
 
-    def _get_cpuid(self, name: str, count: int) -> CpuId:
-        from .x86_64.cpuid import MAX_CPUID_ENTRIES, CpuId, room_for
+    def has_device_attr(self, group: int, attr: int) -> bool:
+        """Whether KVM as a whole has an attribute (x86: group 0 attribute 0, the extended states guests can have)."""
+        from .device import has_device_attr
 
-        if count > MAX_CPUID_ENTRIES:
-            raise KvmError(errno.ENOMEM, name, f"KVM takes at most {MAX_CPUID_ENTRIES} entries, not {count}")
-        buffer = room_for(count)
-        with ffi.from_buffer("char[]", buffer) as argument:
-            self._ioctl(name, argument)
-        return CpuId.from_bytes(buffer)
+        return has_device_attr(self, group, attr)
 
-    def get_supported_cpuid(self, count: int = 256) -> CpuId:
-        """What KVM and this processor can give to guests, in at most `count` entries (E2BIG where it is more)."""
-        return self._get_cpuid("KVM_GET_SUPPORTED_CPUID", count)
+    def get_device_attr(self, group: int, attr: int, size: int = 8) -> bytes:
+        """Read an attribute of KVM as a whole, of `size` bytes."""
+        from .device import get_device_attr
 
-    def get_emulated_cpuid(self, count: int = 256) -> CpuId:
-        """Features that KVM emulates in software although the processor lacks them."""
-        return self._get_cpuid("KVM_GET_EMULATED_CPUID", count)
-
-    def get_supported_hv_cpuid(self, count: int = 256) -> CpuId:
-        """The Hyper-V leaves that KVM can give to guests."""
-        return self._get_cpuid("KVM_GET_SUPPORTED_HV_CPUID", count)
-
-    def _msr_list(self, name: str) -> MsrList:
-        import struct
-
-        from .x86_64.msrs import MsrList
-
-        buffer = bytearray(4)
-        for _ in range(2):
-            try:
-                with ffi.from_buffer("char[]", buffer) as argument:
-                    self._ioctl(name, argument)
-                break
-            except KvmError as error:
-                # the kernel writes the number it needs and says E2BIG
-                if error.errno != errno.E2BIG:
-                    raise
-                needed = struct.unpack_from("<I", buffer)[0]
-                buffer = bytearray(struct.pack("<I", needed) + bytes(4 * needed))
-        count = struct.unpack_from("<I", buffer)[0]
-        return MsrList(struct.unpack_from(f"<{count}I", buffer, 4))
-
-    def get_msr_index_list(self) -> MsrList:
-        """Every MSR that a vCPU's state consists of on this host: what a snapshot saves."""
-        return self._msr_list("KVM_GET_MSR_INDEX_LIST")
-
-    def get_msr_feature_index_list(self) -> MsrList:
-        """MSRs that describe what KVM can offer; `get_msrs` on this object reads them."""
-        return self._msr_list("KVM_GET_MSR_FEATURE_INDEX_LIST")
-
-    def get_msrs(self, indices: Iterable[int]) -> Msrs:
-        """Values of feature MSRs (`get_msr_feature_index_list`); `MsrError` names one that KVM does not know."""
-        from .x86_64.vcpu import read_msrs
-
-        return read_msrs(self, indices)
-
-    def get_mce_cap_supported(self) -> int:
-        """The machine-check capabilities that `VcpuFd.setup_mce` may give to a guest."""
-        value = ffi.new("__u64 *")
-        self._ioctl("KVM_X86_GET_MCE_CAP_SUPPORTED", value)
-        return int(value[0])
+        return get_device_attr(self, group, attr, size)
 
     def __repr__(self) -> str:
         return f"<Kvm {self.path} {'closed' if self._fd < 0 else f'fd={self._fd}'}>"

@@ -14,7 +14,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from typing_extensions import Buffer
+
     from .dirty_ring import DirtyRing
+    from .mp_state import MpState
+    from .one_reg import RegList
     from .stats import Stats
     from .vm import MemorySlot
 
@@ -23,13 +27,30 @@ _NULL = ffi.NULL
 _PAYLOAD = lib.PYVMM_RUN_PAYLOAD
 _PAYLOAD_SIZE = 256
 _IMMEDIATE_EXIT = lib.PYVMM_RUN_IMMEDIATE_EXIT
-_MMIO_ADDR_WORD = lib.PYVMM_RUN_PAYLOAD // 8
 _MMIO_DATA = lib.PYVMM_RUN_MMIO_DATA
-_PIO_PAGE = 4096
+_PIO_DATA = lib.PYVMM_PIO_OFFSET
 
-# the bytes that native/prelude.h packs exits into
-_IO_OUT, _IO_IN, _MMIO_WRITE, _MMIO_READ = 0xFE, 0xFD, 0xFC, 0xFB
-_LARGE_REASON = 0xFA
+# what native/prelude.h packs into the result of pyvmm_run
+_LENGTH, _ADDRESS = lib.PYVMM_LENGTH_SHIFT, lib.PYVMM_ADDRESS_SHIFT
+_HOT: dict[int, tuple[type[IoOut | IoIn | MmioRead | MmioWrite], int]] = {
+    lib.PYVMM_IO_OUT: (IoOut, _PIO_DATA),
+    lib.PYVMM_IO_IN: (IoIn, _PIO_DATA),
+    lib.PYVMM_MMIO_WRITE: (MmioWrite, _MMIO_DATA),
+    lib.PYVMM_MMIO_READ: (MmioRead, _MMIO_DATA),
+}
+# the guest chooses ports and addresses, so what is remembered about them has an end
+_MOST_KNOWN = 1024
+
+
+def _simple() -> dict[int, VcpuExit]:
+    shift = lib.PYVMM_LENGTH_SHIFT
+    return {
+        Hlt.reason << shift: Hlt(),
+        Shutdown.reason << shift: Shutdown(),
+        Intr.reason << shift: Intr(),
+        -errno.EINTR: Intr(),
+        -errno.EAGAIN: Again(),
+    }
 
 
 class VcpuFd(ArchVcpu):
@@ -38,47 +59,27 @@ class VcpuFd(ArchVcpu):
     One thread runs it; every other call waits in the kernel until `run()` returns, so stop it first (`RunControl`).
     """
 
-    __slots__ = (
-        "_again",
-        "_hlt",
-        "_intr",
-        "_io_in",
-        "_io_out",
-        "_mmio_data",
-        "_mmio_read",
-        "_mmio_write",
-        "_page",
-        "_pio_data",
-        "_run_c",
-        "_shutdown",
-        "_slots",
-        "_state",
-        "_words",
-        "id",
-    )
+    __slots__ = ("_address", "_known", "_page", "_run_c", "_slots", "_state", "id")
 
     def __init__(self, fd: int, run_size: int, vcpu_id: int, slots: dict[int, MemorySlot]) -> None:
+        self._address = 0
         self._state = _NULL
         super().__init__(fd)
         self.id = vcpu_id
         self._slots = slots
         # never unmapped by hand: a view that somebody kept must stay readable, so the last reference unmaps it
         mapped = mmap.mmap(fd, run_size)
-        self._page = page = memoryview(mapped)
-        self._words = page[: run_size // 8 * 8].cast("Q")
+        self._page = memoryview(mapped)
         self._run_c = ffi.from_buffer("struct kvm_run *", mapped)
-        self._state = ffi.new("struct pyvmm_vcpu *", {"fd": fd})
-        self._pio_data = tuple(page[_PIO_PAGE : _PIO_PAGE + length] for length in range(9))
-        self._mmio_data = tuple(page[_MMIO_DATA : _MMIO_DATA + length] for length in range(9))
-        self._io_out, self._io_in = IoOut(), IoIn()
-        self._mmio_write, self._mmio_read = MmioWrite(), MmioRead()
-        self._hlt, self._shutdown, self._intr, self._again = Hlt(), Shutdown(), Intr(), Again()
+        # freed with this object and not before: another thread may be inside run() with its address
+        self._state = ffi.new("struct pyvmm_vcpu *", {"fd": fd, "run": self._run_c})
+        self._address = int(ffi.cast("unsigned long", self._state))
+        self._known = _simple()
 
     def close(self) -> None:
         """Give the vCPU back. `RuntimeError` while another thread is inside `run()`: stop it first."""
-        if self._state != _NULL and self._state.running:
+        if self._state != _NULL and lib.pyvmm_close(self._state):
             raise RuntimeError(f"vCPU {self.id} is running in another thread: stop it before closing it")
-        self._state = _NULL
         super().close()
         self._slots = {}
 
@@ -91,51 +92,33 @@ class VcpuFd(ArchVcpu):
             KvmError: KVM_RUN failed otherwise; `last_exits` tells what happened before.
 
         """
-        code = _run(self._state, self._run_c)
-        kind = code & 0xFF
-        if code >= 0:
-            if kind == _IO_OUT:
-                out = self._io_out
-                out.port = code >> 8 & 0xFFFF
-                out.data = self._pio_data[code >> 24]
-                return out
-            if kind == _IO_IN:
-                in_ = self._io_in
-                in_.port = code >> 8 & 0xFFFF
-                in_.data = self._pio_data[code >> 24]
-                return in_
-            if kind == _MMIO_WRITE:
-                write = self._mmio_write
-                write.addr = self._words[_MMIO_ADDR_WORD]
-                write.data = self._mmio_data[code >> 8]
-                return write
-            if kind == _MMIO_READ:
-                read = self._mmio_read
-                read.addr = self._words[_MMIO_ADDR_WORD]
-                read.data = self._mmio_data[code >> 8]
-                return read
-            if kind == Hlt.reason:
-                return self._hlt
-            return self._rare(kind)
-        if code == -errno.EINTR:
-            return self._intr
-        if code == -errno.EAGAIN:
-            return self._again
-        if self._fd < 0:
-            raise ClosedError("VcpuFd", "KVM_RUN")
-        raise KvmError(-code, "KVM_RUN")
+        code = _run(self._address)
+        exit_ = self._known.get(code)
+        # `is None` and not `or`: nothing here may cost a look at the exit itself
+        return exit_ if exit_ is not None else self._decode(code)
+
+    def _decode(self, code: int) -> VcpuExit:
+        """An exit that did not happen before; those of port and memory-mapped I/O are kept for the next time."""
+        if code < 0:
+            if self._fd < 0:
+                raise ClosedError("VcpuFd", "KVM_RUN")
+            raise KvmError(-code, "KVM_RUN")
+        hot = _HOT.get(code & 7)
+        if hot is None:
+            return self._rare(code >> _LENGTH)
+        kind, start = hot
+        exit_ = kind(code >> _ADDRESS, self._page[start : start + (code >> _LENGTH & 15)])
+        if len(self._known) >= _MOST_KNOWN:
+            self._known = _simple()
+        self._known[code] = exit_
+        return exit_
 
     def _rare(self, reason: int) -> VcpuExit:
-        if reason == Shutdown.reason:
-            return self._shutdown
-        if reason == Intr.reason:
-            return self._intr
         payload = self._page[_PAYLOAD : _PAYLOAD + _PAYLOAD_SIZE]
         if reason == IoOut.reason:
             return self._string_io(payload)
-        if reason == _LARGE_REASON:
-            start = lib.PYVMM_RUN_EXIT_REASON
-            reason = self._page[start : start + 4].cast("I")[0]
+        if reason == MmioRead.reason:
+            return self._wide_mmio(payload)
         from .exits_foreign import ArmDebug
         from .exits_rare import BY_REASON
 
@@ -153,6 +136,13 @@ class VcpuFd(ArchVcpu):
                 errno.EINVAL, "KVM_RUN", f"KVM reports port I/O that is not in the run page ({payload[:16].hex()})"
             )
         return (StringOut if direction else StringIn)(port, self._page[offset : offset + size * count], size)
+
+    def _wide_mmio(self, payload: memoryview) -> VcpuExit:
+        import struct
+
+        # the kernel's word for more than 8 bytes would be a defect, and the array ends there
+        addr, length, is_write = struct.unpack_from("<Q8xIB", payload)
+        return (MmioWrite if is_write else MmioRead)(addr, self._page[_MMIO_DATA : _MMIO_DATA + min(length, 8)])
 
     def set_kvm_immediate_exit(self, value: int) -> None:
         """While it is 1, `run()` finishes pending I/O and returns `Intr` without entering the guest."""
@@ -197,36 +187,53 @@ class VcpuFd(ArchVcpu):
         """Switch a capability on for this vCPU."""
         return self._ioctl("KVM_ENABLE_CAP", ffi.new("struct kvm_enable_cap *", (cap, flags, args)))
 
+    def get_mp_state(self) -> MpState:
+        """Whether it runs, halts or waits for INIT and SIPI (arm64: for PSCI, RISC-V: for the SBI)."""
+        from .mp_state import MpState
+
+        return self._get("KVM_GET_MP_STATE", MpState)
+
+    def set_mp_state(self, state: MpState | int) -> None:
+        """Change that; a plain number such as `MpState.RUNNABLE` will do."""
+        from .mp_state import MpState
+
+        self._set("KVM_SET_MP_STATE", MpState, MpState(mp_state=state) if isinstance(state, int) else state)
+
+    def has_device_attr(self, group: int, attr: int) -> bool:
+        """Whether the vCPU itself has an attribute (x86: group 0, the TSC offset)."""
+        from .device import has_device_attr
+
+        return has_device_attr(self, group, attr)
+
+    def set_device_attr(self, group: int, attr: int, data: Buffer | None = None) -> None:
+        """Write one of the vCPU's own attributes, from a buffer of the size that the kernel's document gives."""
+        from .device import device_attr
+
+        device_attr(self, "KVM_SET_DEVICE_ATTR", group, attr, data)
+
+    def get_device_attr(self, group: int, attr: int, size: int = 8) -> bytes:
+        """Read one of the vCPU's own attributes, of `size` bytes."""
+        from .device import get_device_attr
+
+        return get_device_attr(self, group, attr, size)
+
     def get_one_reg(self, register: int) -> int:
-        """One register by its 64-bit id, whose bits 52 to 55 say how wide it is."""
-        value = bytearray(reg_size(register))
-        with ffi.from_buffer("char[]", value) as data:
-            address = int(ffi.cast("unsigned long", data))
-            self._ioctl("KVM_GET_ONE_REG", ffi.new("struct kvm_one_reg *", (register, address)))
-        return int.from_bytes(value, "little")
+        """One register by its 64-bit id, whose bits 52 to 55 say how wide it is (`registers` modules make ids)."""
+        from .one_reg import get_one_reg
+
+        return get_one_reg(self, register)
 
     def set_one_reg(self, register: int, value: int) -> None:
         """Write one register by its id."""
-        with ffi.from_buffer("char[]", value.to_bytes(reg_size(register), "little")) as data:
-            address = int(ffi.cast("unsigned long", data))
-            self._ioctl("KVM_SET_ONE_REG", ffi.new("struct kvm_one_reg *", (register, address)))
+        from .one_reg import set_one_reg
 
-    def get_reg_list(self) -> list[int]:
+        set_one_reg(self, register, value)
+
+    def get_reg_list(self) -> RegList:
         """The ids that `get_one_reg` knows."""
-        import struct
+        from .one_reg import get_reg_list
 
-        buffer = bytearray(8)
-        try:
-            with ffi.from_buffer("char[]", buffer) as argument:
-                self._ioctl("KVM_GET_REG_LIST", argument)
-        except KvmError as error:
-            # the kernel writes the number that it needs
-            if error.errno != errno.E2BIG:
-                raise
-            buffer += bytes(8 * struct.unpack("<Q", buffer)[0])
-            with ffi.from_buffer("char[]", buffer) as argument:
-                self._ioctl("KVM_GET_REG_LIST", argument)
-        return list(struct.unpack_from(f"<{struct.unpack_from('<Q', buffer)[0]}Q", buffer, 8))
+        return get_reg_list(self)
 
     def set_signal_mask(self, blocked: Iterable[int] | None) -> None:
         """The signals that are blocked inside KVM_RUN only; None means the thread's own mask. `RunControl` uses it."""
@@ -264,12 +271,3 @@ class VcpuFd(ArchVcpu):
 
     def __repr__(self) -> str:
         return f"<VcpuFd {self.id} {'closed' if self._fd < 0 else f'fd={self._fd}, {self.exits} exits'}>"
-
-
-def reg_size(register: int) -> int:
-    """How many bytes a register of this id has.
-
-    >>> reg_size(0x2030_0002_0000_0000)
-    8
-    """
-    return 1 << (register >> 52 & 0xF)

@@ -97,7 +97,14 @@ class VmFd(ArchVm):
     # memory
 
     def set_user_memory_region(
-        self, slot: int, guest_phys_addr: int, memory: Buffer | None, flags: int = 0
+        self,
+        slot: int,
+        guest_phys_addr: int,
+        memory: Buffer | None,
+        flags: int = 0,
+        *,
+        guest_memfd: FileLike | None = None,
+        guest_memfd_offset: int = 0,
     ) -> MemorySlot | None:
         """Put `memory` at a guest physical address, or delete the slot with None or an empty buffer.
 
@@ -106,22 +113,29 @@ class VmFd(ArchVm):
             guest_phys_addr: where the guest sees it, a multiple of the page size.
             memory: anything writable with whole, page-aligned pages: an `mmap`, a memory region.
             flags: `MEM_LOG_DIRTY_PAGES`, `MEM_READONLY` (the guest's writes become MMIO exits).
+            guest_memfd: memory from `create_guest_memfd` beside the shared one. It chooses
+                KVM_SET_USER_MEMORY_REGION2; without it the older call works on every kernel.
+            guest_memfd_offset: where in there the slot begins.
 
         The buffer is referenced until the slot is replaced or deleted and the VM and all its vCPUs are closed.
 
         """
         entry = None
+        if guest_memfd is not None:
+            flags |= MEM_GUEST_MEMFD
         if memory is not None:
             view = memory if not _by_method(memory) else memory.__buffer__(0)
             pin = ffi.from_buffer("char[]", view, require_writable=not flags & MEM_READONLY)
             if len(pin):
                 entry = MemorySlot(slot, guest_phys_addr, memory, flags, pin)
-        values = (
-            (slot, flags, guest_phys_addr, entry.memory_size, entry.userspace_addr) if entry else (slot, 0, 0, 0, 0)
-        )
-        self._register(
-            "KVM_SET_USER_MEMORY_REGION", ffi.new("struct kvm_userspace_memory_region *", values), slot, entry
-        )
+        where = (slot, flags, guest_phys_addr, entry.memory_size, entry.userspace_addr) if entry else (slot, 0, 0, 0, 0)
+        if entry and guest_memfd is not None:
+            values = (*where, guest_memfd_offset, _number(guest_memfd))
+            argument = ffi.new("struct kvm_userspace_memory_region2 *", values)
+            self._register("KVM_SET_USER_MEMORY_REGION2", argument, slot, entry)
+        else:
+            argument = ffi.new("struct kvm_userspace_memory_region *", where)
+            self._register("KVM_SET_USER_MEMORY_REGION", argument, slot, entry)
         return entry
 
     def _register(self, ioctl: str, argument: CData, slot: int, entry: MemorySlot | None) -> None:
@@ -294,6 +308,24 @@ class VmFd(ArchVm):
         self._ioctl("KVM_CREATE_DEVICE", request)
         return None if flags & CREATE_DEVICE_TEST else DeviceFd(request.fd, device_type)
 
+    def has_device_attr(self, group: int, attr: int) -> bool:
+        """Whether the VM itself has an attribute (arm64: the SMCCC filter)."""
+        from .device import has_device_attr
+
+        return has_device_attr(self, group, attr)
+
+    def set_device_attr(self, group: int, attr: int, data: Buffer | None = None) -> None:
+        """Write one of the VM's own attributes, from a buffer of the size that the kernel's document gives."""
+        from .device import device_attr
+
+        device_attr(self, "KVM_SET_DEVICE_ATTR", group, attr, data)
+
+    def get_device_attr(self, group: int, attr: int, size: int = 8) -> bytes:
+        """Read one of the VM's own attributes, of `size` bytes."""
+        from .device import get_device_attr
+
+        return get_device_attr(self, group, attr, size)
+
     def get_stats_fd(self) -> Stats:
         """The VM's counters, by name."""
         from .stats import Stats
@@ -302,17 +334,17 @@ class VmFd(ArchVm):
 
     def set_user_memory_region2(
         self, slot: int, guest_phys_addr: int, memory: Buffer, flags: int, guest_memfd: int, guest_memfd_offset: int = 0
-    ) -> MemorySlot:
-        """As `set_user_memory_region`, with private memory from `create_guest_memfd` beside the shared one."""
-        pin = ffi.from_buffer("char[]", memory, require_writable=not flags & MEM_READONLY)
-        entry = MemorySlot(slot, guest_phys_addr, memory, flags, pin)
-        where = (slot, flags, guest_phys_addr, entry.memory_size, entry.userspace_addr)
-        argument = ffi.new("struct kvm_userspace_memory_region2 *", (*where, guest_memfd_offset, guest_memfd))
-        self._register("KVM_SET_USER_MEMORY_REGION2", argument, slot, entry)
-        return entry
+    ) -> MemorySlot | None:
+        """As `set_user_memory_region` with a guest_memfd, in the order of struct kvm_userspace_memory_region2."""
+        return self.set_user_memory_region(
+            slot, guest_phys_addr, memory, flags, guest_memfd=guest_memfd, guest_memfd_offset=guest_memfd_offset
+        )
 
     def create_guest_memfd(self, size: int, flags: int = 0) -> int:
-        """A file descriptor of memory that only the guest may map; the caller owns and closes it."""
+        """A file descriptor of memory that only the guest may map; the caller owns and closes it.
+
+        `flags`: 1 lets the host map it too, 2 makes it shared at first (KVM_CAP_GUEST_MEMFD_FLAGS has the mask).
+        """
         return self._ioctl("KVM_CREATE_GUEST_MEMFD", ffi.new("struct kvm_create_guest_memfd *", (size, flags)))
 
     def set_memory_attributes(self, address: int, size: int, attributes: int) -> None:

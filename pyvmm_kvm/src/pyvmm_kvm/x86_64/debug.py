@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from ..exits import Again
+from ..debugger import ENABLE, SINGLESTEP, Debugger
 from ..exits_rare import Debug
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Self
-
     from ..exits import VcpuExit
     from ..vcpu import VcpuFd
 
-ENABLE = 1 << 0
-SINGLESTEP = 1 << 1
 USE_SW_BP = 1 << 16
 USE_HW_BP = 1 << 17
 INJECT_DB = 1 << 18
@@ -26,7 +21,7 @@ _KINDS = {"execute": 0, "write": 1, "access": 3}
 _LENGTHS = {1: 0, 2: 1, 8: 2, 4: 3}
 
 
-class GuestDebug:
+class GuestDebug(Debugger):
     """Debugging of one vCPU, switched off again by `with`.
 
     Example::
@@ -37,8 +32,11 @@ class GuestDebug:
             for pc in debug.steps(100): print(hex(pc))
     """
 
+    _stop = Debug
+    vcpu: VcpuFd
+
     def __init__(self, vcpu: VcpuFd) -> None:
-        self.vcpu = vcpu
+        super().__init__(vcpu)
         self._points: list[tuple[int, int, str] | None] = [None] * 4
 
     def watch(self, address: int, length: int = 1, kind: str = "execute") -> int:
@@ -76,37 +74,16 @@ class GuestDebug:
         points = any(self._points)
         self.vcpu.set_guest_debug(ENABLE | extra | (USE_HW_BP if points else 0), self._registers() if points else ())
 
-    def step(self) -> VcpuExit:
-        """Execute one instruction; the answer is a `Debug`, or the exit that the instruction caused instead."""
-        self._arm(SINGLESTEP)
-        return self._run()
+    def _disarm(self) -> None:
+        self.vcpu.set_guest_debug(0)
 
-    def steps(self, limit: int) -> Iterator[int]:
-        """Up to `limit` single steps; yields the address of each next instruction, and ends at another exit."""
-        for _ in range(limit):
-            exit_ = self.step()
-            if not isinstance(exit_, Debug):
-                return
-            yield exit_.pc
-
-    def resume(self) -> VcpuExit:
-        """Run to the next breakpoint or other exit."""
-        self._arm()
-        return self._run()
+    def _position(self, exit_: VcpuExit, /) -> int:
+        # only called with an exit of the type in _stop
+        return exit_.pc if isinstance(exit_, Debug) else 0
 
     def hit(self, exit_: Debug) -> list[int]:
         """The numbers of the breakpoints that a `Debug` exit reports."""
         return [number for number in range(4) if exit_.dr6 >> number & 1]
 
-    def _run(self) -> VcpuExit:
-        while True:
-            exit_ = self.vcpu.run()
-            if not isinstance(exit_, Again):
-                return exit_
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if not self.vcpu.closed:
-            self.vcpu.set_guest_debug(0)
+__all__ = ["BLOCKIRQ", "ENABLE", "INJECT_BP", "INJECT_DB", "SINGLESTEP", "USE_HW_BP", "USE_SW_BP", "GuestDebug"]

@@ -8,88 +8,22 @@ from __future__ import annotations
 import struct
 from contextlib import suppress
 
-from ..errors import KvmError, MsrError, StateError
+from ..errors import KvmError, MsrError
+from ..state import State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
 
-    from typing_extensions import Buffer
-
     from ..system import Kvm
     from ..vcpu import VcpuFd
     from ..vm import VmFd
 
-_MAGIC = b"pyvmmkvm"
-_VERSION = 1
-_HEADER = struct.Struct("<8sII")
-_PART = struct.Struct("<16sI")
 _CAP_XSAVE2, _CAP_NESTED_STATE = 208, 157
-_LARGEST = 1 << 24
 _TSC_DEADLINE = 0x6E0
 
 
-def pack(kind: int, parts: dict[str, bytes]) -> bytes:
-    """One block: a header with the version, then named parts."""
-    body = b"".join(_PART.pack(name.encode(), len(data)) + data for name, data in parts.items())
-    return _HEADER.pack(_MAGIC, _VERSION, kind) + body
-
-
-def unpack(kind: int, data: Buffer) -> dict[str, bytes]:
-    """Read such a block, trusting nothing about its lengths."""
-    view = memoryview(data).cast("B")
-    if len(view) < _HEADER.size:
-        raise StateError("a saved state has at least 16 bytes")
-    magic, version, found = _HEADER.unpack_from(view)
-    if magic != _MAGIC or found != kind:
-        raise StateError("this is not a saved state of that kind")
-    if version != _VERSION:
-        raise StateError(f"the state has version {version}; this package reads version {_VERSION}")
-    parts = {}
-    at = _HEADER.size
-    while at < len(view):
-        if at + _PART.size > len(view):
-            raise StateError("the state is cut off inside a part's name")
-        name, length = _PART.unpack_from(view, at)
-        at += _PART.size
-        if length > _LARGEST or at + length > len(view):
-            raise StateError(f"part {name!r} is cut off")
-        try:
-            parts[name.rstrip(b"\0").decode("ascii")] = bytes(view[at : at + length])
-        except UnicodeDecodeError as error:
-            raise StateError(f"part {name!r} has no readable name") from error
-        at += length
-    return parts
-
-
-class _State:
-    _kind = 0
-    _required: tuple[str, ...] = ()
-
-    def __init__(self, parts: dict[str, bytes]) -> None:
-        missing = [name for name in self._required if name not in parts]
-        if missing:
-            raise StateError(f"the state lacks {', '.join(missing)}")
-        self.parts = parts
-
-    def __bytes__(self) -> bytes:
-        return pack(self._kind, self.parts)
-
-    @classmethod
-    def from_bytes(cls, data: Buffer) -> Self:
-        """Read what `bytes(state)` made; `StateError` where it is damaged or of another version."""
-        return cls(unpack(cls._kind, data))
-
-    def __eq__(self, other: object) -> bool:
-        return self.parts == other.parts if isinstance(other, type(self)) else NotImplemented
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {', '.join(f'{name} {len(data)}' for name, data in self.parts.items())}>"
-
-
-class VcpuState(_State):
+class VcpuState(State):
     """One vCPU: CPUID, registers, FPU and extended state, MSRs, LAPIC, events, debug registers, nested state."""
 
     _kind = 1
@@ -178,7 +112,7 @@ class VcpuState(_State):
         return refused
 
 
-class VmState(_State):
+class VmState(State):
     """What belongs to the VM as a whole: the two PICs, the IOAPIC, the PIT and the clock."""
 
     _kind = 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..mp_state import MpState
 from ..struct import Array, Struct
 
 __all__ = [
@@ -212,21 +213,6 @@ class Fpu(Struct, ctype="struct kvm_fpu"):
     last_dp: int
     xmm: memoryview
     mxcsr: int
-
-
-class MpState(Struct, ctype="struct kvm_mp_state"):
-    """Whether the vCPU runs, halts or waits for INIT and SIPI (struct kvm_mp_state)."""
-
-    mp_state: int
-
-    RUNNABLE = 0
-    UNINITIALIZED = 1
-    INIT_RECEIVED = 2
-    HALTED = 3
-    SIPI_RECEIVED = 4
-    STOPPED = 5
-    AP_RESET_HOLD = 9
-    SUSPENDED = 10
 
 
 class LapicState(Struct, ctype="struct kvm_lapic_state"):

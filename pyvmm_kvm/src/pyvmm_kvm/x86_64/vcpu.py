@@ -6,20 +6,16 @@ import struct
 
 from .._kvm import ffi, lib
 from ..fd import Fd
-from .structs import DebugRegs, Fpu, LapicState, MpState, Regs, Sregs, Sregs2, VcpuEvents
+from .structs import DebugRegs, Fpu, LapicState, Regs, Sregs, Sregs2, VcpuEvents
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from typing import TypeVar
 
     from typing_extensions import Buffer
 
-    from ..struct import Struct
     from .cpuid import CpuId
     from .msrs import Msrs
-
-    S = TypeVar("S", bound=Struct)
 
 
 def read_msrs(fd: Fd, indices: Iterable[int]) -> Msrs:
@@ -50,20 +46,6 @@ class ArchVcpu(Fd):
     SYNC_REGS = 1
     SYNC_SREGS = 2
     SYNC_EVENTS = 4
-
-    def _get(self, name: str, kind: type[S]) -> S:
-        value = kind()
-        self._ioctl(name, value._c)
-        return value
-
-    def _set(self, name: str, kind: type[S], value: object) -> None:
-        if isinstance(value, kind):
-            self._ioctl(name, value._c)
-            return
-        # any object with attributes named as in the header will do
-        own = kind()
-        own.update(value)
-        self._ioctl(name, own._c)
 
     def get_regs(self) -> Regs:
         """The general-purpose registers."""
@@ -96,14 +78,6 @@ class ArchVcpu(Fd):
     def set_lapic(self, lapic: LapicState) -> None:
         """Replace the local APIC's registers."""
         self._set("KVM_SET_LAPIC", LapicState, lapic)
-
-    def get_mp_state(self) -> MpState:
-        """Whether it runs, halts or waits for INIT and SIPI."""
-        return self._get("KVM_GET_MP_STATE", MpState)
-
-    def set_mp_state(self, state: MpState | int) -> None:
-        """Change that; a plain number such as `MpState.RUNNABLE` will do."""
-        self._set("KVM_SET_MP_STATE", MpState, MpState(mp_state=state) if isinstance(state, int) else state)
 
     def get_vcpu_events(self) -> VcpuEvents:
         """Exceptions, interrupts and NMIs that are pending or half delivered."""

@@ -1,0 +1,94 @@
+"""A debugger's view of an arm64 vCPU: single steps, hardware breakpoints and watchpoints through KVM_SET_GUEST_DEBUG.
+
+Control registers are encoded as the Arm ARM (D13.3, DBGBCR and DBGWCR) says; nothing here ran on an arm64 host yet.
+"""
+
+from __future__ import annotations
+
+from ..debugger import ENABLE, SINGLESTEP, Debugger
+from ..exits_foreign import ArmDebug
+from .registers import core
+from .structs import GuestDebugArch
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Protocol
+
+    from ..debugger import Runnable
+    from ..exits import VcpuExit
+
+    class DebugVcpu(Runnable, Protocol):
+        """As much of an arm64 vCPU as this needs."""
+
+        def set_guest_debug(self, control: int, debugreg: GuestDebugArch | None = None) -> None:
+            """KVM_SET_GUEST_DEBUG."""
+
+        def get_one_reg(self, register: int) -> int:
+            """KVM_GET_ONE_REG."""
+
+
+USE_SW_BP, USE_HW = 1 << 16, 1 << 17
+_MOST = 16
+# enable; EL0 and EL1; all four bytes of the instruction
+_BREAKPOINT = 1 | 3 << 1 | 0xF << 5
+_ACCESS = {"read": 1, "write": 2, "access": 3}
+
+
+class GuestDebug(Debugger):
+    """Debugging of one vCPU, switched off again by `with`; as the x86 class of this name."""
+
+    _stop = ArmDebug
+    vcpu: DebugVcpu
+
+    def __init__(self, vcpu: DebugVcpu) -> None:
+        super().__init__(vcpu)
+        self._arch = GuestDebugArch()
+
+    def watch(self, address: int, length: int = 4, kind: str = "execute") -> int:
+        """Set a breakpoint ("execute") or a watchpoint ("read", "write", "access"); returns its number.
+
+        Breakpoints count from 0 and watchpoints from 16. `Kvm.get_guest_debug_hw_bps` and `_wps` say how many this
+        host really has; KVM refuses more.
+
+        Raises:
+            ValueError: the kind, length or alignment is not one of the processor's, or all 16 are taken.
+        """
+        if kind == "execute":
+            if address % 4:
+                raise ValueError(f"instructions lie at multiples of 4, not at {address:#x}")
+            number = self._free(self._arch.dbg_bcr)
+            self._arch.dbg_bvr[number], self._arch.dbg_bcr[number] = address, _BREAKPOINT
+            return number
+        if kind not in _ACCESS or length not in (1, 2, 4, 8) or address % length:
+            raise ValueError(f"{kind!r} of {length} bytes at {address:#x} is not one of the processor's watchpoints")
+        number = self._free(self._arch.dbg_wcr)
+        bytes_selected = ((1 << length) - 1) << address % 8
+        self._arch.dbg_wvr[number] = address & ~7
+        self._arch.dbg_wcr[number] = 1 | 3 << 1 | _ACCESS[kind] << 3 | bytes_selected << 5
+        return _MOST + number
+
+    def clear(self, number: int) -> None:
+        """Forget one."""
+        control = self._arch.dbg_bcr if number < _MOST else self._arch.dbg_wcr
+        control[number % _MOST] = 0
+
+    @staticmethod
+    def _free(control: Iterable[int]) -> int:
+        for number, value in enumerate(control):
+            if not value & 1:
+                return number
+        raise ValueError("the architecture has 16 of each and all are taken")
+
+    def _arm(self, extra: int = 0) -> None:
+        used = any(value & 1 for value in (*self._arch.dbg_bcr, *self._arch.dbg_wcr))
+        self.vcpu.set_guest_debug(ENABLE | extra | (USE_HW if used else 0), self._arch)
+
+    def _disarm(self) -> None:
+        self.vcpu.set_guest_debug(0)
+
+    def _position(self, _exit: VcpuExit, /) -> int:
+        return self.vcpu.get_one_reg(core("pc"))
+
+
+__all__ = ["ENABLE", "SINGLESTEP", "USE_HW", "USE_SW_BP", "GuestDebug"]

@@ -1,0 +1,80 @@
+"""What debugging a vCPU has in common on all architectures: stepping, resuming, and switching off at the end."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from .exits import Again
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import ClassVar, Protocol, Self
+
+    from .exits import VcpuExit
+
+    class Runnable(Protocol):
+        """As much of a vCPU as stepping needs."""
+
+        @property
+        def closed(self) -> bool:
+            """Whether its descriptor was given back."""
+
+        def run(self) -> VcpuExit:
+            """Enter the guest."""
+
+
+ENABLE = 1 << 0
+SINGLESTEP = 1 << 1
+
+
+class Debugger(ABC):
+    """The part that a subclass completes with its architecture's breakpoints."""
+
+    _stop: ClassVar[type[VcpuExit]]
+
+    def __init__(self, vcpu: Runnable) -> None:
+        self.vcpu = vcpu
+
+    @abstractmethod
+    def _arm(self, extra: int = 0) -> None:
+        """Give the control bits and breakpoints to KVM."""
+
+    @abstractmethod
+    def _disarm(self) -> None:
+        """Switch debugging off."""
+
+    @abstractmethod
+    def _position(self, exit_: VcpuExit, /) -> int:
+        """Where the guest goes on after a stop."""
+
+    def step(self) -> VcpuExit:
+        """Execute one instruction; the answer is a debug exit, or the exit that the instruction caused instead."""
+        self._arm(SINGLESTEP)
+        return self._run()
+
+    def steps(self, limit: int) -> Iterator[int]:
+        """Up to `limit` single steps; yields the address of each next instruction, and ends at another exit."""
+        for _ in range(limit):
+            exit_ = self.step()
+            if not isinstance(exit_, self._stop):
+                return
+            yield self._position(exit_)
+
+    def resume(self) -> VcpuExit:
+        """Run to the next breakpoint or other exit."""
+        self._arm()
+        return self._run()
+
+    def _run(self) -> VcpuExit:
+        while True:
+            exit_: VcpuExit = self.vcpu.run()
+            if not isinstance(exit_, Again):
+                return exit_
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if not self.vcpu.closed:
+            self._disarm()

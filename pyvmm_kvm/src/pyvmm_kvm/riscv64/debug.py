@@ -1,0 +1,51 @@
+"""A debugger's view of a RISC-V vCPU: KVM hands the guest's `ebreak` to us, and has no other breakpoints.
+
+The kernel (arch/riscv/kvm/vcpu.c) knows KVM_GUESTDBG_ENABLE with KVM_GUESTDBG_USE_SW_BP and refuses nothing else, but
+does nothing with it either: there is no single step. Nothing here ran on a RISC-V host yet.
+"""
+
+from __future__ import annotations
+
+from ..debugger import ENABLE, Debugger
+from ..exits_rare import Debug
+from .registers import core
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    from ..debugger import Runnable
+    from ..exits import VcpuExit
+
+    class DebugVcpu(Runnable, Protocol):
+        """As much of a RISC-V vCPU as this needs."""
+
+        def set_guest_debug(self, control: int) -> None:
+            """KVM_SET_GUEST_DEBUG."""
+
+        def get_one_reg(self, register: int) -> int:
+            """KVM_GET_ONE_REG."""
+
+
+USE_SW_BP = 1 << 16
+
+
+class GuestDebug(Debugger):
+    """Debugging of one vCPU, switched off again by `with`: put an `ebreak` into memory, then `resume()`."""
+
+    _stop = Debug
+    vcpu: DebugVcpu
+
+    def _arm(self, extra: int = 0) -> None:
+        if extra:
+            raise ValueError("KVM has no single step on RISC-V: put an ebreak behind the instruction")
+        self.vcpu.set_guest_debug(ENABLE | USE_SW_BP)
+
+    def _disarm(self) -> None:
+        self.vcpu.set_guest_debug(0)
+
+    def _position(self, _exit: VcpuExit, /) -> int:
+        return self.vcpu.get_one_reg(core("pc"))
+
+
+__all__ = ["ENABLE", "USE_SW_BP", "GuestDebug"]

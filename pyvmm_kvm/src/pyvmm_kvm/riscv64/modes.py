@@ -1,0 +1,21 @@
+"""How a RISC-V vCPU starts: the state in which a kernel expects to find it (Documentation/arch/riscv/boot.rst).
+
+Nothing here ran on a RISC-V host yet.
+"""
+
+from __future__ import annotations
+
+from .registers import core, csr
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..vcpu import VcpuFd
+
+
+def setup_boot(vcpu: VcpuFd, entry: int, device_tree: int = 0, hart: int = 0) -> None:
+    """Start at `entry` in supervisor mode without paging, the hart's number in a0 and the device tree in a1."""
+    vcpu.set_one_reg(core("mode"), 1)
+    vcpu.set_one_reg(csr("satp"), 0)
+    vcpu.set_one_reg(core("pc"), entry)
+    vcpu.set_one_reg(core("a0"), hart)
+    vcpu.set_one_reg(core("a1"), device_tree)

@@ -1,0 +1,36 @@
+"""The vCPU calls that only RISC-V has.
+
+Written from the kernel's document and checked by layout against its headers; nothing here ran on a RISC-V host yet.
+"""
+
+from __future__ import annotations
+
+from .._kvm import ffi
+from ..fd import Fd
+
+INTERRUPT_SET, INTERRUPT_UNSET = 0xFFFFFFFF, 0xFFFFFFFE
+
+
+class ArchVcpu(Fd):
+    """What `VcpuFd` adds on RISC-V."""
+
+    __slots__ = ()
+
+    def interrupt(self, active: bool) -> None:
+        """Raise or lower the supervisor's external interrupt; without an in-kernel AIA."""
+        level = INTERRUPT_SET if active else INTERRUPT_UNSET
+        self._ioctl("KVM_INTERRUPT", ffi.new("struct kvm_interrupt *", (level,)))
+
+    def set_guest_debug(self, control: int) -> None:
+        """Hand the guest's `ebreak` to us (`GuestDebug`), or with 0 back to the guest."""
+        self._ioctl("KVM_SET_GUEST_DEBUG", ffi.new("struct riscv64_guest_debug *", (control,)))
+
+    @property
+    def registers(self) -> str:
+        """The core registers as people read them, for the terminal and for reports."""
+        from ..one_reg import get_one_reg
+        from .registers import core
+        from .structs import Regs
+
+        cells = [f"{name:>4} {get_one_reg(self, core(name)):016x}" for name in Regs._fields]
+        return "\n".join("  ".join(cells[start : start + 4]) for start in range(0, len(cells), 4))
