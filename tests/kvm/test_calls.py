@@ -1,4 +1,4 @@
-"""The rarer calls: that they reach the kernel, and what they say when this VM lacks the feature."""
+"""The calls that every VMM makes, around the exits: system, slots, run page, states in place, run control."""
 
 from __future__ import annotations
 
@@ -58,66 +58,6 @@ def test_the_system_describes_itself(kvm: Kvm) -> None:
     with kvm.create_vm() as vm, kvm.create_vmfd_from_rawfd(os.dup(vm.fileno())) as again:
         assert again.check_extension(Cap.IRQCHIP)
         assert again.run_size() == vm.run_size()
-
-
-def attempt(call: Callable[[], object], *errors: int) -> None:
-    """Either it works here, or it fails with one of these errors and says which ioctl it was."""
-    try:
-        call()
-    except KvmError as error:
-        if error.errno not in errors or not error.ioctl.startswith("KVM_"):
-            raise
-
-
-LACKING = (errno.ENOTTY, errno.EINVAL, errno.ENXIO, errno.EOPNOTSUPP, errno.ENOENT, errno.EPERM)
-
-
-@pytest.mark.kvm
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda vm, vcpu: vm.set_memory_attributes(0, 4096, 1 << 3),
-        lambda vm, vcpu: vm.encrypt_op_sev(0, 0, -1),
-        lambda vm, vcpu: vm.encrypt_op(bytearray(64)),
-        lambda vm, vcpu: vm.register_enc_memory_region(0, 4096),
-        lambda vm, vcpu: vm.unregister_enc_memory_region(0, 4096),
-        lambda vm, vcpu: vm.hyperv_eventfd(1, 0, remove=True),
-        lambda vm, vcpu: vm.xen_hvm_config(0),
-        lambda vm, vcpu: vm.xen_hvm_get_attr(4),
-        lambda vm, vcpu: vm.xen_hvm_set_attr(4, b"\x04\0\0\0"),
-        lambda vm, vcpu: vm.xen_hvm_evtchn_send(1, 0),
-        lambda vm, vcpu: vm.set_pmu_event_filter(0, [0xC0]),
-        lambda vm, vcpu: vm.set_nr_mmu_pages(64),
-        lambda vm, vcpu: vm.set_tsc_khz(0),
-        lambda vm, vcpu: vm.get_tsc_khz(),
-        lambda vm, vcpu: vm.clear_dirty_log(0, 0, 16, bytearray(8)),
-        lambda vm, vcpu: os.close(vm.create_guest_memfd(4096)),
-        lambda vm, vcpu: vm.set_user_memory_region2(5, 1 << 32, bytearray(4096), 4, 0),
-        lambda vm, vcpu: vcpu.xen_get_attr(0),
-        lambda vm, vcpu: vcpu.xen_set_attr(0, bytes(8)),
-        lambda vm, vcpu: vcpu.set_nested_state(bytes(128)),
-        lambda vm, vcpu: vcpu.interrupt(0x20),
-        lambda vm, vcpu: vcpu.set_mce(200, 0),
-        lambda vm, vcpu: vcpu.setup_mce(1),
-        lambda vm, vcpu: vcpu.smi(),
-        lambda vm, vcpu: vcpu.kvmclock_ctrl(),
-        lambda vm, vcpu: vcpu.set_tpr_access_reporting(True),
-        lambda vm, vcpu: vcpu.set_vapic_addr(0),
-        lambda vm, vcpu: vcpu.get_supported_hv_cpuid(),
-        lambda vm, vcpu: vcpu.pre_fault_memory(0, 4096),
-        lambda vm, vcpu: vcpu.get_one_reg(0x2030_0002_0000_0010),
-        lambda vm, vcpu: vcpu.set_one_reg(0x2030_0002_0000_0010, 0),
-        lambda vm, vcpu: vcpu.get_reg_list(),
-        lambda vm, vcpu: vcpu.set_tsc_khz(0),
-        lambda vm, vcpu: vcpu.get_lapic(),
-        lambda vm, vcpu: vcpu.enable_cap(Cap.HYPERV_SYNIC),
-        lambda vm, vcpu: vm.set_irq_line(1, True),
-        lambda vm, vcpu: vm.get_irqchip(0),
-    ],
-)
-def test_a_call_works_or_says_why_not(boot: Callable[..., Guest], call: Callable[[VmFd, VcpuFd], object]) -> None:
-    guest = boot("f4")
-    attempt(lambda: call(guest.vm, guest.vcpu), *LACKING, errno.EFAULT)
 
 
 @pytest.mark.kvm

@@ -31,6 +31,8 @@ from pyvmm_kvm.riscv64.system import ArchKvm as RiscvKvm
 from pyvmm_kvm.riscv64.vcpu import ArchVcpu as RiscvVcpu
 from pyvmm_kvm.riscv64.vm import ArchVm as RiscvVm
 
+from .recorder import Recorder
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeVar
@@ -39,33 +41,6 @@ if TYPE_CHECKING:
     from pyvmm_kvm.fd import Fd
 
     F = TypeVar("F", bound=Fd)
-
-
-class Recorder:
-    """Stands in for the two ioctl methods: remembers what reached the kernel, and answers like it."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[str, bytes]] = []
-        self.answer: Callable[[str, memoryview], int] = lambda name, argument: 0
-
-    def install(self, monkeypatch: pytest.MonkeyPatch, *kinds: type) -> None:
-        def ioctl(fd: object, name: str, argument: object = ffi.NULL) -> int:
-            size = ffi.sizeof(ffi.typeof(argument).item)
-            whole = memoryview(ffi.buffer(argument, size)).cast("B")
-            self.calls.append((name, bytes(whole)))
-            return self.answer(name, whole)
-
-        def value(fd: object, name: str, number: int) -> int:
-            self.calls.append((name, struct.pack("<Q", number)))
-            return self.answer(name, memoryview(b""))
-
-        for kind in kinds:
-            monkeypatch.setattr(kind, "_ioctl", ioctl)
-            monkeypatch.setattr(kind, "_ioctl_value", value)
-
-    def attributes(self) -> list[tuple[str, int, int, int]]:
-        """(name, group, attr, address) of the device attribute calls."""
-        return [(name, *struct.unpack("<4xIQQ", data)) for name, data in self.calls if "DEVICE_ATTR" in name]
 
 
 def opened(kind: type[F]) -> F:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -11,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyvmm_kvm import IoOut, Kvm, StateError, VcpuState, VmState
+
+from . import ticking
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,6 +73,28 @@ def test_counts_on_in_another_process(boot: Callable[..., Guest], kvm: Kvm, tmp_
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.split(maxsplit=3) == [str(last + 1), "123456", "4321", "[]\n"]
+
+
+@pytest.mark.kvm
+def test_timers_and_the_uart_go_on_in_another_process(kvm: Kvm, tmp_path: Path) -> None:
+    machine = ticking.Machine(kvm)
+    machine.power_on(kvm)
+    machine.run_until(5)
+    ticking.save(kvm, machine, tmp_path)
+    stopped = machine.counts()
+    assert machine.output[-1] == stopped[0] & 0xFF
+    machine.close()
+    command = [sys.executable, ticking.__file__, str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=90)
+    assert result.returncode == 0, result.stderr
+    facts = json.loads(result.stdout)
+    assert facts["process"] != os.getpid()
+    assert tuple(facts["begin"]) == stopped
+    # the next byte is the next number, and none is left out
+    assert facts["first"] == (stopped[0] + 1) & 0xFF
+    assert facts["end"][0] - stopped[0] - facts["sent"] in (0, 1)
+    assert all(end - begin >= 5 for begin, end in zip(stopped[1:], facts["end"][1:], strict=True))
+    assert facts["baud"] == 115200
 
 
 @pytest.mark.kvm

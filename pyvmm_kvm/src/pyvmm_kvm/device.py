@@ -25,11 +25,11 @@ def device_attr(fd: Fd, name: str, group: int, attr: int, data: Buffer | None) -
 
 
 def has_device_attr(fd: Fd, group: int, attr: int) -> bool:
-    """Whether a device, VM or vCPU knows an attribute."""
+    """Whether a device, VM or vCPU knows an attribute; one that has no attributes at all does not."""
     try:
         device_attr(fd, "KVM_HAS_DEVICE_ATTR", group, attr, None)
     except KvmError as error:
-        if error.errno == errno.ENXIO:
+        if error.errno in (errno.ENXIO, errno.ENOTTY):
             return False
         raise
     return True

@@ -125,8 +125,10 @@ class VmFd(ArchVm):
             flags |= MEM_GUEST_MEMFD
         if memory is not None:
             view = memory if not _by_method(memory) else memory.__buffer__(0)
-            pin = ffi.from_buffer("char[]", view, require_writable=not flags & MEM_READONLY)
-            if len(pin):
+            with memoryview(view) as look:
+                size = look.nbytes
+            if size:
+                pin = ffi.from_buffer("char[]", view, require_writable=not flags & MEM_READONLY)
                 entry = MemorySlot(slot, guest_phys_addr, memory, flags, pin)
         where = (slot, flags, guest_phys_addr, entry.memory_size, entry.userspace_addr) if entry else (slot, 0, 0, 0, 0)
         if entry and guest_memfd is not None:
@@ -157,20 +159,19 @@ class VmFd(ArchVm):
 
         The bitmap is sized from the slot as it was registered. Unless manual protection is on, reading clears it.
         """
-        entry = self._logged(slot, "KVM_GET_DIRTY_LOG")
-        pages = -(-entry.memory_size // os.sysconf("SC_PAGESIZE"))
+        pages = self._pages(slot, "KVM_GET_DIRTY_LOG")
         words = memoryview(bytearray(8 * -(-pages // 64))).cast("Q")
         with ffi.from_buffer("char[]", words) as bitmap:
             self._ioctl("KVM_GET_DIRTY_LOG", ffi.new("struct kvm_dirty_log *", {"slot": slot, "dirty_bitmap": bitmap}))
         return words
 
-    def _logged(self, slot: int, ioctl: str) -> MemorySlot:
+    def _pages(self, slot: int, ioctl: str) -> int:
         import errno
 
-        entry = self._slots.get(slot)
-        if entry is None:
+        # a number and not the slot: an exception's traceback would keep the slot's memory exported
+        if slot not in self._slots:
             raise KvmError(errno.ENOENT, ioctl, f"slot {slot} is not registered in this VM")
-        return entry
+        return self._slots[slot].memory_size // os.sysconf("SC_PAGESIZE")
 
     # vCPUs
 
@@ -270,8 +271,7 @@ class VmFd(ArchVm):
 
     def clear_dirty_log(self, slot: int, first_page: int, pages: int, bitmap: Buffer) -> None:
         """With manual protection: forget the pages whose bit is set, from `first_page` (a multiple of 64) on."""
-        entry = self._logged(slot, "KVM_CLEAR_DIRTY_LOG")
-        total = entry.memory_size // os.sysconf("SC_PAGESIZE")
+        total = self._pages(slot, "KVM_CLEAR_DIRTY_LOG")
         with ffi.from_buffer("char[]", bitmap) as bits:
             if first_page + pages > total or len(bits) * 8 < pages:
                 raise KvmError(

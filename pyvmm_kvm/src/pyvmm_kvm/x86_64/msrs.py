@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 _ENTRY = struct.Struct("<IIQ")
 _HEADER = struct.Struct("<II")
 
-# the kernel's MAX_IO_MSRS; longer lists are sent in parts
-MAX_IO_MSRS = 256
+# one less than the kernel's MAX_IO_MSRS, which it refuses itself; longer lists are sent in parts
+MAX_IO_MSRS = 255
 
 
 class Msrs(dict[int, int]):

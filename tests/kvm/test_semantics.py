@@ -1,0 +1,549 @@
+"""What is easy to get wrong about KVM, point by point, as a VMM meets it."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import gc
+import mmap
+import os
+import struct
+import time
+import weakref
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pyvmm_kvm import (
+    MEM_LOG_DIRTY_PAGES,
+    Again,
+    Cap,
+    ClosedError,
+    CpuId,
+    CpuIdEntry,
+    Hlt,
+    Intr,
+    IoEventAddress,
+    IoIn,
+    IoOut,
+    IrqRoute,
+    IrqRouting,
+    Kvm,
+    KvmError,
+    MemoryFault,
+    MmioRead,
+    MmioWrite,
+    MpState,
+    MsrError,
+    MsrFilterRange,
+    Msrs,
+    Regs,
+    Unknown,
+    VcpuFd,
+    VmFd,
+    setup_real_mode,
+)
+from pyvmm_kvm._kvm import lib
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .conftest import Guest
+
+pytestmark = pytest.mark.kvm
+
+
+def code_of(call: Callable[[], object]) -> int:
+    """The errno that a call fails with."""
+    with pytest.raises(KvmError) as caught:
+        call()
+    assert caught.value.errno is not None
+    return caught.value.errno
+
+
+# 1. run() never retries: EINTR and EAGAIN are values
+
+
+def test_immediate_exit_completes_pending_input_without_entering_the_guest(boot: Callable[..., Guest]) -> None:
+    # in al,0x10; out 0x11,al; hlt
+    guest = boot("e4 10 e6 11 f4")
+    exit_ = guest.vcpu.run()
+    assert isinstance(exit_, IoIn)
+    exit_.data[0] = 0x77
+    guest.vcpu.set_kvm_immediate_exit(1)
+    assert isinstance(guest.vcpu.run(), Intr)
+    regs = guest.vcpu.get_regs()
+    assert (regs.rax & 0xFF, regs.rip) == (0x77, 0x1002)
+    guest.vcpu.set_kvm_immediate_exit(0)
+    assert isinstance(guest.vcpu.run(), IoOut)
+
+
+def test_a_waiting_vcpu_answers_with_again_and_not_an_exception(kvm: Kvm) -> None:
+    with kvm.create_vm() as vm:
+        vm.create_irq_chip()
+        with vm.create_vcpu(0), vm.create_vcpu(1) as second:
+            assert second.get_mp_state().mp_state == MpState.UNINITIALIZED
+            second.set_kvm_immediate_exit(1)
+            # the kernel says EINTR or EAGAIN depending on its version; both are values here
+            assert isinstance(second.run(), (Again, Intr))
+
+
+# 2. a memory fault is the one exit that comes with -1
+
+
+def test_a_memory_fault_comes_with_an_errno_and_only_then(kvm: Kvm) -> None:
+    backing = os.memfd_create("guest")
+    os.ftruncate(backing, 0x4000)
+    memory = mmap.mmap(backing, 0x4000)
+    # mov al,[0x2000]; hlt
+    memory[0x1000:0x1004] = bytes.fromhex("a00020f4")
+    with kvm.create_vm() as vm, vm.create_vcpu(0) as vcpu:
+        vm.set_user_memory_region(0, 0, memory)
+        setup_real_mode(vcpu, 0x1000)
+        # the page loses what backs it while the guest runs
+        os.ftruncate(backing, 0x2000)
+        try:
+            exit_ = vcpu.run()
+        except KvmError as error:
+            # older kernels say only this much
+            assert error.errno == errno.EFAULT  # noqa: PT017 - one of two right answers
+        else:
+            assert isinstance(exit_, (MemoryFault, MmioRead))
+            if isinstance(exit_, MemoryFault):
+                assert (exit_.gpa, exit_.size) == (0x2000, 4096)
+        os.ftruncate(backing, 0x4000)
+    os.close(backing)
+    memory.close()
+
+
+def test_an_old_memory_fault_is_not_reported_again(boot: Callable[..., Guest]) -> None:
+    guest = boot("f4")
+    page = guest.vcpu.get_kvm_run()
+    page[lib.PYVMM_RUN_EXIT_REASON : lib.PYVMM_RUN_EXIT_REASON + 4] = struct.pack("<I", MemoryFault.reason)
+    guest.vcpu.set_kvm_immediate_exit(1)
+    assert isinstance(guest.vcpu.run(), Intr)
+    assert struct.unpack_from("<I", page, lib.PYVMM_RUN_EXIT_REASON)[0] != MemoryFault.reason
+
+
+# 3. data are live, writable views into the run page, of exactly the size of the access
+
+
+@pytest.mark.parametrize(("code", "size"), [("ee", 1), ("ef", 2), ("66ef", 4)])
+def test_output_has_the_width_of_the_access(boot: Callable[..., Guest], code: str, size: int) -> None:
+    # mov eax,0x44332211; mov dx,0x510; out
+    guest = boot("66 b8 11 22 33 44 ba 10 05" + code + "f4")
+    exit_ = guest.vcpu.run()
+    assert isinstance(exit_, IoOut)
+    assert bytes(exit_.data) == bytes.fromhex("11223344")[:size]
+    assert not exit_.data.readonly
+    assert exit_.data.obj is guest.vcpu.get_kvm_run().obj
+
+
+@pytest.mark.parametrize(("code", "size"), [("a20000", 1), ("a30000", 2), ("66a30000", 4)])
+def test_memory_mapped_writes_have_the_width_of_the_access(boot: Callable[..., Guest], code: str, size: int) -> None:
+    guest = boot("66 b8 11 22 33 44" + code + "f4")
+    sregs = guest.vcpu.get_sregs()
+    sregs.ds.base = 0x20000
+    guest.vcpu.set_sregs(sregs)
+    exit_ = guest.vcpu.run()
+    assert isinstance(exit_, MmioWrite)
+    assert (exit_.addr, bytes(exit_.data)) == (0x20000, bytes.fromhex("11223344")[:size])
+    assert exit_.data.obj is guest.vcpu.get_kvm_run().obj
+
+
+def test_the_same_event_is_the_same_object_and_many_do_not_pile_up(boot: Callable[..., Guest]) -> None:
+    # again: inc dx; out dx,al; jmp again
+    guest = boot("42 ee eb fc")
+    first = guest.vcpu.run()
+    assert isinstance(first, IoOut)
+    port = first.port
+    for _ in range(3000):
+        guest.vcpu.run()
+    assert len(guest.vcpu._known) <= 1024
+    assert first.port == port, "an exit that somebody kept keeps its port"
+    loop = boot("e6 10 eb fc")
+    assert loop.vcpu.run() is loop.vcpu.run()
+
+
+@pytest.mark.parametrize(
+    ("reason", "payload", "expected"),
+    [
+        (2, struct.pack("<BBHIQ", 1, 4, 0x10, 1, 1 << 40), KvmError),
+        (2, struct.pack("<BBHIQ", 2, 1, 0x10, 1, 4096), KvmError),
+        (6, struct.pack("<Q8sIB", 1 << 60, b"abcdefgh", 4, 1), MmioWrite),
+        (6, struct.pack("<Q8sIB", 1 << 60, b"abcdefgh", 4000, 0), MmioRead),
+        (77, bytes(32), Unknown),
+        (0x12345678, bytes(32), Unknown),
+    ],
+)
+def test_nonsense_from_below_stays_inside_the_page(
+    boot: Callable[..., Guest], reason: int, payload: bytes, expected: type
+) -> None:
+    vcpu = boot("f4").vcpu
+    start = lib.PYVMM_RUN_PAYLOAD
+    vcpu.get_kvm_run()[start : start + len(payload)] = payload
+    if expected is KvmError:
+        assert code_of(lambda: vcpu._decode(reason << lib.PYVMM_LENGTH_SHIFT)) == errno.EINVAL
+        return
+    exit_ = vcpu._decode(reason << lib.PYVMM_LENGTH_SHIFT)
+    assert isinstance(exit_, expected)
+    if isinstance(exit_, (MmioWrite, MmioRead)):
+        assert exit_.addr == 1 << 60
+        assert len(exit_.data) <= 8
+    if isinstance(exit_, Unknown):
+        assert exit_.number == reason
+
+
+# 4. the mapping is as large as the kernel says; the coalesced ring lies behind it, port entries included
+
+
+def test_ports_are_coalesced_too_and_come_in_order(boot: Callable[..., Guest], kvm: Kvm) -> None:
+    if not kvm.check_extension(Cap.COALESCED_PIO):
+        pytest.skip("this kernel coalesces memory only")
+    # mov al,1; out 0x70,al; inc al; out 0x70,al; hlt
+    guest = boot("b0 01 e6 70 fe c0 e6 70 f4", prepare=lambda vm: vm.register_coalesced_mmio(0x70, 1, pio=True))
+    assert len(guest.vcpu.get_kvm_run()) == kvm.get_vcpu_mmap_size() > 4096
+    assert isinstance(guest.vcpu.run(), Hlt)
+    assert [guest.vcpu.coalesced_mmio_read() for _ in range(3)] == [(0x70, b"\1", True), (0x70, b"\2", True), None]
+    guest.vm.unregister_coalesced_mmio(0x70, 1, pio=True)
+
+
+def test_a_full_ring_exits_and_goes_on(boot: Callable[..., Guest]) -> None:
+    # again: out 0x70,al; inc ax; jmp again
+    guest = boot("e6 70 40 eb fb", prepare=lambda vm: vm.register_coalesced_mmio(0x70, 1, pio=True))
+    exit_ = guest.vcpu.run()
+    assert isinstance(exit_, IoOut)
+    entries = []
+    while entry := guest.vcpu.coalesced_mmio_read():
+        entries.append(entry[1][0])
+    capacity = (mmap.PAGESIZE - 8) // 24
+    assert entries == [value & 0xFF for value in range(len(entries))]
+    assert capacity - 2 <= len(entries) < capacity
+    assert exit_.data[0] == len(entries) & 0xFF
+
+
+# 5. variable-length structures: refused before the call where they cannot fit, short counts name the culprit
+
+
+def test_sizes_are_checked_before_the_kernel_sees_them(kvm: Kvm, boot: Callable[..., Guest]) -> None:
+    assert code_of(lambda: kvm.get_supported_cpuid(257)) == errno.ENOMEM
+    assert code_of(lambda: kvm.get_supported_cpuid(2)) == errno.E2BIG
+    table = kvm.get_supported_cpuid()
+    assert 2 < len(table) < 256
+    guest = boot("f4")
+    assert code_of(lambda: guest.vcpu.get_cpuid2(1)) == errno.E2BIG
+    # more registers than one call takes go in several
+    many = list(kvm.get_msr_index_list()) * 10
+    usable = [index for index in many if index in (0x174, 0x175, 0x176)]
+    while len(usable) <= 300:
+        usable += usable
+    assert set(guest.vcpu.get_msrs(usable)) == {0x174, 0x175, 0x176}
+    with pytest.raises(MsrError) as caught:
+        guest.vcpu.get_msrs([*usable, 0xDEAD])
+    assert (caught.value.index, caught.value.done) == (0xDEAD, len(usable))
+    with pytest.raises(MsrError, match="0xdead"):
+        guest.vcpu.set_msrs(Msrs({0x174: 1, 0xDEAD: 0, 0x175: 2}))
+    assert guest.vcpu.get_msrs([0x174, 0x175]) == {0x174: 1, 0x175: 0}
+
+
+# 6. the extended state is as large as the VM says
+
+
+def test_extended_state_has_the_size_that_the_vm_says(boot: Callable[..., Guest]) -> None:
+    guest = boot("f4")
+    size = guest.vm.check_extension_raw(Cap.XSAVE2)
+    area = guest.vcpu.get_xsave2(size)
+    assert len(area) == max(size, 4096)
+    # MXCSR lies at offset 24 of the legacy area
+    struct.pack_into("<I", area, 24, 0x1FA0)
+    # XSTATE_BV says that x87 and SSE state are there
+    area[512] |= 3
+    guest.vcpu.set_xsave2(area)
+    assert struct.unpack_from("<I", guest.vcpu.get_xsave2(size), 24)[0] == 0x1FA0
+    guest.vcpu.set_xsave(area[:512])
+    assert len(guest.vcpu.get_xsave()) == 4096
+
+
+# 7. ioeventfd: the width of the match counts, no match means any width, unregistering repeats everything
+
+
+def test_ioeventfd_matches_value_and_width(boot: Callable[..., Guest]) -> None:
+    # mov dx,0x510; mov ax,7; out dx,al; out dx,ax; mov al,8; out dx,al; hlt
+    guest = boot("ba 10 05 b8 07 00 ee ef b0 08 ee f4")
+    byte, word, port = os.eventfd(0, os.EFD_NONBLOCK), os.eventfd(0, os.EFD_NONBLOCK), IoEventAddress.Pio(0x510)
+    try:
+        guest.vm.register_ioevent(byte, port, datamatch=(7, 1))
+        guest.vm.register_ioevent(word, port, datamatch=(7, 2))
+        assert code_of(lambda: guest.vm.register_ioevent(byte, port, datamatch=(7, 1))) == errno.EEXIST
+        exit_ = guest.vcpu.run()
+        assert isinstance(exit_, IoOut)
+        assert bytes(exit_.data) == b"\x08"
+        assert (os.eventfd_read(byte), os.eventfd_read(word)) == (1, 1)
+        for wrong in (None, (7, 4), (8, 1)):
+            assert code_of(lambda wrong=wrong: guest.vm.unregister_ioevent(byte, port, datamatch=wrong)) == errno.ENOENT  # type: ignore[misc]
+        guest.vm.unregister_ioevent(byte, port, datamatch=(7, 1))
+        guest.vm.unregister_ioevent(word, port, datamatch=(7, 2))
+        assert code_of(lambda: guest.vm.unregister_ioevent(word, port, datamatch=(7, 2))) == errno.ENOENT
+    finally:
+        os.close(byte)
+        os.close(word)
+
+
+def test_ioeventfd_without_a_match_takes_every_width_at_an_address(boot: Callable[..., Guest]) -> None:
+    # mov [0],al; mov [0],ax; hlt, with ds at 0x20000
+    guest = boot("a2 00 00 a3 00 00 f4")
+    sregs = guest.vcpu.get_sregs()
+    sregs.ds.base = 0x20000
+    guest.vcpu.set_sregs(sregs)
+    event = os.eventfd(0, os.EFD_NONBLOCK)
+    try:
+        guest.vm.register_ioevent(event, IoEventAddress.Mmio(0x20000))
+        assert isinstance(guest.vcpu.run(), Hlt)
+        assert os.eventfd_read(event) == 2
+        guest.vm.unregister_ioevent(event, IoEventAddress.Mmio(0x20000))
+    finally:
+        os.close(event)
+
+
+# 8. irqfd and routing
+
+
+def test_irqfd_lands_where_the_last_table_says(boot: Callable[..., Guest]) -> None:
+    bare, event = boot("f4"), os.eventfd(0, os.EFD_NONBLOCK)
+    guest = boot("f4", prepare=lambda vm: vm.create_irq_chip())
+    try:
+        assert code_of(lambda: bare.vm.register_irqfd(event, 5)) == errno.EINVAL
+        # the table as a whole: interrupt 5 goes to pin 6, and nothing else goes anywhere
+        guest.vm.set_gsi_routing(IrqRouting([IrqRoute.irqchip(5, 0, 6)]))
+        guest.vm.register_irqfd(event, 5)
+        os.eventfd_write(event, 1)
+        # a worker of the kernel raises the line and lowers it again
+        for _ in range(2000):
+            if guest.vm.get_irqchip(0).pic.irr:
+                break
+            time.sleep(0.001)
+        assert guest.vm.get_irqchip(0).pic.irr == 1 << 6
+        guest.vm.unregister_irqfd(event, 5)
+        guest.vm.unregister_irqfd(event, 5)
+    finally:
+        os.close(event)
+
+
+# 9. a dirty log is sized from the slot
+
+
+def test_dirty_logs_of_odd_sizes(kvm: Kvm) -> None:
+    pages = 65
+    memory = mmap.mmap(-1, pages * 4096)
+    # mov [0x3000],al; hlt
+    memory[0x1000:0x1004] = bytes.fromhex("a20030f4")
+    with kvm.create_vm() as vm, vm.create_vcpu(0) as vcpu:
+        vm.set_user_memory_region(0, 0, memory, MEM_LOG_DIRTY_PAGES)
+        setup_real_mode(vcpu, 0x1000)
+        assert isinstance(vcpu.run(), Hlt)
+        log = vm.get_dirty_log(0)
+        assert (len(log), log.format) == (2, "Q")
+        assert log[0] >> 3 & 1
+        assert log[1] == 0
+        assert not any(vm.get_dirty_log(0)), "reading clears"
+        vm.set_user_memory_region(1, 1 << 32, mmap.mmap(-1, 4096))
+        assert code_of(lambda: vm.get_dirty_log(1)) == errno.ENOENT
+        vm.set_user_memory_region(1, 0, None)
+    memory.close()
+
+
+# 10. the order of things
+
+
+def test_the_order_of_creation_is_enforced_with_its_cure(kvm: Kvm) -> None:
+    with kvm.create_vm() as vm:
+        with pytest.raises(KvmError, match="create_irq_chip"):
+            vm.create_pit2()
+        with vm.create_vcpu(0):
+            with pytest.raises(KvmError, match=r"before the first vCPU|create the irqchip first"):
+                vm.create_irq_chip()
+            with pytest.raises(KvmError, match="before the first vCPU"):
+                vm.set_identity_map_address(0xFFFBC000)
+            with pytest.raises(KvmError, match="exists"):
+                vm.create_vcpu(0)
+            with pytest.raises(KvmError, match="max_vcpu_id"):
+                vm.create_vcpu(kvm.get_max_vcpu_id())
+    with kvm.create_vm() as vm:
+        vm.create_irq_chip()
+        with pytest.raises(KvmError, match="exists"):
+            vm.create_irq_chip()
+        vm.create_pit2()
+        with pytest.raises(KvmError, match="a PIT exists"):
+            vm.create_pit2()
+
+
+def test_the_split_irqchip_leaves_the_ioapic_to_us(kvm: Kvm) -> None:
+    with kvm.create_vm() as vm:
+        vm.enable_cap(Cap.SPLIT_IRQCHIP, 24)
+        assert code_of(lambda: vm.get_irqchip(2)) == errno.ENXIO
+        with vm.create_vcpu(0) as vcpu:
+            assert vcpu.get_lapic().get_reg(0x30) & 0xFF
+
+
+# 11. MSR filters: what they deny comes to us only with the capability, and unhandled accesses fault
+
+
+def test_an_msr_access_that_nobody_handles_faults_in_the_guest(boot: Callable[..., Guest]) -> None:
+    # mov ecx,0x174; rdmsr; hlt. The handler of #GP: out 0x66,al
+    guest = boot("66 b9 74 01 00 00 0f 32 f4")
+    guest.memory[0x1100:0x1102] = bytes.fromhex("e666")
+    guest.memory[13 * 4 : 13 * 4 + 4] = struct.pack("<HH", 0x1100, 0)
+    regs = guest.vcpu.get_regs()
+    regs.rsp = 0x8000
+    guest.vcpu.set_regs(regs)
+    guest.vm.enable_cap(Cap.X86_USER_SPACE_MSR, 4)
+    guest.vm.set_msr_filter(False, [MsrFilterRange(3, 0x175, 1, b"\1")])
+    exit_ = guest.vcpu.run()
+    assert type(exit_).__name__ == "X86Rdmsr"
+    exit_.error = 1  # type: ignore[attr-defined]
+    answer = guest.vcpu.run()
+    assert isinstance(answer, IoOut)
+    assert answer.port == 0x66
+
+
+# 12. capabilities of the system and of a VM
+
+
+def test_capabilities_of_system_and_vm_are_asked_separately(kvm: Kvm) -> None:
+    with kvm.create_vm() as vm:
+        for cap in (Cap.USER_MEMORY, Cap.IRQCHIP, 4711):
+            assert isinstance(kvm.check_extension_raw(cap), int)
+            assert isinstance(vm.check_extension_raw(cap), int)
+        assert kvm.check_extension_raw(4711) == 0
+        assert kvm.check_extension_int(Cap.NR_MEMSLOTS) == vm.check_extension_int(Cap.NR_MEMSLOTS)
+
+
+# 13. memory: page-aligned, deleted by size 0, alive as long as the VM
+
+
+def test_memory_is_referenced_by_the_vm_and_by_its_vcpus(kvm: Kvm) -> None:
+    class Memory(mmap.mmap):
+        pass
+
+    memory = Memory(-1, 0x2000)
+    alive = weakref.ref(memory)
+    vm = kvm.create_vm()
+    vm.set_user_memory_region(0, 0, memory)
+    vcpu = vm.create_vcpu(0)
+    del memory
+    gc.collect()
+    assert alive() is not None
+    vm.close()
+    assert alive() is not None, "the kernel's VM lives as long as a vCPU does"
+    vcpu.close()
+    gc.collect()
+    assert alive() is None
+
+
+def test_slots_refuse_what_the_kernel_cannot_map(kvm: Kvm) -> None:
+    with kvm.create_vm() as vm, mmap.mmap(-1, 0x2000) as memory:
+        assert code_of(lambda: vm.set_user_memory_region(0, 0x100, memory)) == errno.EINVAL
+        assert code_of(lambda: vm.set_user_memory_region(0, 0, bytearray(100))) == errno.EINVAL
+        vm.set_user_memory_region(0, 0, memory)
+        assert code_of(lambda: vm.set_user_memory_region(1, 0x1000, memory)) == errno.EEXIST
+        with mmap.mmap(-1, 0x1000) as smaller:
+            assert code_of(lambda: vm.set_user_memory_region(0, 0, smaller)) == errno.EINVAL
+        # an existing slot may move
+        vm.set_user_memory_region(0, 0x10000, memory)
+        assert vm.memory_slots[0].guest_phys_addr == 0x10000
+        vm.set_user_memory_region(0, 0, b"")
+        assert vm.memory_slots == {}
+
+
+# 14. saved blocks of other kernels load
+
+
+def test_blocks_of_another_length_load() -> None:
+    whole = bytes(Regs(rax=1, rflags=2))
+    assert Regs.from_bytes(whole[:8]) == Regs(rax=1)
+    assert Regs.from_bytes(whole + b"more") == Regs(rax=1, rflags=2)
+
+
+# beyond: a closed descriptor makes no system call
+
+
+@pytest.mark.parametrize("name", ["get_regs", "get_sregs", "get_lapic", "nmi", "get_mp_state", "run"])
+def test_a_closed_vcpu_makes_no_system_call(boot: Callable[..., Guest], name: str) -> None:
+    guest = boot("f4")
+    number = guest.vcpu.fileno()
+    guest.vcpu.close()
+    # whoever gets the number next must not feel our calls
+    other = os.eventfd(0, os.EFD_NONBLOCK)
+    if other != number:
+        os.dup2(other, number)
+    try:
+        with pytest.raises(ClosedError) as caught:
+            getattr(guest.vcpu, name)()
+        assert caught.value.errno == errno.EBADF
+        assert isinstance(caught.value, (ValueError, OSError))
+        guest.vcpu.close()
+        os.eventfd_write(number, 1)
+        assert os.eventfd_read(other) == 1
+    finally:
+        for fd in {other, number}:
+            os.close(fd)
+
+
+def test_closed_systems_and_vms_refuse(kvm: Kvm) -> None:
+    vm = kvm.create_vm()
+    vm.close()
+    calls: tuple[Callable[[], object], ...] = (
+        vm.fileno,
+        vm.create_irq_chip,
+        lambda: vm.create_vcpu(0),
+        lambda: vm.set_user_memory_region(0, 0, None),
+        lambda: vm.get_clock(),
+        lambda: vm.check_extension(0),
+    )
+    for call in calls:
+        with pytest.raises(ClosedError, match="VmFd is closed"):
+            call()
+    other = Kvm()
+    other.close()
+    with pytest.raises(ClosedError, match="Kvm is closed"):
+        other.create_vm()
+    assert VmFd(-1, 0).closed
+    assert VcpuFd.__mro__[1].__module__.endswith("x86_64.vcpu")
+
+
+def test_closing_while_another_thread_runs_is_refused(boot: Callable[..., Guest]) -> None:
+    import threading
+
+    guest = boot("eb fe")
+    entered = threading.Event()
+
+    def enter() -> None:
+        entered.set()
+        while not isinstance(guest.vcpu.run(), Intr):
+            pass
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    entered.wait()
+    while not guest.vcpu._state.running:
+        time.sleep(0.001)
+    with pytest.raises(RuntimeError, match="running in another thread"):
+        guest.vcpu.close()
+    assert not guest.vcpu.closed
+    guest.vcpu.set_kvm_immediate_exit(1)
+    libc = ctypes.CDLL(None)
+    while thread.is_alive():
+        # a signal that nobody handles but that ends KVM_RUN
+        libc.pthread_kill(ctypes.c_ulong(thread.ident or 0), 28)
+        thread.join(0.01)
+    guest.vcpu.close()
+
+
+def test_a_cpuid_table_survives_the_kernel(boot: Callable[..., Guest], kvm: Kvm) -> None:
+    vcpu = boot("f4").vcpu
+    table = kvm.get_supported_cpuid()
+    table.retain(lambda entry: entry.function < 0x40000000)
+    table.append(CpuIdEntry(0x4000_00AA, eax=0x1234))
+    vcpu.set_cpuid2(table)
+    assert vcpu.get_cpuid2().leaf(0x4000_00AA).eax == 0x1234
+    assert isinstance(vcpu.get_cpuid2(), CpuId)
