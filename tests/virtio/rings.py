@@ -23,6 +23,7 @@ class SplitRing:
     def __init__(self, memory: GuestMemoryMmap, size: int = 16) -> None:
         self.memory, self.size, self.index = memory, size, 0
         self.free = 0
+        self.total = 0
 
     def queue(self, **options: bool) -> SplitQueue:
         queue = SplitQueue(self.size, **options)
@@ -58,8 +59,9 @@ class SplitRing:
         return table, 16 * len(buffers), INDIRECT
 
     def used(self) -> list[tuple[int, int]]:
-        count = self.memory.read_u16(USED + 2)
-        slots = [USED + 4 + 8 * (number % self.size) for number in range(max(0, count - self.size), count)]
+        """The last ring's worth of what was given back."""
+        self.total += (self.memory.read_u16(USED + 2) - self.total) & 0xFFFF
+        slots = [USED + 4 + 8 * (number % self.size) for number in range(max(0, self.total - self.size), self.total)]
         return [(self.memory.read_u32(slot), self.memory.read_u32(slot + 4)) for slot in slots]
 
     def suppress(self, *, no_interrupt: bool) -> None:
@@ -143,5 +145,5 @@ def place(queue: SplitQueue | PackedQueue) -> None:
     queue.set_ready(True)
 
 
-RINGS = [SplitRing, PackedRing]
+RINGS: list[type[SplitRing] | type[PackedRing]] = [SplitRing, PackedRing]
 Ring = SplitRing | PackedRing

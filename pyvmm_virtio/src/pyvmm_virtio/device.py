@@ -313,7 +313,9 @@ class VirtioDevice:
         """Note what the driver did wrong, set DEVICE_NEEDS_RESET and tell the driver; logged once for each kind."""
         kind = type(error).__name__
         self.errors[kind] = self.errors.get(kind, 0) + 1
-        self.last_error = error
+        # without the frames it came through, which hold views of guest memory
+        self.last_error = error.with_traceback(None)
+        error.__cause__ = error.__context__ = None
         if self.errors[kind] == 1:
             self._log().warning("%r needs a reset (others of this kind are only counted): %s", self, error)
         if not self.needs_reset:

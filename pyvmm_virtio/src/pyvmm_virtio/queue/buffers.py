@@ -40,12 +40,14 @@ class _Buffers:
                 views.append(get_slice(addr, length))
                 addresses.append(addr)
             except InvalidBackendAddress:
-                for view in self._pieces(memory, chain, addr, length):
+                for view in self._pieces(memory, chain, addr, length, views):
                     views.append(view)
                     addresses.append(addr)
                     addr += len(view)
             except GuestMemoryError as error:
-                raise self._outside(chain, addr, length, error) from error
+                # whoever keeps the error would keep them alive, and the memory open
+                views.clear()
+                raise self._outside(chain, addr, length, error) from error.with_traceback(None)
         self._views = views
         self._addresses = addresses
         self._available = available
@@ -54,11 +56,14 @@ class _Buffers:
         self._queue = chain.queue_index
 
     @classmethod
-    def _pieces(cls, memory: GuestMemory, chain: DescriptorChain, addr: int, length: int) -> list[memoryview]:
+    def _pieces(
+        cls, memory: GuestMemory, chain: DescriptorChain, addr: int, length: int, views: list[memoryview]
+    ) -> list[memoryview]:
         try:
             return memory.get_slices(addr, length)
         except GuestMemoryError as error:
-            raise cls._outside(chain, addr, length, error) from error
+            views.clear()
+            raise cls._outside(chain, addr, length, error) from error.with_traceback(None)
 
     @staticmethod
     def _outside(chain: DescriptorChain, addr: int, length: int, error: GuestMemoryError) -> InvalidBuffer:

@@ -44,7 +44,8 @@ def read_table(queue: BaseQueue, memory: GuestMemory, head: int, addr: int, leng
             return memoryview(b"".join(memory.get_slices(addr, length)))
     except GuestMemoryError as error:
         reason = f"the indirect table of {length} bytes at {addr:#x} is not in guest memory: {error}"
-        raise InvalidIndirectDescriptorTable(queue.index, head, None, reason) from error
+        # without the frames it came through, which hold views of the part that is in memory
+        raise InvalidIndirectDescriptorTable(queue.index, head, None, reason) from error.with_traceback(None)
 
 
 def check_buffers(queue: BaseQueue, head: int, chain: list[RawDescriptor], total: int) -> None:

@@ -135,15 +135,16 @@ class PackedQueue(BaseQueue):
         if count > self._size:
             # 2.8.19: "A driver MUST NOT create a descriptor chain longer than allowed by the device"
             raise InvalidChain(self._index, head, None, f"the indirect table has {count} of {self._size} descriptors")
-        table = read_table(self, memory, head, addr, length)
         total = 0
-        for index in range(count):
-            addr, length, _, flags = _unpack(table, index << 4)
-            if flags & VRING_DESC_F_INDIRECT:
-                raise InvalidIndirectDescriptor(self._index, head, index, "an indirect descriptor is in a table")
-            # 2.8.7: WRITE "is the only valid flag ... Others are reserved and are ignored by the device"
-            chain.append((addr, length, flags & VRING_DESC_F_WRITE, head))
-            total += length
+        # released at once: an error that somebody keeps would keep it alive, and the memory open
+        with read_table(self, memory, head, addr, length) as table:
+            for index in range(count):
+                addr, length, _, flags = _unpack(table, index << 4)
+                if flags & VRING_DESC_F_INDIRECT:
+                    raise InvalidIndirectDescriptor(self._index, head, index, "an indirect descriptor is in a table")
+                # 2.8.7: WRITE "is the only valid flag ... Others are reserved and are ignored by the device"
+                chain.append((addr, length, flags & VRING_DESC_F_WRITE, head))
+                total += length
         return total
 
     def go_to_previous_position(self) -> None:

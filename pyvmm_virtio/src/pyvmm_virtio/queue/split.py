@@ -127,25 +127,27 @@ class SplitQueue(BaseQueue):
             # 2.7.5.3.1: "A driver MUST NOT set both VIRTQ_DESC_F_INDIRECT and VIRTQ_DESC_F_NEXT"
             raise InvalidIndirectDescriptor(*where, "an indirect descriptor has a link too")
         count = check_table(self, head, length)
-        table = read_table(self, memory, head, addr, length)
-        index = 0
         added: int = -length
-        while True:
-            if len(chain) >= self._size:
-                # 2.7.5.3.1: "A driver MUST NOT create a descriptor chain longer than the Queue Size of the device"
-                raise InvalidChain(self._index, head, index, f"the chain has more than {self._size} descriptors")
-            raw = _unpack(table, index << 4)
-            flags = raw[2]
-            if flags & VRING_DESC_F_INDIRECT:
-                raise InvalidIndirectDescriptor(self._index, head, index, "an indirect descriptor is in a table")
-            chain.append(raw)
-            added += raw[1]
-            if not flags & VRING_DESC_F_NEXT:
-                return added
-            index = raw[3]
-            if index >= count:
-                reason = f"the link leads beyond the {count} descriptors of the indirect table"
-                raise InvalidDescriptorIndex(self._index, head, index, reason)
+        # released at once: an error that somebody keeps would keep it alive, and the memory open
+        with read_table(self, memory, head, addr, length) as table:
+            index = 0
+            while True:
+                if len(chain) >= self._size:
+                    # 2.7.5.3.1: "MUST NOT create a descriptor chain longer than the Queue Size of the device"
+                    reason = f"the chain has more than {self._size} descriptors, or loops"
+                    raise InvalidChain(self._index, head, index, reason)
+                raw = _unpack(table, index << 4)
+                flags = raw[2]
+                if flags & VRING_DESC_F_INDIRECT:
+                    raise InvalidIndirectDescriptor(self._index, head, index, "an indirect descriptor is in a table")
+                chain.append(raw)
+                added += raw[1]
+                if not flags & VRING_DESC_F_NEXT:
+                    return added
+                index = raw[3]
+                if index >= count:
+                    reason = f"the link leads beyond the {count} descriptors of the indirect table"
+                    raise InvalidDescriptorIndex(self._index, head, index, reason)
 
     def go_to_previous_position(self) -> None:
         """Put the chain that was taken last back into the ring, as if it had not been taken."""
