@@ -1,4 +1,9 @@
+from typing import Any
+
 class _Lib:
     def pyvmm_fence(self) -> None: ...
+    def pyvmm_bitmap_change(self, words: object, first: int, last: int, dirty: bool) -> None: ...
+    def pyvmm_bitmap_take(self, words: object, taken: object, count: int) -> None: ...
 
 lib: _Lib
+ffi: Any

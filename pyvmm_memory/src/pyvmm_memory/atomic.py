@@ -42,6 +42,9 @@ class GuestMemoryAtomic:
         self._memory = memory
         self._lock = Lock()
 
+    def __repr__(self) -> str:
+        return f"<GuestMemoryAtomic of {self._memory!r}>"
+
     def memory(self) -> GuestMemoryMmap:
         """The current collection: immutable, one load, no lock."""
         return self._memory

@@ -15,6 +15,26 @@ class InvalidGuestAddress(GuestMemoryError, LookupError):
         self.address = address
 
 
+class InvalidInteger(GuestMemoryError, TypeError):
+    """An address, a length or a value is no integer."""
+
+    def __init__(self, value: object) -> None:
+        super().__init__(f"{value!r} is not an integer: addresses, lengths and values are int or GuestAddress")
+        self.value = value
+
+
+class InvalidBuffer(GuestMemoryError, TypeError):
+    """What was given is no contiguous buffer, or is not writable where bytes go into it."""
+
+
+class HostAddressNotAvailable(GuestMemoryError):
+    """The region has no memory that this process may touch."""
+
+
+class ReadOnlyMemory(GuestMemoryError, TypeError):
+    """The mapping does not allow writing."""
+
+
 class InvalidBackendAddress(GuestMemoryError, LookupError):
     """The bytes at `address` are mapped, but not all `length` of them by one region."""
 
@@ -31,6 +51,14 @@ class PartialBuffer(GuestMemoryError):
         super().__init__(f"only {completed} of {expected} bytes transferred: a hole or the end of the data follows")
         self.expected = expected
         self.completed = completed
+
+
+class UnexpectedEof(PartialBuffer, EOFError):
+    """The source ended, or the sink took no more, after `completed` of `expected` bytes."""
+
+    def __init__(self, expected: int, completed: int) -> None:
+        super().__init__(expected, completed)
+        self.args = (f"the other side ended after {completed} of {expected} bytes",)
 
 
 class GuestAddressOverflow(GuestMemoryError, OverflowError):
@@ -59,6 +87,33 @@ class InvalidLength(GuestMemoryError, ValueError):
         self.length = length
 
 
+class OutOfBounds(InvalidBackendAddress, IndexError):
+    """`addr` lies beyond the end of a slice of memory."""
+
+    def __init__(self, addr: int, length: int = 0) -> None:
+        GuestMemoryError.__init__(self, f"offset {addr:#x} is beyond the end of the slice")
+        self.addr = self.address = addr
+        self.length = length
+
+
+class Overflow(InvalidBackendAddress, OverflowError):
+    """`base + offset` is no 64-bit number."""
+
+    def __init__(self, base: int, offset: int) -> None:
+        GuestMemoryError.__init__(self, f"{base:#x} + {offset:#x} does not fit in 64 bits")
+        self.base = self.address = base
+        self.offset = self.length = offset
+
+
+class TooBig(GuestMemoryError, OverflowError):
+    """`nelements` of `size` bytes each are more than an address space holds."""
+
+    def __init__(self, nelements: int, size: int) -> None:
+        super().__init__(f"{nelements} elements of {size} bytes do not fit in an address space")
+        self.nelements = nelements
+        self.size = size
+
+
 class NoMemoryRegion(GuestMemoryError):
     """A collection needs at least one region, or the named one is not in it."""
 
@@ -81,3 +136,34 @@ class MemoryClosed(GuestMemoryError, ValueError):
 
 class InvalidRegion(GuestMemoryError, ValueError):
     """A region has no size, or does not fit in 64-bit addresses."""
+
+
+class MmapRegionError(GuestMemoryError):
+    """A host mapping cannot be made; the root of the reasons."""
+
+
+class MmapFailed(MmapRegionError, OSError):
+    """The host refused the mapping; `errno` says why, as mmap(2) does."""
+
+    def __init__(self, error: OSError, what: str) -> None:
+        super().__init__(error.errno, f"{what}: {error.strerror or error}")
+
+
+class MapFixed(MmapRegionError, ValueError):
+    """MAP_FIXED would replace whatever is at the address: reserve a range and build inside it instead."""
+
+
+class InvalidPointer(MmapRegionError, ValueError):
+    """A raw pointer does not start on a page."""
+
+
+class InvalidOffsetLength(MmapRegionError, ValueError):
+    """The offset in the file is negative, not on a page, or overflows with the length."""
+
+
+class MappingPastEof(MmapRegionError, ValueError):
+    """The file ends before the mapping does: touching the rest would kill the process with SIGBUS."""
+
+
+class MappingOverlap(MmapRegionError, ValueError):
+    """Two regions share bytes of one file."""

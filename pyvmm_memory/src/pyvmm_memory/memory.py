@@ -1,0 +1,85 @@
+"""GuestMemory: what guest memory offers by guest address, with and without an IOMMU in front of it."""
+
+from __future__ import annotations
+
+from .bytes import WRITE, Bytes
+from .errors import InvalidGuestAddress
+from .permissions import Permissions
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .bitmap import Bitmap
+    from .mmap_region import MmapRegion
+    from .volatile import VolatileSlice
+
+
+class GuestMemory(Bytes):
+    """Bytes by guest address. Accesses cross regions that touch; slices lie in one region.
+
+    `get_slice` and `get_slices` give plain memoryviews, which record nothing: whoever writes through them calls
+    `mark_dirty` where `dirty_tracking` is true. `get_volatile_slice` gives slices that record their own writes.
+    """
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+
+        def check_range(self, addr: int, length: int, permissions: Permissions = ...) -> bool:
+            """Whether all `length` bytes at `addr` may be accessed so; zero bytes always may."""
+            ...
+
+        def get_slice(self, addr: int, length: int, permissions: Permissions = ...) -> memoryview:
+            """A writable view of `length` bytes in one region; release it before closing the memory."""
+            ...
+
+    def get_slices(self, addr: int, length: int, permissions: Permissions = Permissions.ReadWrite) -> list[memoryview]:
+        """Views that together cover `length` bytes, one for each region; for preadv, pwritev, recvmsg_into.
+
+        Raises InvalidGuestAddress with the first unmapped address.
+        """
+        views: list[memoryview] = []
+        for mapping, offset, count in self._covered(addr, length, permissions):
+            view = mapping.place(writing=False)[offset : offset + count]
+            views.append(view if permissions & WRITE else view.toreadonly())
+        return views
+
+    def get_volatile_slice(
+        self, addr: int, length: int, permissions: Permissions = Permissions.ReadWrite
+    ) -> VolatileSlice:
+        """`length` bytes in one region, as a slice that records its writes; raises what `get_slice` does."""
+        from .errors import InvalidBackendAddress
+        from .volatile import VolatileSlice
+
+        slices = self.get_volatile_slices(addr, length, permissions)
+        if not slices:
+            return VolatileSlice.from_buffer(bytearray())
+        if len(slices) > 1:
+            raise InvalidBackendAddress(addr, length)
+        return slices[0]
+
+    def get_volatile_slices(
+        self, addr: int, length: int, permissions: Permissions = Permissions.ReadWrite
+    ) -> list[VolatileSlice]:
+        """As `get_slices`, as slices that record their writes."""
+        from .volatile import VolatileSlice
+
+        slices: list[VolatileSlice] = []
+        done = 0
+        for mapping, offset, count in self._covered(addr, length, permissions):
+            bitmap = self._bitmap_at(addr + done, mapping, offset)
+            slices.append(VolatileSlice(mapping, offset, count, bitmap, readonly=not permissions & WRITE))
+            done += count
+        return slices
+
+    def _bitmap_at(self, addr: int, mapping: MmapRegion, offset: int) -> Bitmap | None:  # noqa: ARG002 (an IOMMU's)
+        return None if mapping.bitmap is None else mapping.bitmap.slice_at(offset)
+
+    def _covered(self, addr: int, length: int, access: int) -> Iterator[tuple[MmapRegion, int, int]]:
+        done = 0
+        for piece in self._pieces(addr, length, access):
+            yield piece
+            done += piece[2]
+        if done < length:
+            raise InvalidGuestAddress(addr + done)

@@ -1,0 +1,242 @@
+"""VolatileSlice: some bytes of a mapping, with the dirty bitmap that belongs to them."""
+
+from __future__ import annotations
+
+from .address import U64_MAX, as_int
+from .bytes import WRITE, Bytes, bytes_of
+from .errors import InvalidBackendAddress, InvalidLength, Misaligned, OutOfBounds, Overflow, ReadOnlyMemory, TooBig
+from .volatile_ref import VolatileArrayRef, VolatileRef
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from typing_extensions import Buffer
+
+    from .bitmap import Bitmap
+    from .byte_valued import Kind
+    from .mmap_region import MmapRegion
+
+
+def compute_offset(base: int, offset: int) -> int:
+    """`base + offset`; raises Overflow where that leaves 64 bits, InvalidLength where one is negative."""
+    base, offset = as_int(base), as_int(offset)
+    if base < 0 or offset < 0:
+        raise InvalidLength(min(base, offset))
+    if base + offset > U64_MAX:
+        raise Overflow(base, offset)
+    return base + offset
+
+
+class PtrGuard:
+    """The host address of a slice, valid while this is kept or its `with` block runs: it keeps the memory mapped."""
+
+    __slots__ = ("_address", "_length", "_view")
+
+    def __init__(self, view: memoryview, address: int) -> None:
+        self._view = view
+        self._address = address
+        self._length = len(view)
+
+    def as_ptr(self) -> int:
+        """The host address."""
+        return self._address
+
+    def __len__(self) -> int:
+        """How many bytes."""
+        return self._length
+
+    def __enter__(self) -> PtrGuard:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._view.release()
+
+
+class VolatileSlice(Bytes):
+    """Some bytes of memory that others change at any time.
+
+    The access methods take offsets in the slice and raise OutOfBounds beyond it. Slices of slices are cheap, keep
+    their dirty bitmap, and do not keep the memory mapped: using one of a closed mapping raises MemoryClosed.
+
+    >>> slice = VolatileSlice.from_buffer(bytearray(b"0123456789"))
+    >>> bytes(slice.subslice(2, 4)), slice.write(b"ab", 9)
+    (b'2345', 1)
+    """
+
+    __slots__ = ("_bitmap", "_mapping", "_readonly", "_size", "_start", "dirty_tracking")
+
+    def __init__(
+        self,
+        mapping: MmapRegion,
+        start: int,
+        size: int,
+        bitmap: Bitmap | None = None,
+        *,
+        readonly: bool = False,
+    ) -> None:
+        """`bitmap` starts where the slice does; without one it is the mapping's own."""
+        if bitmap is None and mapping.bitmap is not None:
+            bitmap = mapping.bitmap.slice_at(start)
+        self._mapping = mapping
+        self._start = start
+        self._size = size
+        self._bitmap = bitmap
+        self._readonly = readonly
+        #: whether writes are recorded in a bitmap
+        self.dirty_tracking = bitmap is not None
+
+    @classmethod
+    def from_buffer(cls, buffer: Buffer, bitmap: Bitmap | None = None) -> VolatileSlice:
+        """All of any buffer, writable or not, which stays pinned as long as the slice lives. Raises InvalidBuffer."""
+        from .mmap_region import MmapRegion
+
+        with bytes_of(buffer) as view:
+            size, readonly = len(view), view.readonly
+        mapping = MmapRegion(buffer, size, 1 if readonly else 3, 0, bitmap=bitmap, owned=False, kind="buffer")
+        return cls(mapping, 0, size)
+
+    def __len__(self) -> int:
+        """How many bytes."""
+        return self._size
+
+    def is_empty(self) -> bool:
+        """Whether it has no bytes."""
+        return not self._size
+
+    def __bytes__(self) -> bytes:
+        with self.as_view() as view:
+            return bytes(view)
+
+    def __repr__(self) -> str:
+        return f"<VolatileSlice {self._size:#x} bytes at {self._start:#x} of {self._mapping!r}>"
+
+    def bitmap(self) -> Bitmap | None:
+        """The dirty bitmap, as seen from the start of the slice."""
+        return self._bitmap
+
+    def as_view(self) -> memoryview:
+        """A plain view, which records nothing and keeps the memory mapped until it is released."""
+        view = self._mapping.place(writing=False)[self._start : self._start + self._size]
+        return view.toreadonly() if self._readonly else view
+
+    def _address(self) -> int:
+        self._mapping.place(writing=False)
+        return self._mapping.window.address + self._start
+
+    def ptr_guard(self) -> PtrGuard:
+        """The host address, to read from."""
+        return PtrGuard(self.as_view(), self._address())
+
+    def ptr_guard_mut(self) -> PtrGuard:
+        """The host address, to write to. Raises ReadOnlyMemory; records nothing, `mark_dirty` does."""
+        self._writable()
+        return self.ptr_guard()
+
+    def _writable(self) -> None:
+        self._mapping.place(writing=True)
+        if self._readonly:
+            raise ReadOnlyMemory("the slice was asked for without permission to write")
+
+    # parts
+
+    def compute_end_offset(self, base: int, offset: int) -> int:
+        """`base + offset`, at most the length; raises Overflow, OutOfBounds. The end itself is no error."""
+        end = compute_offset(base, offset)
+        if end > self._size:
+            raise OutOfBounds(end)
+        return end
+
+    def subslice(self, offset: int, count: int) -> VolatileSlice:
+        """`count` bytes at `offset`. Raises OutOfBounds, Overflow."""
+        self.compute_end_offset(offset, count)
+        bitmap = None if self._bitmap is None else self._bitmap.slice_at(offset)
+        return VolatileSlice(self._mapping, self._start + offset, count, bitmap, readonly=self._readonly)
+
+    get_slice = subslice
+
+    def offset(self, count: int) -> VolatileSlice:
+        """What comes after the first `count` bytes. Raises OutOfBounds, Overflow."""
+        return self.subslice(count, self._size - self.compute_end_offset(count, 0))
+
+    def split_at(self, mid: int) -> tuple[VolatileSlice, VolatileSlice]:
+        """The first `mid` bytes and the rest. Raises OutOfBounds."""
+        return self.subslice(0, mid), self.offset(mid)
+
+    def as_volatile_slice(self) -> VolatileSlice:
+        """This slice."""
+        return self
+
+    def get_ref(self, kind: Kind, offset: int) -> VolatileRef:
+        """One object at `offset`: see `Bytes.read_obj` for the kinds. Raises OutOfBounds."""
+        return VolatileRef(self, kind, offset)
+
+    def get_array_ref(self, kind: Kind, offset: int, n: int) -> VolatileArrayRef:
+        """`n` objects at `offset`. Raises OutOfBounds, TooBig."""
+        from .byte_valued import layout_of
+
+        size = layout_of(kind).size
+        n = as_int(n)
+        if n < 0:
+            raise InvalidLength(n)
+        if n * size >= 1 << 63:
+            raise TooBig(n, size)
+        return VolatileArrayRef(self.subslice(offset, n * size), kind, n)
+
+    def get_atomic_ref(self, kind: Kind, offset: int) -> VolatileRef:
+        """An integer whose every access is one, at an aligned host address. Raises Misaligned, OutOfBounds."""
+        return self._aligned(self.get_ref(kind, offset), offset)
+
+    def aligned_as_ref(self, kind: Kind, offset: int) -> VolatileRef:
+        """As `get_ref`, at an aligned host address. Raises Misaligned, OutOfBounds."""
+        return self._aligned(self.get_ref(kind, offset), offset)
+
+    aligned_as_mut = aligned_as_ref
+
+    def _aligned(self, ref: VolatileRef, offset: int) -> VolatileRef:
+        alignment = min(len(ref) & -len(ref), 8) or 1
+        if (self._address() + offset) % alignment:
+            raise Misaligned(offset, alignment)
+        return ref
+
+    # copies
+
+    def copy_to(self, buffer: Buffer) -> int:
+        """Copy as many whole items as fit to a writable buffer; returns how many. Items are those of the buffer."""
+        width = memoryview(buffer).itemsize
+        target = bytes_of(buffer, writable=True)
+        total = min(self._size, len(target))
+        total -= total % width
+        self.read(target[:total], 0)
+        return total // width
+
+    def copy_from(self, buffer: Buffer) -> None:
+        """Copy as many whole items as fit from a buffer, and record exactly those bytes."""
+        width = memoryview(buffer).itemsize
+        source = bytes_of(buffer)
+        total = min(self._size, len(source))
+        self.write(source[: total - total % width], 0)
+
+    def copy_to_volatile_slice(self, other: VolatileSlice) -> None:
+        """Copy as many bytes as fit to another slice, which may overlap this one."""
+        count = min(self._size, other._size)
+        other._writable()
+        with self.as_view() as source, other.as_view() as target:
+            target[:count] = source[:count]
+        if other.dirty_tracking:
+            other.mark_dirty(0, count)
+
+    def mark_dirty(self, addr: int, length: int) -> None:
+        """Record a write of `length` bytes at `addr` through a plain view or a pointer."""
+        if self._bitmap is not None:
+            self._bitmap.mark_dirty(addr, length)
+
+    def _spans(self, addr: int, length: int, access: int) -> Iterator[tuple[MmapRegion, int, int]]:
+        if not 0 <= addr < self._size:
+            raise OutOfBounds(addr)
+        if access == WRITE and self._readonly:
+            self._writable()
+        yield self._mapping, self._start + addr, min(length, self._size - addr)
+
+
+__all__ = ["InvalidBackendAddress", "PtrGuard", "VolatileSlice", "compute_offset"]
