@@ -14,6 +14,7 @@ from pyvmm_loader import (
     NoBootArgsInserted,
     TooLarge,
 )
+from pyvmm_loader.cmdline import quote, split_arguments
 
 
 def test_inserting() -> None:
@@ -95,3 +96,32 @@ def test_upstream_try_from_validates_and_minds_quotes() -> None:
     late.insert_init_args("z")
     with pytest.raises(NoBootArgsInserted):
         late.as_cstring()
+
+
+def test_quote_is_undone_by_the_kernel_s_rules() -> None:
+    line = Cmdline(200)
+    values = {"root": "/dev/vda", "dyndbg": "file drivers/virtio/* +p", "empty": ""}
+    for key, value in values.items():
+        line.insert(key, quote(value))
+    line.insert_str("quiet")
+    line.insert_init_args("3")
+    expected = [*values.items(), ("quiet", None), ("--", None), ("3", None)]
+    assert split_arguments(str(line)) == expected
+    with pytest.raises(InvalidQuotes):
+        quote('a "b"')
+    with pytest.raises(InvalidAscii):
+        quote("a\n")
+
+
+def test_split_arguments_as_next_arg_does() -> None:
+    # lib/cmdline.c: quotes around the whole argument, around the value, and none of the rest are special
+    cases = {
+        '"key=a b" c': [("key", "a b"), ("c", None)],
+        'a="b=c"': [("a", "b=c")],
+        '"two words"': [("two words", None)],
+        "  a   b=1 ": [("a", None), ("b", "1")],
+        'a=b"c d"': [("a", 'b"c d"')],
+        "": [],
+    }
+    for text, expected in cases.items():
+        assert split_arguments(text) == expected, text

@@ -9,8 +9,9 @@ demands. `BootPlan` decides all of that for a file and a memory, says it as text
         plan.apply(memory)
         plan.registers.copy_to(regs, sregs)
 
-Below it are the loaders (`Elf`, `BzImage`, `Image`), which only place one file, and the tables, each in a module of
-its own under `x86_64`. Everything is imported when it is first used: starting a guest pays for what it needs.
+Below it are the loaders (`Elf`, `BzImage`, `Image`), which only place one file, and what the guest reads: `Cmdline`,
+the tables under `x86_64`, `acpi` and `smbios`, device trees under `fdt` with those of whole machines under `aarch64`
+and `riscv64`, and `Initramfs`. Everything is imported when it is first used: starting a guest pays for what it needs.
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ __version__ = "0.1.0"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from .acpi.tables import AcpiTables
+    from .bootconfig import append_bootconfig, split_bootconfig
     from .bzimage import BzImage
     from .cmdline import Cmdline
+    from .compression import compress
     from .elf import Elf
     from .errors import (
         CmdlineError,
@@ -49,16 +53,30 @@ if TYPE_CHECKING:
         WrongArchitecture,
     )
     from .extraction import UnsupportedCompression, extract
+    from .fdt.reader import read_fdt
+    from .fdt.tree import Fdt
     from .image import Image
     from .initramfs import Initramfs, read_initramfs
-    from .initrd import place_initrd
+    from .initramfs_reader import read_archives
+    from .initrd import join_initrds, microcode_archive, place_initrd
     from .inspection import inspect
     from .placement import Placement
     from .plan import BootPlan
     from .result import KernelLoaderResult, PvhBootCapability
+    from .smbios.tables import Smbios
     from .x86_64.layout import split_ram
 
 _HOME = {
+    "AcpiTables": "acpi.tables",
+    "Smbios": "smbios.tables",
+    "Fdt": "fdt.tree",
+    "read_fdt": "fdt.reader",
+    "join_initrds": "initrd",
+    "microcode_archive": "initrd",
+    "append_bootconfig": "bootconfig",
+    "split_bootconfig": "bootconfig",
+    "compress": "compression",
+    "read_archives": "initramfs_reader",
     "BzImage": "bzimage",
     "Cmdline": "cmdline",
     "Elf": "elf",
@@ -77,12 +95,14 @@ _HOME = {
 }
 
 __all__ = [
+    "AcpiTables",
     "BootPlan",
     "BzImage",
     "Cmdline",
     "CmdlineError",
     "Elf",
     "EntryNotOffered",
+    "Fdt",
     "HasEquals",
     "HasSpace",
     "Image",
@@ -108,13 +128,21 @@ __all__ = [
     "PlacementError",
     "ProtocolViolation",
     "PvhBootCapability",
+    "Smbios",
     "TooLarge",
     "UnsupportedCompression",
     "WrongArchitecture",
+    "append_bootconfig",
+    "compress",
     "extract",
     "inspect",
+    "join_initrds",
+    "microcode_archive",
     "place_initrd",
+    "read_archives",
+    "read_fdt",
     "read_initramfs",
+    "split_bootconfig",
     "split_ram",
 ]
 

@@ -43,6 +43,52 @@ def _value(text: str) -> None:
         raise HasSpace(f"value {text!r} has a space; wrap it in double quotes", value=text)
 
 
+def quote(value: str) -> str:
+    """Return a value as the command line needs it: in double quotes if there is a space in it.
+
+    The kernel knows no escapes (lib/cmdline.c, next_arg): a value with a double quote raises InvalidQuotes.
+
+    >>> quote("ttyS0"), quote("file drivers/* +p")
+    ('ttyS0', '"file drivers/* +p"')
+    """
+    _printable(value)
+    if '"' in value:
+        raise InvalidQuotes(f"value {value!r}: the kernel cannot be told a double quote", value=value)
+    return f'"{value}"' if " " in value else value
+
+
+def split_arguments(line: str) -> list[tuple[str, str | None]]:
+    """Split a command line into (key, value) pairs as the kernel does; a bare word has the value None.
+
+    >>> split_arguments('quiet dyndbg="file a.c +p" root=/dev/vda -- 3')
+    [('quiet', None), ('dyndbg', 'file a.c +p'), ('root', '/dev/vda'), ('--', None), ('3', None)]
+    """
+    found: list[tuple[str, str | None]] = []
+    quoted, start = False, 0
+    for at in range(len(line) + 1):
+        if at < len(line) and line[at] == '"':
+            quoted = not quoted
+        elif at == len(line) or (line[at].isspace() and not quoted):
+            if at > start:
+                found.append(_argument(line[start:at]))
+            start = at + 1
+    return found
+
+
+def _argument(word: str) -> tuple[str, str | None]:
+    # next_arg: quotes may open before the key or before the value; the last one is taken off the end
+    whole = word.startswith('"')
+    if whole:
+        word = word[1:]
+    key, equals, value = word.partition("=")
+    if not equals:
+        return key.removesuffix('"') if whole else key, None
+    opened = value.startswith('"')
+    if opened:
+        value = value[1:]
+    return key, value.removesuffix('"') if whole or opened else value
+
+
 def _split(text: str) -> tuple[str, str]:
     """Split at the first separator outside quotes."""
     quoted = False

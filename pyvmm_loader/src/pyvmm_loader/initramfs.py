@@ -12,7 +12,7 @@ from .errors import ImageTruncated, InvalidHeader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
     from typing_extensions import Buffer
 
@@ -20,6 +20,7 @@ MAGIC, MAGIC_CRC, HEADER_SIZE = b"070701", b"070702", 110
 TRAILER = "TRAILER!!!"
 MAX_NAME = 4096  # PATH_MAX; the kernel refuses longer ones as well
 U32 = 0xFFFFFFFF
+HEXADECIMAL = frozenset(b"0123456789abcdefABCDEF")
 
 
 class Entry:
@@ -141,36 +142,46 @@ def _pack(entry: Entry) -> tuple[bytes, bytes]:
 
 def read_initramfs(archive: Buffer) -> Iterator[Entry]:
     """Yield the entries of a newc archive up to its trailer; raises InvalidHeader and ImageTruncated."""
-    with memoryview(archive) as raw, raw.cast("B") as view:
-        at = 0
-        while True:
-            if at + HEADER_SIZE > len(view):
-                raise ImageTruncated(
-                    f"archive ends at {len(view):#x} without a trailer; copy it again", needed=at + HEADER_SIZE
-                )
-            head = bytes(view[at : at + HEADER_SIZE])
-            if head[:6] not in (MAGIC, MAGIC_CRC):
-                raise InvalidHeader(
-                    f"no newc header at {at:#x}; is the archive compressed?", field="magic", value=head[:6]
-                )
-            try:
-                fields = [int(head[6 + 8 * n : 14 + 8 * n].decode("ascii"), 16) for n in range(13)]
-            except ValueError:
-                raise InvalidHeader(f"header at {at:#x} has a field that is not hexadecimal", field="header") from None
-            ino, mode, uid, gid, nlink, mtime, size, _, _, major, minor, namesize, _ = fields
-            if not 0 < namesize <= MAX_NAME or min(fields) < 0:
-                raise InvalidHeader(
-                    f"header at {at:#x} has a name of {namesize} bytes", field="namesize", value=namesize
-                )
-            body = at + HEADER_SIZE + namesize + 3 & ~3
-            if body + size > len(view):
-                raise ImageTruncated(f"file at {at:#x} ends behind the archive; copy it again", needed=body + size)
-            name = bytes(view[at + HEADER_SIZE : at + HEADER_SIZE + namesize]).split(b"\0", 1)[0]
-            if name == TRAILER.encode():
-                return
-            text = name.decode("utf-8", "surrogateescape")
-            data = bytes(view[body : body + size])
-            yield Entry(
-                text, mode, data, ino=ino, nlink=nlink, uid=uid, gid=gid, mtime=mtime, rdev=(major, minor)
-            )  # fmt: skip
-            at = body + size + 3 & ~3
+    with memoryview(archive) as view:
+        data = bytes(view)
+    yield from read_archive(data, 0)
+
+
+def read_archive(data: bytes, at: int) -> Generator[Entry, None, int]:
+    """Yield the entries of the archive at an offset; return the offset behind its trailer."""
+    while True:
+        if at + HEADER_SIZE > len(data):
+            raise ImageTruncated(
+                f"archive ends at {len(data):#x} without a trailer; copy it again", needed=at + HEADER_SIZE
+            )
+        entry, checksum, body, size = _read_header(data, at)
+        if body + size > len(data):
+            raise ImageTruncated(f"file at {at:#x} ends behind the archive; copy it again", needed=body + size)
+        if entry.name == TRAILER:
+            return body + size
+        entry.data = data[body : body + size]
+        # only files have one: GNU cpio leaves 0 in the headers of links, and of all names but the last of a hard link
+        if checksum is not None and size and stat.S_ISREG(entry.mode) and sum(entry.data) & U32 != checksum:
+            raise InvalidHeader(f"{entry.name} adds up to {sum(entry.data) & U32:#x}, not {checksum:#x}", field="check")
+        yield entry
+        at = body + size + 3 & ~3
+
+
+def _read_header(data: bytes, at: int) -> tuple[Entry, int | None, int, int]:
+    """Return the entry without its data, its checksum if it has one, where its data is, and how much."""
+    head = data[at : at + HEADER_SIZE]
+    if head[:6] not in (MAGIC, MAGIC_CRC):
+        raise InvalidHeader(f"no newc header at {at:#x}; is the archive compressed?", field="magic", value=head[:6])
+    if not HEXADECIMAL.issuperset(head[6:]):
+        raise InvalidHeader(f"header at {at:#x} has a field that is not hexadecimal", field="header")
+    fields = [int(head[6 + 8 * n : 14 + 8 * n], 16) for n in range(13)]
+    ino, mode, uid, gid, nlink, mtime, size, _, _, major, minor, namesize, check = fields
+    if not 0 < namesize <= MAX_NAME:
+        raise InvalidHeader(f"header at {at:#x} has a name of {namesize} bytes", field="namesize", value=namesize)
+    raw = data[at + HEADER_SIZE : at + HEADER_SIZE + namesize].split(b"\0", 1)[0]
+    entry = Entry(
+        raw.decode("utf-8", "surrogateescape"), mode, ino=ino, nlink=nlink, uid=uid, gid=gid, mtime=mtime,
+        rdev=(major, minor),
+    )  # fmt: skip
+    body = at + HEADER_SIZE + namesize + 3 & ~3
+    return entry, check if head[:6] == MAGIC_CRC else None, body, size

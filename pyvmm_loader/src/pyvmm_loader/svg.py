@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .placement import Placement
     from .plan import BootPlan
 
-WIDTH, ROW, GAP, TOP, LEFT, BOX = 1000, 34, 20, 64, 150, 190
+WIDTH, ROW, GAP, TOP, LEFT, BOX = 1060, 34, 20, 64, 150, 190
 FONT = "font-family='DejaVu Sans Mono, monospace'"
 CPU, KERNEL, NOBODY = "processor", "kernel", "nobody"
 COLOURS = {CPU: "#f2c6a0", KERNEL: "#bcd9ee", "runs": "#c9e7b8", NOBODY: "#e4e4e4"}
@@ -58,7 +58,7 @@ def _text(x: int, y: int, text: str, size: int = 12, anchor: str = "start", fill
 
 
 def svg(plan: BootPlan) -> str:
-    """Return the picture as one SVG document; gaps outside RAM are called holes."""
+    """Return the picture as one SVG document; gaps that are not all RAM have holes."""
     parts: list[str] = []
     y = TOP
     at = min([start for start, _ in plan.ranges])
@@ -104,6 +104,6 @@ def _box(placement: Placement, y: int) -> str:
 
 def _gap(plan: BootPlan, start: int, end: int, y: int) -> str:
     inside = any(low <= start and end <= low + size for low, size in plan.ranges)
-    free = f"{amount(end - start)} {'free' if inside else 'free, and holes where no RAM is'}"
+    free = f"{amount(end - start)} {'free' if inside else 'with holes'}"
     line = f"<path d='M{LEFT} {y}v{GAP}m{BOX} 0v-{GAP}' stroke='#aaa' stroke-dasharray='2 3' fill='none'/>"
     return line + _text(LEFT + BOX // 2, y + 14, free, 10, "middle", "#999")

@@ -15,6 +15,20 @@ if TYPE_CHECKING:
     from ..smbios.tables import Smbios
 
 PAGE = 4096
+MEANING = {
+    "RSDP": "where the XSDT is; the zero page or start_info points here",
+    "XSDT": "where the other tables are",
+    "FACP": "power management, reset, legacy devices",
+    "FACS": "shared with firmware; empty",
+    "DSDT": "devices, in AML",
+    "SSDT": "more devices, in AML",
+    "APIC": "processors and interrupt controllers",
+    "MCFG": "where PCI's configuration space is",
+    "SRAT": "which processors and memory are near each other",
+    "SLIT": "how far NUMA nodes are from each other",
+    "HPET": "where the event timer is",
+    "SPCR": "which serial port is the console",
+}
 
 
 class FirmwareTables:
@@ -49,10 +63,8 @@ class FirmwareTables:
         placed = acpi.place(ACPI_START, high)
         self.rsdp = placed[0].start
         for table in placed:
-            why = "ACPI: the guest finds the other tables from here" if table.name == "RSDP" else "ACPI"
-            self.placements.append(
-                Placement(table.start, len(table.data), table.name, f"{why}, {len(table.data)} bytes", table.data)
-            )
+            what = f"ACPI: {MEANING.get(table.name, 'more')}"
+            self.placements.append(Placement(table.start, len(table.data), table.name, what, table.data))
             page = table.start & -PAGE
             end = table.end + PAGE - 1 & -PAGE
             last = self.reserved[-1] if self.reserved else None

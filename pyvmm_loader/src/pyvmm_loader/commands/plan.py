@@ -1,0 +1,81 @@
+"""`python -m pyvmm_loader plan`: what would go where in guest memory, as text or as a picture."""
+
+from __future__ import annotations
+
+from ..plan import BootPlan
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+    from ..acpi import AcpiTables
+    from ..smbios import Smbios
+
+UNITS = {"K": 10, "M": 20, "G": 30}
+
+
+def size(text: str) -> int:
+    """Read a size such as 256M."""
+    unit = UNITS.get(text[-1:].upper())
+    return int(text) if unit is None else int(text[:-1]) << unit
+
+
+def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the subcommand."""
+    parser = commands.add_parser(
+        "plan",
+        help="show what would go where in guest memory",
+        description="Show what would lie where in guest memory before the first instruction, and who reads it.",
+    )
+    parser.add_argument("path", help="the kernel")
+    parser.add_argument("--memory", type=size, default=256 << 20, help="RAM, such as 256M (the default)")
+    parser.add_argument("--cmdline", default="console=ttyS0", help="the kernel's command line (%(default)s)")
+    parser.add_argument("--initrd", action="append", help="an initrd; several are joined")
+    parser.add_argument("--bootconfig", metavar="FILE", help="a bootconfig to append to the initrd")
+    parser.add_argument("--vcpus", type=int, default=1)
+    parser.add_argument("--entry", default="auto", help="the boot protocol, such as pvh, linux64, linux32 (auto)")
+    parser.add_argument(
+        "--tables", choices=("mptable", "acpi"), default="mptable", help="how the guest learns of CPUs (%(default)s)"
+    )
+    parser.add_argument("--smbios", metavar="PRODUCT", help="add SMBIOS tables for a product of this name")
+    parser.add_argument("--svg", metavar="FILE", help="write a picture as well")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> str:
+    """Do it; return what to print."""
+    bootconfig = ""
+    if options.bootconfig:
+        with open(options.bootconfig, encoding="utf-8") as file:
+            bootconfig = file.read()
+    with BootPlan(
+        options.path,
+        options.memory,
+        options.cmdline,
+        options.initrd,
+        options.vcpus,
+        options.entry,
+        acpi=acpi(options.vcpus) if options.tables == "acpi" else None,
+        smbios=smbios(options) if options.smbios else None,
+        bootconfig=bootconfig,
+    ) as plan:
+        if options.svg:
+            with open(options.svg, "w", encoding="utf-8") as file:
+                file.write(plan.svg())
+        return str(plan)
+
+
+def acpi(vcpus: int) -> AcpiTables:
+    """Return the tables of a small machine with reduced hardware and one serial port."""
+    from ..acpi import AcpiTables
+    from ..acpi.devices.isa import serial_port
+
+    return AcpiTables(vcpus, devices=[serial_port()])
+
+
+def smbios(options: argparse.Namespace) -> Smbios:
+    """Return the SMBIOS of the machine asked for."""
+    from ..smbios import Smbios
+    from ..x86_64.layout import split_ram
+
+    return Smbios(product=options.smbios, vcpus=options.vcpus, memory=split_ram(options.memory))
