@@ -88,7 +88,7 @@ class Machine:
 
     def add_devices(self) -> None:
         """One serial port, and what resets the machine and tells the time."""
-        self.console = Console()
+        self.console = self.make_console()
         self.serial = Serial(self.interrupt(COM1_IRQ), self.console)
         self.io.register_pio(self.serial, [BusRange(COM1, 8)])
         self.io.register_pio(I8042(self.on_reset), [BusRange(I8042_PORTS, 5)])
@@ -109,6 +109,10 @@ class Machine:
             raise UsageError(str(error)) from error
         self.virtio_words = virtio.words
         self.keyboard = virtio.terminal or self.keyboard
+
+    def make_console(self) -> Console:
+        """Where the first serial port's output goes."""
+        return Console()
 
     def interrupt(self, gsi: int) -> EventFdInterrupt:
         """An edge interrupt that KVM delivers without a detour through here."""

@@ -13,74 +13,8 @@
 #include <linux/time.h>
 #include <linux/utsname.h>
 #include <poll.h>
-#include <stddef.h>
-#include <sys/syscall.h>
 
-static long syscall5(long number, long a, long b, long c, long d, long e)
-{
-    long result;
-    register long r10 __asm__("r10") = d;
-    register long r8 __asm__("r8") = e;
-    __asm__ volatile("syscall"
-                     : "=a"(result)
-                     : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8)
-                     : "rcx", "r11", "memory");
-    return result;
-}
-
-#define CALL(number, a, b, c) syscall5(number, (long)(a), (long)(b), (long)(c), 0, 0)
-
-/* The compiler may call this for what it copies itself. */
-void *memcpy(void *to, const void *from, size_t count)
-{
-    for (size_t i = 0; i < count; i++)
-        ((char *)to)[i] = ((const char *)from)[i];
-    return to;
-}
-
-static char line[4096 + 16];
-static size_t used;
-
-static void text(const char *word)
-{
-    while (*word && used < sizeof line)
-        line[used++] = *word++;
-}
-
-static void number(unsigned long value)
-{
-    char digits[20];
-    int count = 0;
-    do
-        digits[count++] = '0' + value % 10;
-    while (value /= 10);
-    while (count && used < sizeof line)
-        line[used++] = digits[--count];
-}
-
-static void say(void)
-{
-    for (size_t done = 0; done < used;) {
-        long count = CALL(SYS_write, 1, line + done, used - done);
-        if (count <= 0)
-            break;
-        done += count;
-    }
-    used = 0;
-}
-
-/* The value of NAME in the environment, or what the caller would have without it. */
-static const char *setting(char **environment, const char *name, const char *otherwise)
-{
-    for (; *environment; environment++) {
-        size_t i = 0;
-        while (name[i] && (*environment)[i] == name[i])
-            i++;
-        if (!name[i] && (*environment)[i] == '=')
-            return *environment + i + 1;
-    }
-    return otherwise;
-}
+#include "init.h"
 
 static unsigned long hexadecimal(const char **at)
 {
@@ -217,5 +151,3 @@ __attribute__((noreturn, used)) static void start(long *stack)
     for (;;)
         CALL(SYS_exit, 1, 0, 0);
 }
-
-__asm__(".globl _start\n_start: xor %ebp, %ebp\n mov %rsp, %rdi\n and $-16, %rsp\n call start\n");

@@ -1,4 +1,4 @@
-"""The two initramfs images: one static C program that says what it sees, and busybox for people."""
+"""The initramfs images: static C programs that say what they see, and busybox for people."""
 
 import hashlib
 import subprocess
@@ -28,8 +28,18 @@ exec setsid cttyhack sh
 
 def demo() -> Path:
     """The initramfs whose only file is ``init``, compiled from ``init.c``."""
+    return _compiled("demo", HERE / "init.c")
+
+
+def devices() -> Path:
+    """The initramfs whose init says what Linux's drivers made of the machine's devices."""
+    return _compiled("devices", HERE / "devices.c")
+
+
+def _compiled(name: str, source: Path) -> Path:
     install(["gcc", "libc6-dev", "cpio"], "which build the guest's initramfs")
-    return _cached("demo", (HERE / "init.c").read_bytes(), lambda folder: compile_init(HERE / "init.c", folder))
+    ingredients = source.read_bytes() + (HERE / "init.h").read_bytes()
+    return _cached(name, ingredients, lambda folder: compile_init(source, folder))
 
 
 def shell() -> Path:

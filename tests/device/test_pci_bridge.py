@@ -164,9 +164,9 @@ def test_a_device_comes_and_goes(msi: bool) -> None:
     function = sample()
     port.insert(function)
     assert port.slot_state() == "inserted"
-    assert guest.get(0, 1, STATUS, 2) == 0x48  # present, and that is new
+    assert guest.get(0, 1, STATUS, 2) == 0x49  # present, and that is new, and the button
     assert (len(sent), guest.lines[1].active) == ((1, False) if msi else (0, True))
-    guest.put(0, 1, STATUS, 0x48, 2)
+    guest.put(0, 1, STATUS, 0x49, 2)
     assert guest.get(0, 1, STATUS, 2) == 0x40
     assert not guest.lines[1].active
     assert not guest.get(0, 1, LINK, 2) & 0x2000

@@ -39,8 +39,9 @@ INDICATORS_OFF = 0x03C0
 class PcieRootPort(PciBridge):
     """A root port whose slot takes one device, also while the guest runs.
 
-    The guest powers the slot. Asked to let go of a device (`request_eject`: the attention button, which Linux obeys
-    after five seconds), it removes its driver and powers the slot off; then the device is taken out.
+    The guest powers the slot. It is told of what happens by the attention button, which Linux obeys after five seconds.
+    Asked so to let go of a device (`request_eject`), it removes its driver and powers the slot off; then the device is
+    taken out.
 
     Args:
         io: where the BARs of the device are registered: the machine's.
@@ -99,7 +100,8 @@ class PcieRootPort(PciBridge):
         with self._lock:
             self.secondary.add(function, 0)
             self._ejecting = False
-            self._changed(PRESENCE_CHANGED)
+            # who plugs it in presses the button too: a driver that has one waits for it, and not for the presence
+            self._changed(PRESENCE_CHANGED | BUTTON_PRESSED)
 
     def request_eject(self) -> None:
         """Ask the guest to let go of the device; `on_eject` is called when it did, which may be never.
@@ -147,6 +149,8 @@ class PcieRootPort(PciBridge):
         if link & LINK_ACTIVE != active:
             config.put(at + LINK_STATUS, 2, link & ~LINK_ACTIVE | active)
             events |= LINK_CHANGED
+        if self._bus is None:
+            events = 0  # a machine that is put together has nobody to tell
         status = config.get(at + SLOT_STATUS, 2) & ~PRESENT | PRESENT * present | events
         config.put(at + SLOT_STATUS, 2, status)
         control = config.get(at + SLOT_CONTROL, 2)
@@ -166,6 +170,8 @@ class PcieRootPort(PciBridge):
         super().device_reset()
         self._ejecting = self._raised = False
         self._changed(0)
+        # no event is left of what that changed
+        self.config.put(self._capability + SLOT_STATUS, 2, PRESENT * (self.device is not None))
 
     def _become(self, config: bytearray, state: Mapping[str, Any]) -> None:
         super()._become(config, state)
