@@ -36,6 +36,7 @@ COM1, COM1_IRQ = 0x3F8, 4
 CMOS, I8042_PORTS = 0x70, 0x60
 TSS_ADDRESS = 0xFFFBD000
 """Three pages that KVM borrows on Intel processors, in the hole below 4 GiB, away from everything."""
+ENTRIES = ("auto", "linux64", "linux32", "linux16", "pvh", "multiboot")
 MAX_CPUS = 254
 """An 8-bit APIC id names no more, beside the IOAPIC and the broadcast."""
 HALT_CHECK_SECONDS = 0.2
@@ -65,7 +66,7 @@ class Machine:
         self.kvm = self.own(Kvm())
         if arguments.cpus > min(MAX_CPUS, self.kvm.get_max_vcpus()):
             raise UsageError(f"{arguments.cpus} vCPUs: this VMM and this host allow 1 to {MAX_CPUS}; use --cpus")
-        self.memory = self.own(GuestMemoryMmap.from_ranges(split_ram(arguments.memory)))
+        self.memory = self.own(GuestMemoryMmap.from_ranges(self.ranges()))
         self.vm = self.own(self.kvm.create_vm())
         for slot, region in enumerate(self.memory):
             self.vm.set_user_memory_region(slot, region.start, region.buffer)
@@ -79,6 +80,10 @@ class Machine:
                 print(plan, file=sys.stderr)
             plan.apply(self.memory)
             self.add_processors(plan)
+
+    def ranges(self) -> list[tuple[int, int]]:
+        """Where memory is, as (start, size) pairs."""
+        return split_ram(self.arguments.memory)
 
     def add_interrupt_controllers(self) -> None:
         """The PC's interrupt controllers and its timer, all in KVM."""
@@ -125,7 +130,7 @@ class Machine:
         asked = self.arguments
         kernel, dashes, init = asked.cmdline.partition(" -- ")
         cmdline = " ".join([kernel, *self.virtio_words]) + dashes + init
-        return BootPlan(asked.kernel, asked.memory, cmdline, asked.initrd, asked.cpus, asked.entry)
+        return BootPlan(asked.kernel, asked.memory, cmdline, asked.initrd, asked.cpus, asked.entry, arch="x86_64")
 
     def add_processors(self, plan: BootPlan) -> None:
         """The first starts at the kernel's entry; the others wait for it to send INIT and SIPI."""
@@ -272,7 +277,7 @@ def parse() -> argparse.Namespace:
     add("--cmdline", default=DEFAULT_CMDLINE, metavar="TEXT", help="the kernel's command line (%(default)s)")
     add("--memory", type=size, default="256", metavar="SIZE", help="MiB, or with a unit: 2G (%(default)s MiB)")
     add("--cpus", type=cpus, default="1", metavar="N", help=f"vCPUs, 1 to {MAX_CPUS} (%(default)s)")
-    add("--entry", choices=("auto", "linux64", "pvh"), default="auto", help="the boot protocol (%(default)s)")
+    add("--entry", choices=ENTRIES, default="auto", help="the boot protocol (%(default)s)")
     add("--plan", action="store_true", help="print what lies where in guest memory before the first instruction")
     add_virtio_options(parser)
     return parser.parse_args()

@@ -81,3 +81,41 @@ def bzimage(payload: bytes = b"\x90" * 2048, **fields: int) -> bytes:
 
 def arm64(size: int = 0x3000, body: int = 0x1000) -> bytes:
     return (pack("<IIQQQQQQ", 0, 0, 0x80000, size, 10, 0, 0, 0) + b"ARM\x64" + bytes(4)).ljust(body, b"\1")
+
+
+def riscv64(size: int = 0x3000, body: int = 0x1000) -> bytes:
+    return (pack("<IIQQQIIQQ", 0, 0, 0x200000, size, 0, 2, 0, 0, 0) + b"RSC\x05" + bytes(4)).ljust(body, b"\1")
+
+
+def multiboot(code: bytes = b"\xf4" * 64, *, flags: int = 0x10000, load: int = 0x100000, bss: int = 0) -> bytes:
+    """A flat image whose multiboot 1 header, at its beginning, says where it goes; `code` is its entry."""
+    head = pack("<III", 0x1BADB002, flags, -(0x1BADB002 + flags) & 0xFFFFFFFF)
+    end = load + 32 + len(code)
+    return head + pack("<IIIII", load, load, end, end + bss, load + 32) + code
+
+
+def tag(kind: int, body: bytes, flags: int = 0) -> bytes:
+    return pack("<HHI", kind, flags, 8 + len(body)) + body + bytes(-len(body) % 8)
+
+
+def multiboot2_header(*tags: bytes, architecture: int = 0) -> bytes:
+    body = b"".join(tags) + tag(0, b"")
+    size = 16 + len(body)
+    return pack("<IIII", 0xE85250D6, architecture, size, -(0xE85250D6 + architecture + size) & 0xFFFFFFFF) + body
+
+
+def multiboot2(code: bytes = b"\xf4" * 64, *tags: bytes, load: int = 0x100000) -> bytes:
+    """A flat image whose multiboot 2 header, at its beginning, says where it goes; `code` is its entry."""
+    size = len(multiboot2_header(tag(2, bytes(16)), tag(3, bytes(4)), *tags))
+    addresses = tag(2, pack("<IIII", load, load, 0, 0))
+    return multiboot2_header(addresses, tag(3, pack("<I", load + size)), *tags) + code
+
+
+def firmware(size: int = 0x10000, jump: bytes = b"\xe9\x00\xf0", start: bytes = b"") -> bytes:
+    """A ROM whose reset vector holds `jump`."""
+    return start.ljust(size - 16, b"\0") + jump.ljust(16, b"\0")
+
+
+def zboot(payload: bytes, name: bytes = b"gzip", machine: int = 0xAA64) -> bytes:
+    head = pack("<2s2x4sII8x32s", b"MZ", b"zimg", 0x80, len(payload), name).ljust(0x3C, b"\0") + pack("<I", 0x40)
+    return (head + b"PE\0\0" + machine.to_bytes(2, "little")).ljust(0x80, b"\0") + payload

@@ -93,4 +93,4 @@ def test_image_headers_that_lie() -> None:
     with pytest.raises(ImageError):
         Image.load(FlatMemory(RAM), None, bzimage())
     with pytest.raises(WrongArchitecture):
-        BootPlan(arm64(), RAM)
+        BootPlan(arm64(), RAM, arch="x86_64")

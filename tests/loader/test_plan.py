@@ -15,6 +15,7 @@ from pyvmm_loader import (
     ImageError,
     ImageTruncated,
     InitrdTooLarge,
+    InvalidHeader,
     LoaderError,
     MemoryTooSmall,
     NotAKernel,
@@ -108,7 +109,7 @@ def test_bzimage_entries() -> None:
         assert plan.entry == "linux32"
     with pytest.raises(EntryNotOffered, match="linux32") as caught:
         BootPlan(bzimage(xloadflags=0), SIZE, entry="linux64")
-    assert caught.value.offered == ["linux32"]
+    assert caught.value.offered == ["linux32", "linux16"]
 
 
 def test_errors_name_cause_and_cure(tmp_path: Path) -> None:
@@ -116,13 +117,12 @@ def test_errors_name_cause_and_cure(tmp_path: Path) -> None:
     text.write_text("CONFIG_KVM_GUEST=y\n" * 100)
     cases: list[tuple[type[LoaderError], str, dict[str, object]]] = [
         (NotAKernel, "text file", {"kernel": text}),
-        (WrongArchitecture, "arm64", {"kernel": arm64()}),
+        (WrongArchitecture, "arm64", {"kernel": arm64(), "arch": "x86_64"}),
         (WrongArchitecture, "arm64", {"kernel": elf(machine=183)}),
-        (EntryNotOffered, "none", {"kernel": elf(bits=32, machine=3)}),
+        (EntryNotOffered, "code for linux32", {"kernel": elf(bits=32, machine=3), "entry": "linux64"}),
         (ImageTruncated, "known magic", {"kernel": b"\0" * 100}),
         (NotAKernel, "no known kernel", {"kernel": b"\0" * 5000}),
-        (NotAKernel, "gzip", {"kernel": b"\x1f\x8b\x08" + bytes(5000)}),
-        (NotAKernel, "zboot", {"kernel": b"MZ\0\0zimg" + bytes(5000)}),
+        (InvalidHeader, "gzip data is damaged", {"kernel": b"\x1f\x8b\x08" + bytes(5000)}),
         (InitrdTooLarge, "more memory", {"initrd": bytes(SIZE)}),
         (TooLarge, "2047", {"cmdline": "x" * 2048}),
         (TooLarge, "takes 100", {"kernel": bzimage(cmdline_size=100), "cmdline": "x" * 101}),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .bzimage import BzImage
     from .cmdline import Cmdline
     from .compression import compress
+    from .decompression import UnsupportedCompression
     from .elf import Elf
     from .errors import (
         CmdlineError,
@@ -52,9 +53,11 @@ if TYPE_CHECKING:
         TooLarge,
         WrongArchitecture,
     )
-    from .extraction import UnsupportedCompression, extract
+    from .extraction import extract
     from .fdt.reader import read_fdt
     from .fdt.tree import Fdt
+    from .firmware import Firmware
+    from .flat import Flat
     from .image import Image
     from .initramfs import Initramfs, read_initramfs
     from .initramfs_reader import read_archives
@@ -80,8 +83,10 @@ _HOME = {
     "BzImage": "bzimage",
     "Cmdline": "cmdline",
     "Elf": "elf",
-    "UnsupportedCompression": "extraction",
+    "UnsupportedCompression": "decompression",
     "extract": "extraction",
+    "Firmware": "firmware",
+    "Flat": "flat",
     "Image": "image",
     "Initramfs": "initramfs",
     "place_initrd": "initrd",
@@ -103,6 +108,8 @@ __all__ = [
     "Elf",
     "EntryNotOffered",
     "Fdt",
+    "Firmware",
+    "Flat",
     "HasEquals",
     "HasSpace",
     "Image",

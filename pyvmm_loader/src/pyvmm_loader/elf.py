@@ -8,23 +8,25 @@ from __future__ import annotations
 from struct import Struct
 
 from .errors import ImageTruncated, InvalidHeader, NotAKernel, ProtocolViolation, WrongArchitecture
-from .memory import address, need_ram, write_zeros
+from .formats import banner
+from .memory import Loadable, Piece, address, need_ram, write_zeros
 from .result import KernelLoaderResult, PvhEntryIgnored, PvhEntryNotPresent, PvhEntryPresent
 from .source import Source
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import SupportsIndex
+    from typing import Any, SupportsIndex
 
     from .memory import GuestMemory
     from .source import ImageLike
+    from .x86_64.multiboot_image import Header
 
 EHDR = {1: Struct("<16xHHIIIIIHHHHHH"), 2: Struct("<16xHHIQQQIHHHHHH")}
 PHDR = {1: Struct("<IIIIIIII"), 2: Struct("<IIQQQQQQ")}
 NOTE = Struct("<III")
 
-PT_LOAD, PT_NOTE = 1, 4
+PT_LOAD, PT_INTERP, PT_NOTE = 1, 3, 4
 ET_EXEC, ET_DYN = 2, 3
 EM_386, EM_X86_64 = 3, 62
 MACHINES = {
@@ -47,15 +49,16 @@ MAX_NOTES = 4096
 class Segment:
     """One program header; the same names as in elf.h."""
 
-    __slots__ = ("filesz", "kind", "memsz", "offset", "paddr", "vaddr")
+    __slots__ = ("align", "filesz", "kind", "memsz", "offset", "paddr", "vaddr")
 
-    def __init__(self, kind: int, offset: int, vaddr: int, paddr: int, filesz: int, memsz: int) -> None:
+    def __init__(self, kind: int, offset: int, vaddr: int, paddr: int, filesz: int, memsz: int, align: int) -> None:
         self.kind = kind
         self.offset = offset
         self.vaddr = vaddr
         self.paddr = paddr
         self.filesz = filesz
         self.memsz = memsz
+        self.align = align
 
     def __repr__(self) -> str:
         return f"<Segment type={self.kind} paddr={self.paddr:#x} filesz={self.filesz:#x} memsz={self.memsz:#x}>"
@@ -64,11 +67,13 @@ class Segment:
 class ElfFile:
     """A checked ELF header with its program headers; `segments` are those to load."""
 
-    __slots__ = ("bits", "entry", "headers", "kind", "machine", "name", "view")
+    entry: int
+    __slots__ = ("_multiboot", "bits", "entry", "headers", "kind", "machine", "name", "view")
 
     def __init__(self, view: memoryview, name: str = "<buffer>") -> None:
         self.view = view
         self.name = name
+        self._multiboot: dict[str, Header] | None = None
         if bytes(view[:4]) != b"\x7fELF":
             raise NotAKernel(f"{name}: no ELF magic; pass vmlinux, or load a bzImage as one", path=name)
         if len(view) < 16 or view[4] not in EHDR:
@@ -96,16 +101,16 @@ class ElfFile:
         for number in range(phnum):
             raw = phdr.unpack_from(view, phoff + number * phdr.size)
             if self.bits == 64:
-                kind, _, offset, vaddr, paddr, filesz, memsz, _ = raw
+                kind, _, offset, vaddr, paddr, filesz, memsz, align = raw
             else:
-                kind, offset, vaddr, paddr, filesz, memsz, _, _ = raw
+                kind, offset, vaddr, paddr, filesz, memsz, _, align = raw
             if kind in (PT_LOAD, PT_NOTE):
                 self._need(offset + filesz, f"segment {number}")
             if kind == PT_LOAD and memsz < filesz:
                 raise InvalidHeader(
                     f"{name}: segment {number} has more bytes in the file than in memory", field="p_memsz"
                 )
-            self.headers.append(Segment(kind, offset, vaddr, paddr, filesz, memsz))
+            self.headers.append(Segment(kind, offset, vaddr, paddr, filesz, memsz, align))
 
     def _need(self, end: int, what: str) -> None:
         if end > len(self.view):
@@ -126,12 +131,115 @@ class ElfFile:
         """What has to be in memory."""
         return [segment for segment in self.headers if segment.kind == PT_LOAD and segment.memsz]
 
+    @property
+    def multiboot(self) -> dict[str, Header]:
+        """The multiboot headers in it, by the names of their entries."""
+        if self._multiboot is None:
+            from .x86_64.multiboot_image import headers
+
+            self._multiboot = headers(self.view) if self.machine in (EM_386, EM_X86_64) else {}
+        return self._multiboot
+
+    @property
+    def format(self) -> str:
+        """`elf64` or `elf32`; `multiboot2` or `multiboot` where that is the only way to start it."""
+        entries = self.entries()
+        only = bool(entries) and all(entry.startswith("multiboot") for entry in entries)
+        return entries[0] if only else f"elf{self.bits}"
+
     def entries(self) -> list[str]:
-        """Return the boot protocols that an x86 kernel offers, the one to prefer first."""
-        offered = [] if self.pvh_entry() is None else ["pvh"]
+        """Return the boot protocols that an x86 kernel offers, the one to prefer first; none for other machines."""
+        return self._offers()[0]
+
+    def refused(self) -> dict[str, str]:
+        """Return the boot protocols that it does not offer, each with the reason."""
+        return self._offers()[1]
+
+    def _offers(self) -> tuple[list[str], dict[str, str]]:
+        offered: list[str] = []
+        refused: dict[str, str] = {}
+        if self.machine not in (EM_386, EM_X86_64):
+            return offered, refused
+        if self.pvh_entry() is None:
+            refused["pvh"] = "it has no note of type 18 by Xen; build the kernel with CONFIG_PVH"
+        else:
+            offered.append("pvh")
+        for name, header in self.multiboot.items():
+            reason = header.refusal()
+            if reason is None:
+                offered.append(name)
+            else:
+                refused[name] = reason
+        native, other = "linux32", "linux64"
         if self.bits == 64 and self.machine == EM_X86_64:
-            offered.append("linux64")
-        return offered
+            native, other = other, native
+        refused[other] = f"the entry of an ELF for {self.arch} is code for {native}"
+        reason = self._not_linux()
+        if reason is None:
+            offered.append(native)
+        else:
+            refused[native] = reason
+        return offered, refused
+
+    def _not_linux(self) -> str | None:
+        """Say why e_entry does not follow Linux's boot protocol, or return None."""
+        if self.kind not in (ET_EXEC, ET_DYN):
+            return f"ELF type {self.kind} is not executable"
+        if any(segment.kind == PT_INTERP for segment in self.headers):
+            return "it is a program for user space: it names an interpreter"
+        # Only Linux has these entries; a kernel with a multiboot header is something else.
+        if self.multiboot:
+            return "it has a multiboot header, which Linux has not"
+        return None if self.segments else "it has nothing to load"
+
+    @property
+    def physical_entry(self) -> int:
+        """e_entry as a physical address: kernels that are linked at a virtual address may name that one."""
+        for segment in self.segments:
+            if segment.paddr <= self.entry < segment.paddr + segment.memsz:
+                return self.entry
+        for segment in self.segments:
+            if segment.vaddr <= self.entry < segment.vaddr + segment.memsz:
+                return self.entry - segment.vaddr + segment.paddr
+        return self.entry
+
+    def version(self) -> str | None:
+        """Return the release in `linux_banner`, where there is one."""
+        return banner(self.view)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what its headers say of place and entry."""
+        segments = self.segments
+        facts: dict[str, Any] = {
+            "entry": self.entry,
+            "pvh_entry": self.pvh_entry() if self.machine in (EM_386, EM_X86_64) else None,
+            "type": self.kind,
+            "relocatable": self.kind == ET_DYN,
+            "alignment": max([segment.align for segment in segments], default=0),
+            "start": min([segment.paddr for segment in segments], default=0),
+            "end": max([segment.paddr + segment.memsz for segment in segments], default=0),
+            "segments": len(segments),
+        }
+        if self.multiboot:
+            from .x86_64.multiboot_image import describe
+
+            facts.update(describe(self.multiboot))
+        return facts
+
+    def loadable(self, header: Header) -> Loadable:
+        """Return what a multiboot loader loads: by the header's address fields if it has them, else the segments."""
+        if header.addresses is not None:
+            from .x86_64.multiboot_image import by_addresses
+
+            return by_addresses(self.view, self.name, header)
+        if not self.segments:
+            raise InvalidHeader(f"{self.name}: no segment to load; pass the linked kernel", field="e_phnum")
+        pieces = [Piece(s.paddr, s.offset, s.filesz, s.memsz) for s in self.segments]
+        entry = getattr(header, "entry", None)
+        return Loadable(pieces, self.physical_entry if entry is None else entry)
+
+    def close(self) -> None:
+        """Do nothing; the file's view belongs to the caller."""
 
     def need_x86(self) -> None:
         """Raise unless this is an executable for x86."""
@@ -210,10 +318,11 @@ class Elf:
             elf = ElfFile(source.view, source.name)
             elf.need_x86()
             offset = 0 if kernel_offset is None else address(kernel_offset)
-            if highmem_start is not None and elf.entry < address(highmem_start):
+            entry = elf.physical_entry
+            if highmem_start is not None and entry < address(highmem_start):
                 raise ProtocolViolation(
-                    f"{elf.name}: entry {elf.entry:#x} lies below {address(highmem_start):#x}; link the kernel higher",
-                    entry=elf.entry,
+                    f"{elf.name}: entry {entry:#x} lies below {address(highmem_start):#x}; link the kernel higher",
+                    entry=entry,
                 )
             source.populate()
             end = load_segments(memory, elf, offset)
@@ -222,7 +331,7 @@ class Elf:
                 capability = PvhEntryIgnored
             else:
                 capability = PvhEntryNotPresent if pvh is None else PvhEntryPresent(pvh)
-            return KernelLoaderResult(offset + elf.entry, end, None, capability)
+            return KernelLoaderResult(offset + entry, end, None, capability)
 
 
 def load_segments(memory: GuestMemory, elf: ElfFile, offset: int = 0) -> int:

@@ -1,14 +1,59 @@
-"""Tell image formats by their first bytes, and say what a wrong file is."""
+"""Tell image formats by their first and last bytes, open what is known, and say what a wrong file is."""
 
 from __future__ import annotations
 
 from .errors import ImageTruncated, LoaderError, NotAKernel, WrongArchitecture
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Protocol
+
+    class KernelImage(Protocol):
+        """What every image that was opened and checked can say of itself; nothing is loaded yet."""
+
+        @property
+        def format(self) -> str:
+            """The format's name, such as `bzimage`."""
+            ...
+
+        @property
+        def arch(self) -> str:
+            """The processor it runs on."""
+            ...
+
+        def entries(self) -> list[str]:
+            """Return the boot protocols offered, the one to prefer first."""
+            ...
+
+        def refused(self) -> dict[str, str]:
+            """Return those that one could expect of this format, each with the reason why it is not offered."""
+            ...
+
+        def version(self) -> str | None:
+            """Return the release that the image names, where it does."""
+            ...
+
+        def facts(self) -> dict[str, Any]:
+            """Return the fields of its own header."""
+            ...
+
+        def close(self) -> None:
+            """Release what it holds of the file's memory."""
+            ...
+
+
 COMPRESSED = (
     (b"\x1f\x8b", "gzip"), (b"\xfd7zXZ\0", "xz"), (b"\x5d\0\0", "lzma"), (b"BZh", "bzip2"),
     (b"\x02\x21\x4c\x18", "lz4"), (b"\x04\x22\x4d\x18", "lz4"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"\x89LZO", "lzo"),
 )  # fmt: skip
+COMPRESSIONS = tuple(sorted({name for _, name in COMPRESSED}))
 ARM64_MAGIC, RISCV_MAGIC = b"ARM\x64", b"RSC\x05"
+ENTRIES = (
+    "auto", "pvh", "linux64", "linux32", "linux16", "multiboot", "multiboot2", "reset", "arm64", "riscv64",
+    "flat16", "flat32", "flat64",
+)  # fmt: skip
+"""What `BootPlan` can be asked for."""
+IMAGES = ("arm64-image", "riscv64-image")
 
 
 def compression(view: memoryview) -> str | None:
@@ -21,7 +66,7 @@ def compression(view: memoryview) -> str | None:
 
 
 def identify(view: memoryview) -> str:
-    """Return `elf`, `bzimage`, `arm64-image`, `riscv64-image`, `zboot`, a compression, `text` or `unknown`."""
+    """Return what the image is: `elf`, `bzimage`, `firmware`, a compression, ... or `unknown`."""
     if bytes(view[:4]) == b"\x7fELF":
         return "elf"
     if bytes(view[0x202:0x206]) == b"HdrS":
@@ -36,22 +81,82 @@ def identify(view: memoryview) -> str:
     name = compression(view)
     if name is not None:
         return name
+    return _rarer(view)
+
+
+def _rarer(view: memoryview) -> str:
+    from . import firmware
+
     head = bytes(view[:512])
     if all(byte in b"\t\n\r\f" or 0x20 <= byte < 0x7F or byte >= 0x80 for byte in head):
         return "text"
+    if firmware.is_variables(view):
+        return "variables"
+    if firmware.has_reset_vector(view):
+        return "firmware"
+    if head[:2] == b"MZ":
+        return "efi"
+    from .x86_64 import multiboot, multiboot2
+
+    if multiboot2.find(view) is not None:
+        return "multiboot2"
+    if multiboot.find(view) is not None:
+        return "multiboot"
     return "unknown"
 
 
+def open_image(view: memoryview, name: str, kind: str | None = None) -> KernelImage:
+    """Parse and check an image of a known format; raise the ImageError that says what is wrong with any other."""
+    kind = identify(view) if kind is None else kind
+    if kind == "elf":
+        from .elf import ElfFile
+
+        return ElfFile(view, name)
+    if kind == "bzimage":
+        from .bzimage import BzImageFile
+
+        return BzImageFile(view, name)
+    if kind in IMAGES:
+        from .image import ImageFile
+
+        return ImageFile(view, name)
+    if kind == "firmware":
+        from .firmware import FirmwareFile
+
+        return FirmwareFile(view, name)
+    if kind in ("multiboot", "multiboot2"):
+        from .x86_64.multiboot_image import MultibootFile
+
+        return MultibootFile(view, name)
+    if kind == "flat":
+        from .flat import FlatFile
+
+        return FlatFile(view, name)
+    if kind == "zboot":
+        from .zboot import ZbootFile
+
+        return ZbootFile(view, name)
+    raise refuse(kind, name, len(view))
+
+
 def refuse(kind: str, name: str, size: int) -> LoaderError:
-    """Return the error that says why an image of this kind does not start an x86 guest."""
-    if kind in ("arm64-image", "riscv64-image"):
-        arch = kind.removesuffix("-image")
-        return WrongArchitecture(
-            f"{name}: a kernel for {arch}; an x86 guest needs a bzImage or vmlinux for x86", path=name, arch=arch
-        )
+    """Return the error that says why an image of this kind does not start a guest, and what would."""
+    if kind in IMAGES:
+        return refuse_arch(kind.removesuffix("-image"), name, "x86_64")
     if kind == "zboot":
         return NotAKernel(
-            f"{name}: an EFI zboot image, which only EFI firmware starts; use the Image inside", path=name
+            f"{name}: an EFI zboot image, which only EFI firmware starts; extract the Image inside "
+            "(python -m pyvmm_loader extract) and pass that",
+            path=name,
+        )
+    if kind == "efi":
+        return NotAKernel(
+            f"{name}: an EFI program, which only EFI firmware starts; pass a bzImage, a vmlinux, or firmware", path=name
+        )
+    if kind == "variables":
+        return NotAKernel(
+            f"{name}: a variable store of UEFI firmware, not its code; pass the code, and this as its variables",
+            path=name,
         )
     if kind == "text":
         return NotAKernel(f"{name}: a text file; pass a bzImage or vmlinux", path=name)
@@ -62,3 +167,18 @@ def refuse(kind: str, name: str, size: int) -> LoaderError:
             f"{name}: {size} bytes and no known magic; was its download interrupted?", needed=0x268, available=size
         )
     return NotAKernel(f"{name}: no known kernel format; pass a bzImage or vmlinux", path=name)
+
+
+def refuse_arch(arch: str, name: str, guest: str) -> WrongArchitecture:
+    """Return the error for a kernel that is for `arch` and not for the guest's."""
+    need = "a bzImage or vmlinux for x86" if guest == "x86_64" else "an Image"
+    return WrongArchitecture(f"{name}: a kernel for {arch}; a guest of {guest} needs {need}", path=name, arch=arch)
+
+
+def banner(view: memoryview) -> str | None:
+    """Return the release in a Linux kernel's `linux_banner`, searched in place."""
+    import re
+
+    # The version ends with a space; a format string with the same beginning ("Linux version %s") does not match.
+    found = re.search(rb"Linux version ([0-9][!-~]{0,127}) ", view)
+    return None if found is None else found[1].decode("ascii")

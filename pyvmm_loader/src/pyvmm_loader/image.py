@@ -8,26 +8,27 @@ from __future__ import annotations
 from struct import Struct
 
 from .errors import ImageTruncated, InvalidHeader, ProtocolViolation
-from .formats import identify, refuse
+from .formats import banner, identify, refuse
 from .memory import address, need_ram, write_zeros
 from .result import KernelLoaderResult
 from .source import Source
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import SupportsIndex
+    from typing import Any, SupportsIndex
 
     from .memory import GuestMemory
     from .source import ImageLike
 
 HEADER = Struct("<IIQQQQQQII")
+PAGE_SIZES = {1: 4096, 2: 16384, 3: 65536}  # arm64: bits 1 and 2 of the flags
 ALIGNMENT = 0x200000  # "a 2MB aligned base address"; riscv64 asks for the same
 
 
 class ImageFile:
-    """A checked header: `arch`, `text_offset`, `image_size`, `flags`, `version` (riscv64) ."""
+    """A checked header: `arch`, `text_offset`, `image_size`, `flags`, `header_version` (riscv64)."""
 
-    __slots__ = ("arch", "flags", "image_size", "name", "text_offset", "version", "view")
+    __slots__ = ("arch", "flags", "header_version", "image_size", "name", "text_offset", "view")
 
     def __init__(self, view: memoryview, name: str = "<buffer>") -> None:
         kind = identify(view)
@@ -41,7 +42,7 @@ class ImageFile:
                 f"{name}: ends inside its header; copy or build it again", needed=HEADER.size, available=len(view)
             )
         _, _, self.text_offset, self.image_size, self.flags, version, _, _, _, _ = HEADER.unpack_from(view)
-        self.version = version & 0xFFFFFFFF if self.arch == "riscv64" else 0
+        self.header_version = version & 0xFFFFFFFF if self.arch == "riscv64" else 0
         if self.flags & 1:
             raise InvalidHeader(f"{name}: a big-endian kernel; build it little-endian", field="flags", value=self.flags)
         if not self.image_size:
@@ -56,6 +57,48 @@ class ImageFile:
                 f"{name}: image_size {self.image_size:#x} is no kernel's", field="image_size", value=self.image_size
             )
 
+    @property
+    def format(self) -> str:
+        """`arm64-image` or `riscv64-image`."""
+        return f"{self.arch}-image"
+
+    def entries(self) -> list[str]:
+        """Return the one boot protocol of the architecture, called like it."""
+        return [self.arch]
+
+    def refused(self) -> dict[str, str]:
+        """Return that EFI firmware is not here to call the stub that such an image may have."""
+        return {"efi": "only EFI firmware enters by the stub"} if self.has_stub else {}
+
+    @property
+    def has_stub(self) -> bool:
+        """Is it an EFI program as well?"""
+        return bytes(self.view[:2]) == b"MZ"
+
+    def version(self) -> str | None:
+        """Return the release in `linux_banner`."""
+        return banner(self.view)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the fields of its header."""
+        facts: dict[str, Any] = {
+            "text_offset": self.text_offset,
+            "image_size": self.image_size,
+            "flags": self.flags,
+            "alignment": ALIGNMENT,
+            "relocatable": True,  # anywhere on that alignment; on arm64 near the start of RAM before 4.6 (flag bit 3)
+            "efi_stub": self.has_stub,
+        }
+        if self.arch == "arm64":
+            facts["page_size"] = PAGE_SIZES.get(self.flags >> 1 & 3)
+            facts["anywhere"] = bool(self.flags & 8)
+        else:
+            facts["header_version"] = f"{self.header_version >> 16}.{self.header_version & 0xFFFF}"
+        return facts
+
+    def close(self) -> None:
+        """Do nothing; the file's view belongs to the caller."""
+
 
 class Image:
     """Loads arm64 and riscv64 Images."""
@@ -69,9 +112,10 @@ class Image:
     ) -> KernelLoaderResult:
         """Put `image` at `kernel_offset` (2 MiB aligned; default 0) plus its text_offset, and zero what follows it.
 
-        `kernel_end` counts `image_size`, which includes the BSS.
+        `image` may be compressed. `kernel_end` counts `image_size`, which includes the BSS.
         """
         with Source(image) as source:
+            source.unpack()
             file = ImageFile(source.view, source.name)
             base = 0 if kernel_offset is None else address(kernel_offset)
             if base % ALIGNMENT:

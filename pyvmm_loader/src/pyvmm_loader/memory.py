@@ -29,6 +29,45 @@ if TYPE_CHECKING:
 ZEROS = bytes(0x10000)
 
 
+class Piece:
+    """A part of a file that goes to `start`: `filesz` bytes from `offset`, then zeros up to `memsz`."""
+
+    __slots__ = ("filesz", "memsz", "offset", "start")
+
+    def __init__(self, start: int, offset: int, filesz: int, memsz: int) -> None:
+        self.start = start
+        self.offset = offset
+        self.filesz = filesz
+        self.memsz = memsz
+
+
+class Loadable:
+    """All parts of a file that go to memory, and the address of its first instruction."""
+
+    __slots__ = ("entry", "pieces")
+
+    def __init__(self, pieces: list[Piece], entry: int) -> None:
+        self.pieces = pieces
+        self.entry = entry
+
+    @property
+    def start(self) -> int:
+        """The lowest address."""
+        return min([piece.start for piece in self.pieces])
+
+    @property
+    def end(self) -> int:
+        """The first address behind all."""
+        return max([piece.start + piece.memsz for piece in self.pieces])
+
+    def move(self, start: int) -> None:
+        """Move everything so that it begins at `start`."""
+        distance = start - self.start
+        self.entry += distance
+        for piece in self.pieces:
+            piece.start += distance
+
+
 def address(value: SupportsIndex) -> int:
     """Accept an int or a GuestAddress."""
     raw = getattr(value, "raw_value", None)
@@ -53,12 +92,17 @@ def write_zeros(memory: GuestMemory, start: int, length: int) -> None:
         memory.write_slice(ZEROS if left >= len(ZEROS) else ZEROS[:left], start + offset)
 
 
-def ranges_of(memory: object) -> list[tuple[int, int]]:
+RAM_START = {"arm64": 0x40000000, "riscv64": 0x80000000}
+"""Where RAM begins on the machines that QEMU and others call `virt`."""
+
+
+def ranges_of(memory: object, arch: str = "x86_64") -> list[tuple[int, int]]:
     """Return the (start, size) pairs of RAM: of a size in bytes, of pairs, or of a guest memory's regions."""
     if isinstance(memory, int):
         from .x86_64.layout import split_ram
 
-        return split_ram(memory)
+        ranges = split_ram(memory)
+        return [(RAM_START[arch], memory)] if arch in RAM_START else ranges
     regions: Any = memory
     found: list[tuple[int, int]] = []
     for region in regions:

@@ -2,44 +2,70 @@
 
 from __future__ import annotations
 
-from .errors import EntryNotOffered, LoaderError, MemoryTooSmall, Overlap, ProtocolViolation, TooLarge
-from .formats import identify, refuse
+from .errors import (
+    EntryNotOffered,
+    InvalidAscii,
+    LoaderError,
+    MemoryTooSmall,
+    Overlap,
+    ProtocolViolation,
+    TooLarge,
+)
+from .formats import identify, open_image, refuse, refuse_arch
 from .initrd import place_initrd
 from .memory import need_ram, ranges_of, write_zeros
 from .placement import Placement
 from .source import Source
-from .x86_64 import layout, registers
+from .x86_64 import layout
 from .x86_64.e820 import RAM, e820
 from .x86_64.firmware_tables import FirmwareTables
+from .x86_64.registers import Registers, identity_map
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from types import TracebackType
-    from typing import Self
+    from typing import Any, Self
 
     from typing_extensions import Buffer
 
     from .acpi.tables import AcpiTables
     from .cmdline import Cmdline
+    from .formats import KernelImage
     from .memory import GuestMemory
     from .smbios.tables import Smbios
     from .source import ImageLike
     from .x86_64.e820 import E820Entry
 
 
+class Module:
+    """A file that the kernel is given besides its initrd, where it lies, and the words that go with it."""
+
+    __slots__ = ("size", "start", "text")
+
+    def __init__(self, start: int, size: int, text: str) -> None:
+        self.start = start
+        self.size = size
+        self.text = text
+
+
 class BootPlan:
-    """What goes where in an x86 guest, and why, for one kernel file.
+    """What goes where in a guest, and why, for one kernel or firmware file.
 
-    `kernel` is a path, an open file or a buffer; `memory` a size in bytes, (start, size) pairs or a guest memory;
-    `cmdline` a str or Cmdline; `initrd` like `kernel`; `entry` one of auto, pvh, linux64, linux32. `rsdp` is where
-    ACPI tables of yours begin (then the MP table is left out), or 0.
+    `kernel` is a path, an open file or a buffer, compressed or not; `memory` a size in bytes, (start, size) pairs or
+    a guest memory; `cmdline` a str or Cmdline; `initrd` like `kernel`; `entry` one of auto, pvh, linux64, linux32,
+    linux16, multiboot, multiboot2, reset (firmware), arm64, riscv64, and for a flat binary flat16, flat32, flat64.
 
-    `acpi` describes the machine by ACPI instead of by an MP table, `smbios` says what it is called. `initrd` may be a
-    list of several; `bootconfig` is text that goes behind them.
+    `acpi` describes the machine by ACPI instead of by an MP table, `smbios` says what it is called; `rsdp` is where
+    ACPI tables of your own begin, or 0. `initrd` may be a list of several; `bootconfig` is text that goes behind them.
+    `modules` are (file, words) pairs
+    for the protocols that know modules (PVH, multiboot). `variables` is the variable store of UEFI firmware.
+    `load_address` says where a flat binary goes. `dtb` is the device tree of an arm64 or riscv64 guest. `arch` is what
+    the guest is (`x86_64`, `arm64`, `riscv64`): a kernel for another one is refused; without it, the kernel decides.
 
     A plan is complete and checked when it exists. `str(plan)` is a table, `plan.apply(memory)` writes it, and
-    `plan.registers` is the state of the first CPU. Close it, or use `with`, to unmap the files.
+    `plan.registers` is the state of the first CPU. Firmware lies in `roms`, ranges beyond RAM that `memory` must have
+    as well (KVM: a read-only slot). Close it, or use `with`, to unmap the files.
 
     Raises ImageError for the file, PlacementError where it does not fit, CmdlineError for the command line.
     """
@@ -59,21 +85,39 @@ class BootPlan:
         acpi: AcpiTables | None = None,
         smbios: Smbios | None = None,
         bootconfig: str = "",
+        modules: Iterable[tuple[ImageLike, str]] = (),
+        variables: ImageLike | None = None,
+        load_address: int | None = None,
+        dtb: ImageLike | None = None,
+        arch: str | None = None,
     ) -> None:
-        self.ranges = ranges_of(memory)
         self.vcpus = vcpus
-        self.firmware_tables = FirmwareTables(vcpus, self.ranges, acpi, smbios, rsdp)
-        self.rsdp = self.firmware_tables.rsdp
+        self.load_address = load_address
+        self.cmdline = ""
         self.placements: list[Placement] = []
+        self.roms: list[tuple[int, int]] = []
         self._views: list[memoryview] = []
         self._sources: list[Source] = []
+        self._image: KernelImage | None = None
         try:
             source = self._source(kernel)
+            if not entry.startswith("flat"):
+                source.unpack()
             self.kernel = source.name
-            self.kind = identify(source.view)
+            self.kind = "flat" if entry.startswith("flat") else identify(source.view)
+            self._image = image = open_image(source.view, source.name, self.kind)
+            self.arch = "x86_64" if image.arch == "x86" else image.arch
+            if arch is not None and self.arch != arch:
+                raise refuse_arch(image.arch, source.name, arch)
+            self.ranges = ranges_of(memory, self.arch)
+            self.firmware_tables = FirmwareTables(vcpus, self.ranges, acpi, smbios, rsdp)
+            self.rsdp = self.firmware_tables.rsdp
             self.initrd = self._join(initrd, bootconfig)
-            self.registers = self._protocol(source, str(cmdline), entry)
-            self._tables()
+            self.modules = [(self._source(file), words) for file, words in modules]
+            self.variables = None if variables is None else self._source(variables)
+            self.dtb = None if dtb is None else self._source(dtb)
+            self.entry = self._choose(entry, image, source.name)
+            self._state = self._protocol(image, str(cmdline))
             self._check()
         except BaseException:
             self.close()
@@ -97,49 +141,93 @@ class BootPlan:
 
         return self._source(join_initrds([self._source(part).view for part in parts], bootconfig=bootconfig))
 
-    def _protocol(self, source: Source, cmdline: str, entry: str) -> registers.Registers:
-        """Let the boot protocol that was asked for place the kernel and what it reads."""
-        if self.kind == "elf":
-            from .elf import ElfFile
+    @property
+    def registers(self) -> Registers:
+        """The state of an x86 guest's first CPU; raises LoaderError for others, which have `boot_registers`."""
+        if not isinstance(self._state, Registers):
+            raise LoaderError(f"{self.kernel}: a kernel for {self.arch}; its registers are in boot_registers")
+        return self._state
 
-            elf = ElfFile(source.view, source.name)
-            elf.need_x86()
-            self.entry = self._choose(entry, elf.entries(), source.name)
-            if self.entry == "pvh":
-                from .x86_64 import pvh
+    @property
+    def boot_registers(self) -> dict[str, int]:
+        """The registers of an arm64 or riscv64 guest's first CPU, by name; all others are zero."""
+        if isinstance(self._state, Registers):
+            raise LoaderError(f"{self.kernel}: a kernel for {self.arch}; its state is in registers")
+        return self._state
 
-                return pvh.plan(self, elf, cmdline)
+    @property
+    def start(self) -> int:
+        """The address of the first instruction."""
+        return self._state.entry if isinstance(self._state, Registers) else self._state["pc"]
+
+    def _protocol(self, image: Any, cmdline: str) -> Registers | dict[str, int]:  # noqa: ANN401 (by format)
+        """Let the boot protocol that was chosen place the kernel and what it reads."""
+        if self.arch == "arm64":
+            from .aarch64 import linux_boot as arm64
+
+            return arm64.plan(self, image, cmdline)
+        if self.arch == "riscv64":
+            from .riscv64 import linux_boot as riscv64
+
+            return riscv64.plan(self, image, cmdline)
+        state = self._x86(image, cmdline)
+        if state.gdt:
+            self.add(layout.GDT_START, state.gdt, "GDT", "segments the entry expects loaded")
+        if state.sregs.cr3:
+            self.add(layout.PML4_START, identity_map(), "page tables", "identity map of 4 GiB for long mode")
+        if self.entry != "reset":
+            # what every kernel on a PC reads, whatever its boot protocol
+            self.placements.extend(self.firmware_tables.placements)
+        return state
+
+    def _x86(self, image: Any, cmdline: str) -> Registers:  # noqa: ANN401 (by format)
+        if self.entry in ("linux64", "linux32"):
             from .x86_64 import linux_boot
 
-            return linux_boot.plan_elf(self, elf, cmdline)
-        if self.kind == "bzimage":
-            from .bzimage import BzImageFile
-            from .x86_64 import linux_boot
+            plan = linux_boot.plan_elf if self.kind == "elf" else linux_boot.plan_bzimage
+            return plan(self, image, cmdline)
+        if self.entry == "linux16":
+            from .x86_64 import linux16
 
-            image = BzImageFile(source.view, source.name)
-            self._views.append(image.payload)
-            self.entry = self._choose(entry, image.entries(), source.name)
-            return linux_boot.plan_bzimage(self, image, cmdline, self.entry)
-        raise refuse(self.kind, source.name, len(source.view))
+            return linux16.plan(self, image, cmdline)
+        if self.entry == "pvh":
+            from .x86_64 import pvh
 
-    def _tables(self) -> None:
-        """Add what every kernel on this machine reads, whatever its boot protocol."""
-        self.add(layout.GDT_START, self.registers.gdt, "GDT", "segments the entry expects loaded")
-        if self.entry == "linux64":
-            self.add(layout.PML4_START, registers.identity_map(), "page tables", "identity map of 4 GiB for long mode")
-        self.placements.extend(self.firmware_tables.placements)
+            return pvh.plan(self, image, cmdline)
+        if self.entry == "multiboot":
+            from .x86_64 import multiboot
 
-    def _choose(self, entry: str, offered: list[str], name: str) -> str:
-        if entry == "auto" and offered:
+            return multiboot.plan(self, image, cmdline)
+        if self.entry == "multiboot2":
+            from .x86_64 import multiboot2
+
+            return multiboot2.plan(self, image, cmdline)
+        if self.entry == "reset":
+            from . import firmware
+
+            return firmware.plan(self, image, cmdline)
+        from . import flat
+
+        return flat.plan(self, image, cmdline)
+
+    def _choose(self, entry: str, image: KernelImage, name: str) -> str:
+        offered = image.entries()
+        if entry == "auto" and offered and offered[0] != "efi":
             return offered[0]
-        if entry not in offered:
-            raise EntryNotOffered(
-                f"{name}: no entry {entry!r}; it offers {' and '.join(offered) or 'none'}",
-                path=name,
-                entry=entry,
-                offered=offered,
-            )
-        return entry
+        if entry in offered and entry != "efi":
+            return entry
+        if self.kind == "zboot":
+            raise refuse(self.kind, name, 0)
+        if not offered and self.arch != "x86_64":
+            raise refuse_arch(self.arch, name, "x86_64")
+        reason = image.refused().get(entry)
+        raise EntryNotOffered(
+            f"{name}: no entry {entry!r}{f' ({reason})' if reason else ''}; "
+            f"it offers {' and '.join(offered) or 'none'}",
+            path=name,
+            entry=entry,
+            offered=offered,
+        )
 
     # What a boot protocol calls while it plans:
 
@@ -153,8 +241,13 @@ class BootPlan:
         self._views.append(view)
         self.add(start, view, name, why, size)
 
-    def add_cmdline(self, text: str, limit: int, start: int = layout.CMDLINE_START) -> None:
-        """Put the command line of at most `limit` characters; raises TooLarge and what Cmdline refuses."""
+    def add_rom(self, start: int, view: memoryview, name: str, why: str) -> None:
+        """Put `view` where no RAM is; the memory that the plan is applied to must have this range, too."""
+        self.roms.append((start, len(view)))
+        self.add(start, view, name, why)
+
+    def parse_cmdline(self, text: str, limit: int) -> bytes:
+        """Return the command line of at most `limit` characters with its NUL; raises what Cmdline refuses."""
         from .cmdline import Cmdline
 
         size = min(limit + 1, layout.CMDLINE_MAX_SIZE)
@@ -167,27 +260,77 @@ class BootPlan:
                 capacity=size,
             ) from error
         self.cmdline = str(line)
-        self.add(start, line.as_cstring(), "command line", f"{len(line)} of {size - 1} characters")
+        return line.as_cstring()
+
+    def add_cmdline(self, text: str, limit: int, start: int = layout.CMDLINE_START) -> None:
+        """Put the command line of at most `limit` characters; raises TooLarge and what Cmdline refuses."""
+        line = self.parse_cmdline(text, limit)
+        size = min(limit + 1, layout.CMDLINE_MAX_SIZE)
+        self.add(start, line, "command line", f"{len(self.cmdline)} of {size - 1} characters")
+
+    def need_no_cmdline(self, text: str) -> None:
+        """Raise where somebody gave words or files to a program that no protocol brings them to."""
+        if text or self.initrd is not None or self.modules:
+            raise ProtocolViolation(
+                f"{self.kernel}: started by {self.entry}, which takes no command line, initrd or modules; omit them"
+            )
+
+    def add_initrd(self, kernel_end: int, addr_max: int) -> tuple[int, int] | None:
+        """Put the initrd, if there is one, as high as allowed; return its address and size."""
+        if self.modules:
+            raise ProtocolViolation(
+                f"{self.kernel}: {self.entry} knows one initrd and no modules; pass them to PVH or multiboot"
+            )
+        if self.initrd is None:
+            return None
+        at = self._add_high(self.initrd, kernel_end, addr_max, "initrd")
+        return at, len(self.initrd.view)
+
+    def add_modules(self, kernel_end: int, addr_max: int) -> list[Module]:
+        """Put initrd and modules as high as allowed; return them in their order, the initrd first."""
+        found = []
+        files = [] if self.initrd is None else [("initrd", self.initrd, "")]
+        files += [(f"module {number}", source, words) for number, (source, words) in enumerate(self.modules)]
+        for name, source, words in files:
+            if not words.isascii() or "\0" in words:
+                raise InvalidAscii(f"the words {words!r} of {source.name} are not ASCII; replace the characters")
+            at = self._add_high(source, kernel_end, addr_max, name)
+            found.append(Module(at, len(source.view), words))
+            addr_max = at - 1
+        return found
+
+    def _add_high(self, source: Source, kernel_end: int, addr_max: int, name: str) -> int:
+        at = place_initrd(len(source.view), self.free_ram(), max(kernel_end, layout.HIMEM_START), addr_max)
+        self.add(at, source.view, name, f"as high as RAM and the limit {addr_max:#x} allow")
+        return at
+
+    def find_room(self, size: int, bottom: int = layout.PVH_INFO_START, top: int = layout.EBDA_START) -> int:
+        """Return the highest page below 640 KiB that has `size` free bytes behind it; raises MemoryTooSmall."""
+        at = top - size & ~0xFFF
+        taken = sorted(self.placements, key=lambda placement: placement.start, reverse=True)
+        for placement in taken:
+            if placement.start < at + size and placement.end > at:
+                at = placement.start - size & ~0xFFF
+        if at < bottom:
+            raise MemoryTooSmall(f"no {size} free bytes below 640 KiB; the kernel fills it", what="boot information")
+        return at
+
+    def free_ram(self) -> list[tuple[int, int]]:
+        """Return the (start, size) pairs of RAM that no table lies in."""
+        if self.arch != "x86_64":
+            return self.ranges
+        return [(entry.addr, entry.size) for entry in self.memory_map() if entry.type == RAM]
 
     def memory_map(self) -> list[E820Entry]:
         """Return the e820 map: RAM without what firmware keeps."""
         return e820(self.ranges, firmware=self.firmware_tables.reserved)
 
-    def add_initrd(self, kernel_end: int, addr_max: int) -> tuple[int, int] | None:
-        """Put the initrd, if there is one, as high as allowed; return its address and size."""
-        if self.initrd is None:
-            return None
-        size = len(self.initrd.view)
-        ram = [(entry.addr, entry.size) for entry in self.memory_map() if entry.type == RAM]
-        at = place_initrd(size, ram, max(kernel_end, layout.HIMEM_START), addr_max)
-        self.add(at, self.initrd.view, "initrd", f"as high as RAM and initrd_addr_max {addr_max:#x} allow")
-        return at, size
-
     def _check(self) -> None:
         self.placements.sort(key=lambda placement: placement.start)
         previous: Placement | None = None
+        memory = [*self.ranges, *self.roms]
         for placement in self.placements:
-            if not any(start <= placement.start and placement.end <= start + size for start, size in self.ranges):
+            if not any(start <= placement.start and placement.end <= start + size for start, size in memory):
                 raise MemoryTooSmall(
                     f"{placement.name} needs {placement.start:#x}..{placement.end:#x}, which is not all guest RAM; "
                     "give the guest more memory",
@@ -204,11 +347,11 @@ class BootPlan:
                 )
             if previous is None or placement.end > previous.end:
                 previous = placement
-        rip = self.registers.regs.rip
+        at = self.start
         kernel = [p for p in self.placements if p.name.startswith("kernel")]
-        if not any(p.start <= rip < p.end for p in kernel):
+        if not any(p.start <= at < p.end for p in kernel):
             raise ProtocolViolation(
-                f"{self.kernel}: the entry {rip:#x} is in no loaded segment; the file is damaged", entry=rip
+                f"{self.kernel}: the entry {at:#x} is in no loaded segment; the file is damaged", entry=at
             )
 
     def apply(self, memory: GuestMemory) -> None:
@@ -229,6 +372,8 @@ class BootPlan:
         """Unmap the files. The text of the plan and its registers stay."""
         for placement in self.placements:
             placement.data = None
+        if self._image is not None:
+            self._image.close()
         for view in self._views:
             view.release()
         self._views.clear()
@@ -242,10 +387,11 @@ class BootPlan:
         self.close()
 
     def __str__(self) -> str:
-        rows = [f"{self.kernel}: {self.kind}, entry {self.entry} at {self.registers.regs.rip:#x}, {self.vcpus} vCPU(s)"]
+        rows = [f"{self.kernel}: {self.kind}, entry {self.entry} at {self.start:#x}, {self.vcpus} vCPU(s)"]
         for p in self.placements:
             rows.append(f"  {p.start:#012x}..{p.end:#012x} {p.size:>10}  {p.name:<17} {p.why}")
         rows.extend([f"  RAM {start:#x}..{start + size:#x}" for start, size in self.ranges])
+        rows.extend([f"  ROM {start:#x}..{start + size:#x}" for start, size in self.roms])
         return "\n".join(rows)
 
     def svg(self) -> str:

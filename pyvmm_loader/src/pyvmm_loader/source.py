@@ -29,10 +29,11 @@ MADV_POPULATE_READ = 22  # linux/mman.h since 5.14; Python names it nowhere
 class Source:
     """A read-only view of an image: `view`, its `name` for messages, and `close()`."""
 
-    __slots__ = ("_map", "name", "view")
+    __slots__ = ("_map", "compression", "name", "view")
 
     def __init__(self, image: ImageLike) -> None:
         self._map: mmap.mmap | None = None
+        self.compression: str | None = None
         if isinstance(image, (str, os.PathLike)):
             self.name = os.fspath(image)
             try:
@@ -69,6 +70,26 @@ class Source:
     def _refuse_empty(self) -> None:
         if not len(self.view):
             raise ImageEmpty(f"{self.name}: the file is empty; was its build or download interrupted?", path=self.name)
+
+    def unpack(self, limit: int | None = None) -> None:
+        """Replace a compressed file's view by that of its content and set `compression`; leave others as they are.
+
+        `limit` is the largest size in bytes; by default 16 times that of the file. Raises InvalidHeader for damaged
+        data and above the limit, UnsupportedCompression.
+        """
+        from .formats import compression
+
+        name = compression(self.view)
+        if name is None:
+            return
+        from .decompression import bound, unpack
+
+        most = bound(len(self.view))
+        content = unpack(self.view, name, self.name, most if limit is None else min(limit, most))
+        self.close()
+        self.view = memoryview(content)
+        self.compression = name
+        self._refuse_empty()
 
     def populate(self) -> None:
         """Map all pages at once, which copies faster than one fault for every sixteen pages."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..formats import ENTRIES
 from ..plan import BootPlan
 
 TYPE_CHECKING = False
@@ -20,6 +21,11 @@ def size(text: str) -> int:
     return int(text) if unit is None else int(text[:-1]) << unit
 
 
+def address(text: str) -> int:
+    """Read a number such as 0x100000."""
+    return int(text, 0)
+
+
 def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the subcommand."""
     parser = commands.add_parser(
@@ -33,7 +39,11 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     parser.add_argument("--initrd", action="append", help="an initrd; several are joined")
     parser.add_argument("--bootconfig", metavar="FILE", help="a bootconfig to append to the initrd")
     parser.add_argument("--vcpus", type=int, default=1)
-    parser.add_argument("--entry", default="auto", help="the boot protocol, such as pvh, linux64, linux32 (auto)")
+    parser.add_argument("--entry", default="auto", choices=ENTRIES, help="the boot protocol (%(default)s)")
+    parser.add_argument("--module", action="append", default=[], metavar="FILE[,WORDS]", help="for PVH and multiboot")
+    parser.add_argument("--variables", metavar="FILE", help="the variable store of UEFI firmware")
+    parser.add_argument("--load-address", type=address, metavar="ADDRESS", help="where a flat binary goes")
+    parser.add_argument("--dtb", metavar="FILE", help="the device tree of an arm64 or riscv64 guest")
     parser.add_argument(
         "--tables", choices=("mptable", "acpi"), default="mptable", help="how the guest learns of CPUs (%(default)s)"
     )
@@ -58,6 +68,10 @@ def run(options: argparse.Namespace) -> str:
         acpi=acpi(options.vcpus) if options.tables == "acpi" else None,
         smbios=smbios(options) if options.smbios else None,
         bootconfig=bootconfig,
+        modules=[(file, words) for file, _, words in (module.partition(",") for module in options.module)],
+        variables=options.variables,
+        load_address=options.load_address,
+        dtb=options.dtb,
     ) as plan:
         if options.svg:
             with open(options.svg, "w", encoding="utf-8") as file:

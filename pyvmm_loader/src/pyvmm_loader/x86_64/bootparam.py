@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 HEADER_START = 0x1F1
 HEADER_END = 0x26C  # to the end of kernel_info_offset (protocol 2.15)
+HEADER_ENDS = (
+    (0x200, 0x224), (0x201, 0x226), (0x202, 0x22C), (0x203, 0x230), (0x205, 0x238), (0x206, 0x23C), (0x207, 0x248),
+    (0x208, 0x250), (0x209, 0x258), (0x20A, 0x264), (0x20B, 0x268), (0x20F, HEADER_END),
+)  # fmt: skip
+"""Since which protocol version the header has which end."""
 FIELDS = (
     ("setup_sects", "B"), ("root_flags", "H"), ("syssize", "I"), ("ram_size", "H"), ("vid_mode", "H"),
     ("root_dev", "H"), ("boot_flag", "H"), ("jump", "H"), ("header", "I"), ("version", "H"),
@@ -52,6 +57,7 @@ class SetupHeader:
         kernel_version: int
         type_of_loader: int
         loadflags: int
+        setup_move_size: int
         code32_start: int
         ramdisk_image: int
         ramdisk_size: int
@@ -79,11 +85,21 @@ class SetupHeader:
     def from_image(cls, view: memoryview) -> SetupHeader:
         """Read the header of a bzImage.
 
-        It ends where the jump at 0x200 lands (its length is the byte at 0x201); older kernels have code there.
+        What the image's own header is too short for is 0.
         """
-        end = min(0x202 + view[0x201], HEADER_END, len(view))
-        raw = bytes(view[HEADER_START:end])
+        raw = bytes(view[HEADER_START : HEADER_START + cls.size_in(view)])
         return cls(raw.ljust(LAYOUT.size, b"\0"))
+
+    @staticmethod
+    def size_in(view: memoryview) -> int:
+        """Return how many bytes of header an image has.
+
+        It ends where the jump at 0x200 lands (its length is the byte at 0x201), and at the latest where the fields
+        of its protocol version end; behind them old kernels have code.
+        """
+        version = int.from_bytes(view[0x206:0x208], "little")
+        end = max([end for since, end in HEADER_ENDS if since <= version], default=HEADER_START)
+        return max(0, min(0x202 + view[0x201], end, len(view)) - HEADER_START)
 
     @classmethod
     def for_elf(cls) -> SetupHeader:

@@ -5,6 +5,7 @@ Source: Documentation/x86/boot.rst, "64-bit Boot Protocol" and "32-bit Boot Prot
 
 from __future__ import annotations
 
+from ..errors import InvalidHeader
 from . import layout, registers
 from .bootparam import SetupHeader, zero_page
 
@@ -20,21 +21,24 @@ CMDLINE_SIZE_BEFORE_2_06 = 255
 
 
 def plan_elf(boot: BootPlan, elf: ElfFile, cmdline: str) -> registers.Registers:
-    """Plan a vmlinux by the 64-bit entry, which for it is e_entry."""
+    """Plan a vmlinux by its own entry e_entry: the 64-bit one, or of a 32-bit kernel the 32-bit one."""
     add_zero_page(boot, SetupHeader.for_elf(), cmdline, add_segments(boot, elf))
-    return registers.linux64(elf.entry)
+    entry = elf.physical_entry
+    return registers.linux64(entry) if boot.entry == "linux64" else registers.linux32(entry)
 
 
-def plan_bzimage(boot: BootPlan, image: BzImageFile, cmdline: str, entry: str) -> registers.Registers:
+def plan_bzimage(boot: BootPlan, image: BzImageFile, cmdline: str) -> registers.Registers:
     """Plan a bzImage by its entry `linux64` or `linux32`."""
     header = image.header
     add_zero_page(boot, header, cmdline, add_payload(boot, image))
     start = header.code32_start
-    return registers.linux64(start + ENTRY_64_OFFSET) if entry == "linux64" else registers.linux32(start)
+    return registers.linux64(start + ENTRY_64_OFFSET) if boot.entry == "linux64" else registers.linux32(start)
 
 
 def add_segments(boot: BootPlan, elf: ElfFile) -> int:
-    """Put what an ELF file wants in memory; return where all that is planned so far ends."""
+    """Put what an ELF file wants in memory; return where it ends."""
+    if not elf.segments:
+        raise InvalidHeader(f"{elf.name}: no segment to load; pass the linked kernel", field="e_phnum")
     for number, segment in enumerate(elf.segments):
         zeros = segment.memsz - segment.filesz
         why = f"PT_LOAD at its physical address{f', {zeros:#x} bytes of BSS zeroed' if zeros else ''}"
@@ -45,7 +49,7 @@ def add_segments(boot: BootPlan, elf: ElfFile) -> int:
 
 def add_payload(boot: BootPlan, image: BzImageFile) -> int:
     """Put a bzImage's protected-mode kernel and keep the memory that it unpacks itself into; return its end."""
-    start = image.header.code32_start
+    start = image.load_address
     boot.add(start, image.payload, "kernel", "bzImage payload where code32_start asks")
     low, high = image.runtime
     behind = start + len(image.payload)

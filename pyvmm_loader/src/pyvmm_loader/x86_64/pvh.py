@@ -41,21 +41,33 @@ def plan(boot: BootPlan, elf: ElfFile, cmdline: str) -> Registers:
     from . import registers
     from .linux_boot import add_segments
 
+    entry = elf.pvh_entry()
+    if entry is None:
+        raise ProtocolViolation(f"{elf.name}: no PVH note")
     end = add_segments(boot, elf)
     boot.add_cmdline(cmdline, CMDLINE_SIZE)
-    initrd = boot.add_initrd(end, INITRD_ADDR_MAX)
+    modules = boot.add_modules(end, INITRD_ADDR_MAX)
     boot.e820 = boot.memory_map()
-    info = start_info(CMDLINE_START, boot.e820, [] if initrd is None else [initrd], boot.rsdp)
+    rows: list[tuple[int, int, int]] = []
+    words = "".join([f"{module.text}\0" for module in modules if module.text]).encode("ascii")
+    at = boot.find_room(len(words)) if words else 0
+    if words:
+        boot.add(at, words, "module words", "PVH: the command lines of the modules")
+    for module in modules:
+        rows.append((module.start, module.size, at if module.text else 0))
+        at += len(module.text) + 1 if module.text else 0
+    info = start_info(CMDLINE_START, boot.e820, rows, boot.rsdp)
     boot.add(PVH_INFO_START, info, "start_info", "PVH: ebx points here; modules and memory map follow")
-    return registers.pvh(elf.pvh_entry() or elf.entry)
+    return registers.pvh(entry)
 
 
 def start_info(
-    cmdline: int, entries: Sequence[E820Entry], modules: Sequence[tuple[int, int]] = (), rsdp: int = 0
+    cmdline: int, entries: Sequence[E820Entry], modules: Sequence[tuple[int, int, int]] = (), rsdp: int = 0
 ) -> bytes:
     """Return start_info, module list and memory map as one block for PVH_INFO_START.
 
-    `cmdline` and `rsdp` are addresses, `modules` are (address, size) pairs, the first one the initrd.
+    `cmdline` and `rsdp` are addresses, `modules` are (address, size, address of its words or 0), the
+    first one the initrd.
     """
     if len(modules) > PVH_MODLIST_MAX or len(entries) > PVH_MEMMAP_MAX:
         raise ProtocolViolation(
@@ -66,6 +78,6 @@ def start_info(
         cmdline, rsdp, PVH_MEMMAP_START, len(entries), 0,
     )  # fmt: skip
     block = info.ljust(PVH_MODLIST_START - PVH_INFO_START, b"\0")
-    block += b"".join([MODLIST_ENTRY.pack(start, size, 0, 0) for start, size in modules])
+    block += b"".join([MODLIST_ENTRY.pack(start, size, words, 0) for start, size, words in modules])
     block = block.ljust(PVH_MEMMAP_START - PVH_INFO_START, b"\0")
     return block + b"".join([MEMMAP_ENTRY.pack(entry.addr, entry.size, entry.type, 0) for entry in entries])

@@ -9,7 +9,7 @@ from struct import pack
 
 from .layout import BOOT_STACK_POINTER, GDT_START, PD_START, PDPT_START, PML4_START, PVH_INFO_START, ZERO_PAGE_START
 
-CR0_PE, CR0_ET, CR0_PG = 1 << 0, 1 << 4, 1 << 31
+CR0_PE, CR0_ET, CR0_NW, CR0_CD, CR0_PG = 1 << 0, 1 << 4, 1 << 29, 1 << 30, 1 << 31
 CR4_PAE = 1 << 5
 EFER_LME, EFER_LMA = 1 << 8, 1 << 10
 
@@ -109,6 +109,11 @@ class Registers:
         self.sregs = sregs
         self.gdt = gdt
 
+    @property
+    def entry(self) -> int:
+        """The linear address of the first instruction."""
+        return self.sregs.cs.base + self.regs.rip
+
     def copy_to(self, regs: object, sregs: object) -> None:
         """Set the same attributes on two structures shaped like `kvm_regs` and `kvm_sregs`; others are left alone."""
         for name in Regs.__slots__:
@@ -155,6 +160,44 @@ def pvh(entry: int) -> Registers:
     code, data, task, table = _flat(32)
     sregs = Sregs(code, data, task, DescriptorTable(GDT_START, len(table) - 1), CR0_PE | CR0_ET)
     return Registers(Regs(entry, rbx=PVH_INFO_START), sregs, table)
+
+
+def multiboot(entry: int, magic: int, information: int) -> Registers:
+    """Return protected mode without paging, eax the loader's magic number, ebx at the boot information.
+
+    Multiboot 1, 3.2, and multiboot 2, 3.3 ask for the same state.
+    """
+    code, data, task, table = _flat(32)
+    sregs = Sregs(code, data, task, DescriptorTable(GDT_START, len(table) - 1), CR0_PE | CR0_ET)
+    return Registers(Regs(entry, rbx=information, rax=magic), sregs, table)
+
+
+def real_mode(code: int, offset: int, data: int = 0, stack: int = 0) -> Registers:
+    """Return real mode: cs is the segment `code`, all others `data`; the first instruction is at code:offset."""
+    return _real(
+        Segment(code, 0xB, base=code << 4, limit=0xFFFF),
+        Segment(data, 0x3, base=data << 4, limit=0xFFFF),
+        Regs(offset, rsp=stack),
+    )
+
+
+def reset() -> Registers:
+    """Return the state after a reset: real mode, but with the code segment's base just below 4 GiB.
+
+    Intel SDM volume 3, table 10-1; the first instruction is at 0xfffffff0.
+    """
+    code = Segment(0xF000, 0xB, base=0xFFFF0000, limit=0xFFFF)
+    data = Segment(0, 0x3, limit=0xFFFF)
+    state = _real(code, data, Regs(0xFFF0))
+    state.sregs.cr0 = CR0_ET | CR0_NW | CR0_CD
+    return state
+
+
+def _real(code: Segment, data: Segment, regs: Regs) -> Registers:
+    task = Segment(0, 0xB, limit=0xFFFF, s=0)
+    sregs = Sregs(code, data, task, DescriptorTable(0, 0xFFFF), CR0_ET)
+    sregs.idt = DescriptorTable(0, 0xFFFF)  # the interrupt vector table at 0
+    return Registers(regs, sregs, b"")
 
 
 def identity_map() -> bytes:

@@ -1,0 +1,19 @@
+"""The Linux boot protocol of riscv64.
+
+Source: Documentation/riscv/boot.rst, "Register state".
+"""
+
+from __future__ import annotations
+
+from ..image_boot import add_image
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..image import ImageFile
+    from ..plan import BootPlan
+
+
+def plan(boot: BootPlan, image: ImageFile, cmdline: str) -> dict[str, int]:
+    """Plan an Image; a0 is the id of the hart, a1 the address of the device tree, and satp is zero."""
+    start, tree = add_image(boot, image, cmdline)
+    return {"pc": start, "a0": 0, "a1": tree, "satp": 0}
