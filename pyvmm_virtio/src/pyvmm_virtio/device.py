@@ -114,6 +114,7 @@ class VirtioDevice:
         needs_reset: whether the driver did something wrong that only a reset heals.
         errors: how often each kind of error was the driver's.
         last_error: the last of them.
+        bugs: how often there was an error that was the device's own; each was logged.
         epochs: for each queue, a number that changes with each reset of it.
         in_flight: counts workers that touch guest memory, where there are workers.
     """
@@ -144,6 +145,7 @@ class VirtioDevice:
         self.needs_reset = False
         self.errors: dict[str, int] = {}
         self.last_error: Exception | None = None
+        self.bugs = 0
         self.in_flight: InFlight | None = None
         self.interrupt: VirtioInterrupt = NoInterrupt()
         self.queues: list[Queue] = [SplitQueue(size, index) for index, size in enumerate(self.queue_max_sizes)]
@@ -294,6 +296,7 @@ class VirtioDevice:
             except (VirtqueueError, GuestMemoryError) as error:
                 self.fail(error)
             except Exception as error:  # noqa: BLE001 (a bug in a device must not end the thread of a vCPU: it is shown)
+                self.bugs += 1
                 self._log().exception("%r: an error of its own", self)
                 self.fail(error)
             finally:

@@ -184,10 +184,15 @@ class Driver:
     def reset(self) -> Self:
         """Reset the device and begin anew; requests on their way are lost."""
         self.port.set_status(0)
-        for ring in self.queues:
-            ring.close()
-        self.queues, self._requests = [], []
+        self._forget()
         return self.start()
+
+    def _forget(self) -> None:
+        for ring, requests in zip(self.queues, self._requests, strict=True):
+            ring.close()
+            for request in requests.values():
+                request.release()
+        self.queues, self._requests = [], []
 
     def reset_queue(self, index: int) -> list[Request]:
         """Reset one queue and set it up again; returns the requests that are lost."""
@@ -204,9 +209,7 @@ class Driver:
         """Reset the device and give memory back; once is enough."""
         if self.queues:
             self.port.set_status(0)
-        for ring in self.queues:
-            ring.close()
-        self.queues = []
+        self._forget()
         while self._closers:
             self._closers.pop()()
 

@@ -60,10 +60,14 @@ class Ring:
         return view
 
     def close(self) -> None:
-        """Let go of guest memory."""
+        """Let go of guest memory: the device must be done with it. Once is enough."""
+        if not self._views:
+            return
         for view in self._views:
             view.release()
         self._views = []
+        for addr in (self.desc, self.driver_area, self.device_area, *self.tables.values()):
+            self.arena.free(addr)
 
     def _table(self, buffers: Sequence[Buffer], *, links: bool) -> tuple[int, int]:
         """Write an indirect table; return its address and length."""

@@ -1,0 +1,153 @@
+"""The things that can be wrong with a chain, one function each; a fuzzer turns at most one of them."""
+
+from __future__ import annotations
+
+from pyvmm_virtio.constants import ring as r
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from random import Random
+
+    from pyvmm_virtio.fuzz.writers import Writer
+
+WRITE, NEXT, INDIRECT = r.VRING_DESC_F_WRITE, r.VRING_DESC_F_NEXT, r.VRING_DESC_F_INDIRECT
+
+
+class Plan:
+    """A chain before it is written: buffers as [address, length, flags], and how to lay them out.
+
+    Attributes:
+        buffers: what a right driver offers, until a knob is turned.
+        indirect: whether they go into a table.
+        patches: changes to what is in the ring afterwards, each told the writer and where the descriptors are.
+    """
+
+    __slots__ = ("buffers", "indirect", "patches", "table_length")
+
+    def __init__(self, buffers: list[list[int]], *, indirect: bool) -> None:
+        self.buffers = buffers
+        self.indirect = indirect
+        self.table_length: int | None = None
+        self.patches: list[Callable[[Writer, list[int]], None]] = []
+
+
+def bad_address(chance: Random, plan: Plan, writer: Writer) -> None:
+    """Somewhere else: nowhere, over an end, at the top, in the rings."""
+    buffer = chance.choice(plan.buffers)
+    size = writer.size_of_memory
+    buffer[0] = chance.choice(
+        (size, size - 1, size - buffer[1] // 2, 1 << 40, (1 << 64) - 1, (1 << 64) - buffer[1], 0, writer.desc)
+    )
+
+
+def bad_length(chance: Random, plan: Plan, writer: Writer) -> None:  # noqa: ARG001 (all knobs take the same)
+    """None, one off, or huge."""
+    buffer = chance.choice(plan.buffers)
+    buffer[1] = chance.choice((0, 0, 1, buffer[1] - 1, buffer[1] + 1, 0x7FFFFFFF, 0xFFFFFFFF))
+
+
+def wrong_direction(chance: Random, plan: Plan, writer: Writer) -> None:  # noqa: ARG001
+    """Readable instead of writable, or the reverse."""
+    chance.choice(plan.buffers)[2] ^= WRITE
+
+
+def missing_buffer(chance: Random, plan: Plan, writer: Writer) -> None:  # noqa: ARG001
+    """One is not there."""
+    if len(plan.buffers) > 1:
+        plan.buffers.pop(chance.randrange(len(plan.buffers)))
+
+
+def wrong_order(chance: Random, plan: Plan, writer: Writer) -> None:  # noqa: ARG001
+    """Writable ones before readable ones."""
+    chance.shuffle(plan.buffers)
+
+
+def shattered(chance: Random, plan: Plan, writer: Writer) -> None:  # noqa: ARG001
+    """Right, but in pieces of a few bytes."""
+    at = chance.randrange(len(plan.buffers))
+    addr, length, flags = plan.buffers[at]
+    step = max(1, length // 4)
+    plan.buffers[at : at + 1] = [[addr + off, min(step, length - off), flags] for off in range(0, length, step)]
+
+
+def scrambled_content(chance: Random, plan: Plan, writer: Writer) -> None:
+    """A byte of what the device reads is another."""
+    readable = [each for each in plan.buffers if not each[2] & WRITE and each[1]]
+    if readable:
+        addr, length, _ = chance.choice(readable)
+        writer.poke(addr + chance.randrange(min(length, 16)), bytes([chance.randrange(256)]))
+
+
+def same_memory(chance: Random, plan: Plan, writer: Writer) -> None:  # noqa: ARG001
+    """Two buffers lie over each other."""
+    one, other = chance.choice(plan.buffers), chance.choice(plan.buffers)
+    one[0] = other[0]
+
+
+def too_long(chance: Random, plan: Plan, writer: Writer) -> None:  # noqa: ARG001
+    """More buffers than the queue has descriptors."""
+    plan.buffers *= 2 + writer.size // max(1, len(plan.buffers))
+    plan.indirect = True
+
+
+def bad_table_length(chance: Random, plan: Plan, writer: Writer) -> None:  # noqa: ARG001
+    """An indirect table of an impossible length."""
+    plan.indirect = True
+    right = 16 * len(plan.buffers)
+    plan.table_length = chance.choice((0, 1, 15, right + 1, right - 1, right + 16, 16 * 65536, 0xFFFFFFF0))
+
+
+def nested_table(chance: Random, plan: Plan, writer: Writer) -> None:  # noqa: ARG001
+    """An indirect descriptor within a table, or one that has a link."""
+    plan.indirect = bool(chance.randrange(2))
+    chance.choice(plan.buffers)[2] |= INDIRECT
+
+
+def bad_descriptor(chance: Random, plan: Plan, writer: Writer) -> None:  # noqa: ARG001
+    """Some bytes of a descriptor are others."""
+    at, value = chance.randrange(16), chance.randbytes(chance.choice((1, 2)))
+
+    def patch(writer: Writer, places: list[int]) -> None:
+        writer.poke(chance.choice(places) + min(at, 14), value)
+
+    plan.patches.append(patch)
+
+
+def bad_link(chance: Random, plan: Plan, writer: Writer) -> None:
+    """A link out of the table, back, to itself, or where there was none."""
+    target = chance.choice((0, writer.size - 1, writer.size, 0xFFFF, chance.randrange(writer.size)))
+
+    def patch(writer: Writer, places: list[int]) -> None:
+        writer.relink(chance.choice(places), target)
+
+    plan.patches.append(patch)
+
+
+def bad_ring(chance: Random, plan: Plan, writer: Writer) -> None:  # noqa: ARG001
+    """The ring itself: an index that jumps, a head that is none, marks of the wrong turn."""
+    plan.patches.append(lambda writer, _: writer.break_ring(chance))
+
+
+def bad_event(chance: Random, plan: Plan, writer: Writer) -> None:  # noqa: ARG001
+    """Notification suppression says anything."""
+    writer.break_event(chance)
+
+
+KNOBS: tuple[Callable[[Random, Plan, Writer], None], ...] = (
+    bad_address,
+    bad_length,
+    wrong_direction,
+    missing_buffer,
+    wrong_order,
+    shattered,
+    scrambled_content,
+    same_memory,
+    too_long,
+    bad_table_length,
+    nested_table,
+    bad_descriptor,
+    bad_link,
+    bad_ring,
+    bad_event,
+)

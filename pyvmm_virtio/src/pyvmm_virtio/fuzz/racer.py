@@ -1,0 +1,87 @@
+"""A second processor of the guest, which changes descriptors while the device looks at them."""
+
+from __future__ import annotations
+
+import time
+from random import Random
+from threading import Condition, Thread
+
+from pyvmm_virtio.constants.ring import VRING_DESC_F_NEXT, VRING_DESC_F_WRITE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from pyvmm_virtio.fuzz.fuzzer import Fuzzer
+
+
+class Racer(Thread):
+    """Copies descriptors over each other, and turns directions and links, while its ``with`` block lasts.
+
+    Every address it writes was offered, with a length that was offered, if not together.
+
+    Args:
+        fuzzer: whose rings.
+    """
+
+    def __init__(self, fuzzer: Fuzzer) -> None:
+        super().__init__(name="racer", daemon=True)
+        self.fuzzer = fuzzer
+        self.chance = Random(fuzzer.seed)
+        self.changes = 0
+        self._changed = Condition()
+        self._free = False
+        self._over = False
+
+    def areas(self) -> list[tuple[int, int]]:
+        """What the device may write when nobody knows what it saw, or the racer writes itself, as (address, length)."""
+        from pyvmm_virtio.fuzz.fuzzer import END, TABLES
+
+        rings = [(writer.desc, 16 * writer.size) for writer in self.fuzzer.writers]
+        return [(TABLES, END - TABLES), *rings]
+
+    def run(self) -> None:
+        """Change something, again and again."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._free or self._over)
+                if self._over:
+                    return
+                for _ in range(4):
+                    self._change()
+            time.sleep(0)
+
+    def _change(self) -> None:
+        from pyvmm_virtio.fuzz.fuzzer import BATCH, TABLE_ROOM, TABLES
+
+        chance, writer = self.chance, self.chance.choice(self.fuzzer.writers)
+        if chance.randrange(2):
+            table, count = writer.desc, writer.size
+        else:
+            table, count = TABLES + TABLE_ROOM * chance.randrange(BATCH), 4
+        one, other = table + 16 * chance.randrange(count), table + 16 * chance.randrange(count)
+        if chance.randrange(2):
+            # not the last two bytes: they say whose a packed descriptor is
+            writer.poke(one, bytes(writer.view[other : other + 12]))
+        else:
+            at = one + (14 if writer.packed else 12)
+            writer.poke(at, bytes([writer.view[at] ^ chance.choice((VRING_DESC_F_NEXT, VRING_DESC_F_WRITE))]))
+        self.changes += 1
+
+    def stop(self) -> None:
+        """End the thread."""
+        with self._changed:
+            self._over = True
+            self._changed.notify_all()
+        self.join()
+
+    def __enter__(self) -> None:
+        with self._changed:
+            self._free = True
+            self._changed.notify_all()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._changed:
+            self._free = False

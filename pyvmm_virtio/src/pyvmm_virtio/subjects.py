@@ -1,0 +1,62 @@
+"""Devices to try things on, by name: one of each kind with a back end in memory, or a class of somebody's own."""
+
+from __future__ import annotations
+
+from pyvmm_virtio.errors import VirtioUsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyvmm_virtio.device import VirtioDevice
+
+NAMES = ("block", "net", "console", "rng")
+
+
+def make(name: str) -> VirtioDevice:
+    """Return a device of a kind in `NAMES`, or of a class given as ``module:Class``, made without arguments.
+
+    Raises:
+        VirtioUsageError: there is none such.
+    """
+    if name == "block":
+        from pyvmm_virtio.backends.memory import MemoryDisk
+        from pyvmm_virtio.devices import Block
+
+        return Block(MemoryDisk(1 << 20), queues=2, serial="subject")
+    if name == "net":
+        from pyvmm_virtio.backends.datagram import DatagramNet
+        from pyvmm_virtio.devices import Net
+
+        ours, theirs = DatagramNet.pair()
+        device = Net(ours)
+        device.other_end = theirs  # type: ignore[attr-defined] # kept open, and for whoever wants to look
+        return device
+    if name == "console":
+        from pyvmm_virtio.backends.port import CallablePort
+        from pyvmm_virtio.devices import Console
+
+        return Console(CallablePort(), CallablePort(), size=(80, 25))
+    if name == "rng":
+        from pyvmm_virtio.devices import Rng
+
+        return Rng()
+    return _load(name)
+
+
+def _load(name: str) -> VirtioDevice:
+    from importlib import import_module
+
+    from pyvmm_virtio.device import VirtioDevice
+
+    module, _, path = name.partition(":")
+    if not path:
+        raise VirtioUsageError(f"{name!r} is no device: give one of {', '.join(NAMES)}, or module:Class")
+    try:
+        found: object = import_module(module)
+        for part in path.split("."):
+            found = getattr(found, part)
+        device = found() if callable(found) else found
+    except (ImportError, AttributeError, TypeError) as error:
+        raise VirtioUsageError(f"{name!r} cannot be made: {error}") from error
+    if not isinstance(device, VirtioDevice):
+        raise VirtioUsageError(f"{name!r} is no VirtioDevice but {type(device).__name__}")
+    return device
