@@ -28,6 +28,7 @@ SPELT = {
     "_ioeventfd": "register_ioevent",
     "_register": "set_user_memory_region",
     "read_msrs": "get_msrs",
+    "set_tsc_offset": "set_device_attr",
 }
 OTHER = re.compile(r"KVM_(S390|PPC|ARM|CREATE_SPAPR|ALLOCATE_RMA)|KVM_DIRTY_TLB")
 LEFT_OUT = {

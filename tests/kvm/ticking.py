@@ -125,11 +125,12 @@ def save(kvm: Kvm, machine: Machine, folder: Path) -> None:
 def restore(kvm: Kvm, folder: Path) -> Machine:
     """And back."""
     machine = Machine(kvm, (folder / "memory").read_bytes())
-    machine.serial.restore(json.loads((folder / "serial").read_text()))
     refused = VcpuState.from_bytes((folder / "vcpu").read_bytes()).restore(machine.vcpu)
     if refused:
         raise AssertionError(f"MSRs were refused: {refused}")
     VmState.from_bytes((folder / "vm").read_bytes()).restore(machine.vm)
+    # last: it raises its pending interrupt again, which restoring the PIC would wipe out
+    machine.serial.restore(json.loads((folder / "serial").read_text()))
     return machine
 
 

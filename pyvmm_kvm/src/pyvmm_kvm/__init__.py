@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from .exits import MmioRead as MmioRead
     from .exits import MmioWrite as MmioWrite
     from .exits import Shutdown as Shutdown
+    from .exits import StringIn as StringIn
+    from .exits import StringOut as StringOut
     from .exits import Unknown as Unknown
     from .exits import VcpuExit as VcpuExit
     from .exits_foreign import ArmDebug as ArmDebug
@@ -114,6 +116,7 @@ if TYPE_CHECKING:
     from .x86_64.platform import PitChannelState as PitChannelState
     from .x86_64.platform import PitState2 as PitState2
     from .x86_64.policy import CpuidPolicy as CpuidPolicy
+    from .x86_64.policy import Template as Template
     from .x86_64.state import VcpuState as VcpuState
     from .x86_64.state import VmState as VmState
     from .x86_64.structs import DebugRegs as DebugRegs
@@ -129,13 +132,15 @@ if TYPE_CHECKING:
     from .x86_64.walk import Mapping as Mapping
     from .x86_64.walk import mappings as mappings
     from .x86_64.walk import walk as walk
+    from .x86_64.xsave import NestedState as NestedState
+    from .x86_64.xsave import Xsave2 as Xsave2
 
 _HOMES = {
     "cap": "Cap",
     "device": "DeviceFd",
     "dirty_ring": "DirtyRing",
     "errors": "ClosedError KvmError MsrError StateError",
-    "exits": "Again Hlt Intr IoIn IoOut MmioRead MmioWrite Shutdown Unknown VcpuExit",
+    "exits": "Again Hlt Intr IoIn IoOut MmioRead MmioWrite Shutdown StringIn StringOut Unknown VcpuExit",
     "exits_foreign": (
         "ArmDebug ArmNisv ArmSea Dcr Epr LoongarchIocsr Osi PaprHcall RiscvCsr RiscvSbi S390Reset S390Sieic "
         "S390Stsi S390Tsch S390Ucontrol Watchdog"
@@ -162,9 +167,10 @@ _HOMES = {
     "x86_64.msr_filter": "MsrFilterRange",
     "x86_64.msrs": "MsrList Msrs",
     "x86_64.platform": "ClockData IoApicState IrqChip PicState PitChannelState PitState2",
-    "x86_64.policy": "CpuidPolicy",
+    "x86_64.policy": "CpuidPolicy Template",
     "x86_64.state": "VcpuState VmState",
     "x86_64.structs": "DebugRegs Dtable Fpu LapicState Regs Segment Sregs Sregs2 VcpuEvents Xcr",
+    "x86_64.xsave": "NestedState Xsave2",
     "x86_64.walk": "Mapping mappings walk",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}

@@ -10,6 +10,7 @@ from .errors import KvmError, StateError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Self
 
     from typing_extensions import Buffer
@@ -27,6 +28,10 @@ class RegList(list[int]):
     """
 
     __slots__ = ()
+
+    def retain(self, keep: Callable[[int], bool]) -> None:
+        """Drop every id for which `keep` is false."""
+        self[:] = filter(keep, self)
 
     def __bytes__(self) -> bytes:
         return struct.pack(f"<{1 + len(self)}Q", len(self), *self)

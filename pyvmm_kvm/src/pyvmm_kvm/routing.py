@@ -8,6 +8,7 @@ from .errors import StateError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Self
 
     from typing_extensions import Buffer
@@ -86,6 +87,10 @@ class IrqRouting(list[IrqRoute]):
                 table.append(IrqRoute.irqchip(gsi, 2, 2 if gsi == 0 else gsi))
         table.extend(IrqRoute.irqchip(gsi, 2, gsi) for gsi in range(16, 24))
         return table
+
+    def retain(self, keep: Callable[[IrqRoute], bool]) -> None:
+        """Drop every route for which `keep` is false."""
+        self[:] = filter(keep, self)
 
     def __bytes__(self) -> bytes:
         if len(self) > MAX_IRQ_ROUTES:

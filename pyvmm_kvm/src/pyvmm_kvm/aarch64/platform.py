@@ -25,7 +25,7 @@ def redist_region(base: int, count: int, index: int = 0) -> int:
     """The value that describes a region of redistributors: base in bits 16 to 51, how many from bit 52 on.
 
     >>> hex(redist_region(0x80A0000, 2))
-    '0x20000080a0000'
+    '0x200000080a0000'
     """
     if base % V3_DIST_SIZE or base >> 52 or count >> 12 or index >> 12:
         raise ValueError(f"a region of at most 4095 redistributors lies at a multiple of 64 KiB, not at {base:#x}")

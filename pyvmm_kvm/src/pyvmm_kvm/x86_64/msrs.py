@@ -56,9 +56,29 @@ class Msrs(dict[int, int]):
 
 
 class MsrList(list[int]):
-    """Indices of model-specific registers."""
+    """Indices of model-specific registers (struct kvm_msr_list).
+
+    >>> MsrList.from_bytes(bytes(MsrList([0x10, 0x174])))
+    MsrList([0x10, 0x174])
+    """
 
     __slots__ = ()
+
+    def retain(self, keep: Callable[[int], bool]) -> None:
+        """Drop every index for which `keep` is false."""
+        self[:] = filter(keep, self)
+
+    def __bytes__(self) -> bytes:
+        return struct.pack(f"<{1 + len(self)}I", len(self), *self)
+
+    @classmethod
+    def from_bytes(cls, data: Buffer) -> Self:
+        """Read a struct kvm_msr_list; `StateError` where the count and the length disagree."""
+        view = memoryview(data).cast("B")
+        count = struct.unpack_from("<I", view)[0] if len(view) >= 4 else len(view)
+        if len(view) < 4 + 4 * count:
+            raise StateError(f"{len(view)} bytes do not hold the MSRs that they announce")
+        return cls(struct.unpack_from(f"<{count}I", view, 4))
 
     def __repr__(self) -> str:
         return f"MsrList([{', '.join(format(index, '#x') for index in self)}])"

@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Self
 
+    from ..system import Kvm
     from .cpuid import CpuId
 
 # name: (leaf, subleaf, register, bit); Intel SDM volume 2, CPUID, and AMD APM volume 3, appendix E
@@ -38,10 +39,46 @@ BASELINE = (
     "fpu tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat pse36 clfsh mmx fxsr sse sse2 syscall nx lm hypervisor "
     "x2apic tsc_deadline"
 ).split()
-# x86-64-v2 and v3 of the same document
+# x86-64-v2 to v4 of the same document, as far as FEATURES names their parts
 LEVEL_2 = [*BASELINE, "cx16", "lahf_lm", "popcnt", "sse3", "sse4_1", "sse4_2", "ssse3"]
 LEVEL_3 = [*LEVEL_2, "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe", "xsave", "osxsave"]
-TEMPLATES = {"x86-64-v1": BASELINE, "x86-64-v2": LEVEL_2, "x86-64-v3": LEVEL_3}
+LEVEL_4 = [*LEVEL_3, "avx512f"]
+
+
+class Template:
+    """What a guest's processor is called and what it shows: data for `CpuidPolicy.template`.
+
+    `vendor` and `signature` (leaf 1 EAX: family, model, stepping) are the host's where they are None.
+    """
+
+    __slots__ = ("features", "signature", "vendor")
+
+    def __init__(self, features: Iterable[str], vendor: str | None = None, signature: int | None = None) -> None:
+        self.features = frozenset(features)
+        self.vendor = vendor
+        self.signature = signature
+
+    def __repr__(self) -> str:
+        who = f"{self.vendor} {self.signature:#x}, " if self.vendor and self.signature is not None else ""
+        return f"<Template {who}{len(self.features)} features>"
+
+
+# signatures: Intel SDM volume 4, table 2-1 (06_3AH Ivy Bridge, 06_3CH Haswell, 06_55H Skylake server);
+# AMD family 15h model 2 and family 17h models 1 and 31h
+TEMPLATES: dict[str, Template] = {
+    "x86-64-v1": Template(BASELINE),
+    "x86-64-v2": Template(LEVEL_2),
+    "x86-64-v3": Template(LEVEL_3),
+    "x86-64-v4": Template(LEVEL_4),
+    "intel-v2": Template([*LEVEL_2, "rdtscp", "fsgsbase", "erms", "smep"], "GenuineIntel", 0x306A9),
+    "intel-v3": Template([*LEVEL_3, "rdtscp", "fsgsbase", "erms", "smep", "invpcid", "pcid"], "GenuineIntel", 0x306C3),
+    "intel-v4": Template([*LEVEL_4, "rdtscp", "fsgsbase", "erms", "smep", "smap", "adx"], "GenuineIntel", 0x50654),
+    "amd-v2": Template([*LEVEL_2, "rdtscp"], "AuthenticAMD", 0x600F20),
+    "amd-v3": Template([*LEVEL_3, "rdtscp", "fsgsbase", "smep", "smap", "adx", "sha"], "AuthenticAMD", 0x800F12),
+}
+# leaves that only one vendor's processors have
+_ONLY_INTEL = frozenset({2, 4, 0xA, 0x14, 0x16})
+_ONLY_AMD = frozenset({0x80000005, 0x8000000A, *range(0x80000019, 0x80000023)})
 
 
 class CpuidPolicy:
@@ -69,10 +106,26 @@ class CpuidPolicy:
             self._change(name, True)
         return self
 
-    def template(self, name: str) -> Self:
-        """Keep only the features of a template ("x86-64-v1" to "x86-64-v3") that the host has too."""
-        keep = set(TEMPLATES[name])
-        return self.without(*(feature for feature in self.features() if feature not in keep))
+    @classmethod
+    def host(cls, kvm: Kvm) -> Self:
+        """All that this host can give."""
+        return cls(kvm.get_supported_cpuid())
+
+    @classmethod
+    def minimal(cls, kvm: Kvm) -> Self:
+        """The least that a 64-bit kernel runs on: the same guest on any host."""
+        return cls.host(kvm).template("x86-64-v1")
+
+    def template(self, template: str | Template) -> Self:
+        """Keep only the features of a template (`TEMPLATES`, or your own) that the host has too, and take its name."""
+        if isinstance(template, str):
+            if template not in TEMPLATES:
+                raise ValueError(f"no template is called {template!r}: there are {', '.join(TEMPLATES)}")
+            template = TEMPLATES[template]
+        self.without(*(feature for feature in self.features() if feature not in template.features))
+        if template.signature is not None:
+            self._table.set(1, eax=template.signature)
+        return self.vendor(template.vendor) if template.vendor else self
 
     def vendor(self, name: str) -> Self:
         """Replace the 12-character vendor string, such as "GenuineIntel" or "AuthenticAMD"."""
@@ -81,7 +134,11 @@ class CpuidPolicy:
             raise ValueError(f"a vendor string has 12 characters, not {len(raw)}")
         ebx, edx, ecx = (int.from_bytes(raw[at : at + 4], "little") for at in (0, 4, 8))
         self._table.set(0, ebx=ebx, ecx=ecx, edx=edx)
-        return self
+        if self._table.find(0x80000000):
+            # AMD repeats it there and Intel has zeros
+            amd = name == "AuthenticAMD"
+            self._table.set(0x80000000, ebx=ebx * amd, ecx=ecx * amd, edx=edx * amd)
+        return self.drop_leaves({"GenuineIntel": _ONLY_AMD, "AuthenticAMD": _ONLY_INTEL}.get(name, ()))
 
     def drop_leaves(self, leaves: Iterable[int]) -> Self:
         """Remove whole leaves."""
@@ -118,4 +175,4 @@ class CpuidPolicy:
             setattr(entry, register, value | 1 << bit if shown else value & ~(1 << bit))
 
 
-__all__ = ["BASELINE", "FEATURES", "TEMPLATES", "CpuidPolicy"]
+__all__ = ["BASELINE", "FEATURES", "TEMPLATES", "CpuidPolicy", "Template"]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _CAP_XSAVE2, _CAP_NESTED_STATE = 208, 157
 _TSC_DEADLINE = 0x6E0
+_TSC_TOLERANCE = 4000  # 250 parts in a million
 
 
 class VcpuState(State):
@@ -60,7 +61,7 @@ class VcpuState(State):
         parts["msrs"] = bytes(msrs)
         nested = vcpu.get_nested_state(size) if (size := vm.check_extension_raw(_CAP_NESTED_STATE)) else None
         if nested:
-            parts["nested"] = nested
+            parts["nested"] = bytes(nested)
         parts["events"] = bytes(vcpu.get_vcpu_events())
         return cls(parts)
 
@@ -69,12 +70,17 @@ class VcpuState(State):
 
         Returns:
             The MSRs whose value this kernel refused; empty where all is well.
+
+        Raises:
+            KvmError: KVM_SET_TSC_KHZ, where the guest's counter ran at another rate and this host cannot scale it.
         """
         from .cpuid import CpuId
         from .structs import DebugRegs, LapicState, MpState, Regs, Sregs, VcpuEvents
 
         parts = self.parts
         vcpu.set_cpuid2(CpuId.from_bytes(parts["cpuid"]))
+        # before the counter's value, which is given in the guest's cycles
+        self._restore_frequency(vcpu)
         vcpu.set_mp_state(MpState.from_bytes(parts["mp_state"]))
         vcpu.set_regs(Regs.from_bytes(parts["regs"]))
         vcpu.set_sregs(Sregs.from_bytes(parts["sregs"]))
@@ -93,6 +99,15 @@ class VcpuState(State):
             vcpu.set_nested_state(parts["nested"])
         vcpu.set_vcpu_events(VcpuEvents.from_bytes(parts["events"]))
         return refused
+
+    def _restore_frequency(self, vcpu: VcpuFd) -> None:
+        if "tsc_khz" not in self.parts:
+            return
+        khz = struct.unpack("<I", self.parts["tsc_khz"])[0]
+        own = vcpu.get_tsc_khz()
+        # what two measurements of the same clock may differ by; the guest's own calibration is no better
+        if khz and abs(own - khz) * _TSC_TOLERANCE > khz:
+            vcpu.set_tsc_khz(khz)
 
     def _restore_msrs(self, vcpu: VcpuFd, *, deadline: bool) -> list[int]:
         from .msrs import Msrs
@@ -130,7 +145,10 @@ class VmState(State):
         return cls(parts)
 
     def restore(self, vm: VmFd) -> None:
-        """Write them into a VM that has the same controllers, before its vCPUs run."""
+        """Write them into a VM that has the same controllers, before its vCPUs run.
+
+        Restore devices of your own after this: the interrupt that one raises again would be wiped out here.
+        """
         from .platform import ClockData, IrqChip, PitState2
 
         for number in range(3):

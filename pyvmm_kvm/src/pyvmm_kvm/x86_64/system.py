@@ -63,8 +63,7 @@ class ArchKvm(Fd):
                     raise
                 needed = struct.unpack_from("<I", buffer)[0]
                 buffer = bytearray(struct.pack("<I", needed) + bytes(4 * needed))
-        count = struct.unpack_from("<I", buffer)[0]
-        return MsrList(struct.unpack_from(f"<{count}I", buffer, 4))
+        return MsrList.from_bytes(buffer)
 
     def get_msr_index_list(self) -> MsrList:
         """Every MSR that a vCPU's state consists of on this host: what a snapshot saves."""

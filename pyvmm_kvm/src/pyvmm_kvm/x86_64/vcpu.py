@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-
 from .._kvm import ffi, lib
 from ..fd import Fd
 from .structs import DebugRegs, Fpu, LapicState, Regs, Sregs, Sregs2, VcpuEvents
@@ -11,11 +9,18 @@ from .structs import DebugRegs, Fpu, LapicState, Regs, Sregs, Sregs2, VcpuEvents
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from typing import TypeVar
 
     from typing_extensions import Buffer
 
     from .cpuid import CpuId
     from .msrs import Msrs
+    from .xsave import NestedState, Xsave2
+
+    B = TypeVar("B", bound=bytearray)
+
+# the one attribute of a vCPU on x86 (kvm/devices/vcpu.rst, 4)
+_TSC_CTRL, _TSC_OFFSET = 0, 0
 
 
 def read_msrs(fd: Fd, indices: Iterable[int]) -> Msrs:
@@ -164,43 +169,56 @@ class ArchVcpu(Fd):
         entries = [(number, 0, value) for number, value in registers.items()]
         self._ioctl("KVM_SET_XCRS", ffi.new("struct kvm_xcrs *", {"nr_xcrs": len(entries), "xcrs": entries}))
 
-    def get_xsave(self) -> bytearray:
-        """The 4096-byte extended state area."""
-        return self._get_block("KVM_GET_XSAVE", 4096)
+    def get_xsave(self) -> Xsave2:
+        """The extended state area of 4096 bytes."""
+        from .xsave import Xsave2
 
-    def get_xsave2(self, size: int) -> bytearray:
-        """The extended state area of any size; `size` is `VmFd.check_extension_raw(208)`."""
-        return self._get_block("KVM_GET_XSAVE2", max(size, 4096))
+        return self._fill("KVM_GET_XSAVE", Xsave2())
+
+    def get_xsave2(self, size: int) -> Xsave2:
+        """The extended state area of any size; `size` is `VmFd.check_extension_raw(Cap.XSAVE2)`."""
+        from .xsave import Xsave2
+
+        return self._fill("KVM_GET_XSAVE2", Xsave2(bytes(size)))
 
     def set_xsave(self, area: Buffer) -> None:
         """Replace the extended state; a short block is padded to what the kernel reads."""
-        block = bytearray(memoryview(area).cast("B"))
-        block.extend(bytes(max(0, 4096 - len(block))))
-        with ffi.from_buffer("char[]", block) as argument:
+        from .xsave import Xsave2
+
+        with ffi.from_buffer("char[]", Xsave2(area)) as argument:
             self._ioctl("KVM_SET_XSAVE", argument)
 
     set_xsave2 = set_xsave
 
-    def _get_block(self, name: str, size: int) -> bytearray:
-        block = bytearray(size)
+    def _fill(self, name: str, block: B) -> B:
         with ffi.from_buffer("char[]", block) as argument:
             self._ioctl(name, argument)
         return block
 
-    def get_nested_state(self, size: int) -> bytes | None:
-        """The state of a guest hypervisor, or None where there is none; `size` is `check_extension_raw(157)`."""
-        header = 128
-        block = bytearray(max(size, header))
-        struct.pack_into("<I", block, 4, len(block))
-        with ffi.from_buffer("char[]", block) as argument:
-            self._ioctl("KVM_GET_NESTED_STATE", argument)
-        used = struct.unpack_from("<I", block, 4)[0]
-        return bytes(block[:used]) if used > header else None
+    def get_nested_state(self, size: int) -> NestedState | None:
+        """The state of a guest hypervisor, or None where there is none; `size` is the answer for Cap.NESTED_STATE."""
+        from .xsave import NestedState
+
+        block = self._fill("KVM_GET_NESTED_STATE", NestedState.new(0, size))
+        used = block.size
+        return NestedState(block[:used]) if used > NestedState.HEADER else None
 
     def set_nested_state(self, state: Buffer) -> None:
         """Replace the state of a guest hypervisor."""
-        with ffi.from_buffer("char[]", bytearray(memoryview(state).cast("B"))) as argument:
-            self._ioctl("KVM_SET_NESTED_STATE", argument)
+        self._fill("KVM_SET_NESTED_STATE", bytearray(memoryview(state).cast("B")))
+
+    def get_tsc_offset(self) -> int:
+        """What KVM adds to the host's counter for this guest, as a signed number of 64 bits (Cap.VCPU_ATTRIBUTES)."""
+        from ..device import get_device_attr
+
+        return int.from_bytes(get_device_attr(self, _TSC_CTRL, _TSC_OFFSET, 8), "little", signed=True)
+
+    def set_tsc_offset(self, offset: int) -> None:
+        """Change it: the same for all vCPUs, or their counters drift apart."""
+        from ..device import device_attr
+
+        data = bytearray((offset % (1 << 64)).to_bytes(8, "little"))
+        device_attr(self, "KVM_SET_DEVICE_ATTR", _TSC_CTRL, _TSC_OFFSET, data)
 
     def translate_gva(self, address: int) -> int | None:
         """The guest physical address behind a linear one, by the guest's own page tables; None where unmapped."""

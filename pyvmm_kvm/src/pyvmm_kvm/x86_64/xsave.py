@@ -1,0 +1,153 @@
+"""The extended state of a vCPU (XSAVE area) and the state of a guest hypervisor: blocks whose size the VM says."""
+
+from __future__ import annotations
+
+import struct
+
+from ..errors import StateError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
+
+    from typing_extensions import Buffer
+
+_LEGACY, _HEADER = 512, 64
+_SMALLEST = 4096
+
+# state components in the order of their bits (Intel SDM volume 1, 13.1)
+COMPONENTS = (
+    "x87", "sse", "avx", "bndregs", "bndcsr", "opmask", "zmm_hi256", "hi16_zmm", "pt", "pkru", "pasid", "cet_u",
+    "cet_s", "hdc", "uintr", "lbr", "hwp", "tilecfg", "tiledata", "apx",
+)  # fmt: skip
+
+
+class Xsave2(bytearray):
+    """An XSAVE area (struct kvm_xsave with its extra part): bytes, with the fields that have a fixed place by name.
+
+    `VcpuFd.get_xsave2` makes one; KVM takes at least 4096 bytes, so a shorter one is padded.
+
+    >>> area = Xsave2()
+    >>> area.mxcsr = 0x1F80
+    >>> area.xstate_bv = 0b11
+    >>> area.components()
+    ['x87', 'sse']
+    >>> len(area), Xsave2.from_bytes(bytes(area)) == area
+    (4096, True)
+    """
+
+    def __init__(self, data: Buffer = b"") -> None:
+        super().__init__(memoryview(data).cast("B"))
+        self.extend(bytes(max(0, _SMALLEST - len(self))))
+
+    @classmethod
+    def from_bytes(cls, data: Buffer) -> Self:
+        """Read one from what `bytes(area)` made."""
+        return cls(data)
+
+    def _u(self, code: str, offset: int) -> int:
+        value: int = struct.unpack_from(code, self, offset)[0]
+        return value
+
+    @property
+    def mxcsr(self) -> int:
+        """The SSE control and status register."""
+        return self._u("<I", 24)
+
+    @mxcsr.setter
+    def mxcsr(self, value: int) -> None:
+        struct.pack_into("<I", self, 24, value)
+
+    @property
+    def xstate_bv(self) -> int:
+        """Which components the area holds; the others are in their initial state, whatever their bytes say."""
+        return self._u("<Q", _LEGACY)
+
+    @xstate_bv.setter
+    def xstate_bv(self, value: int) -> None:
+        struct.pack_into("<Q", self, _LEGACY, value)
+
+    @property
+    def xcomp_bv(self) -> int:
+        """0 in the standard form, which is the one KVM uses."""
+        return self._u("<Q", _LEGACY + 8)
+
+    def components(self) -> list[str]:
+        """The names of what the area holds."""
+        held = self.xstate_bv
+        return [name for bit, name in enumerate(COMPONENTS) if held >> bit & 1]
+
+    def xmm(self, number: int) -> memoryview:
+        """The 16 bytes of XMM0 to XMM15, to read and to change."""
+        return memoryview(self)[160 + 16 * range(16)[number] :][:16]
+
+    def extended(self) -> memoryview:
+        """What lies behind the header, where CPUID leaf 0xd says which component starts."""
+        return memoryview(self)[_LEGACY + _HEADER :]
+
+    def __repr__(self) -> str:
+        return f"<Xsave2 {len(self)} bytes: {' '.join(self.components()) or 'initial state'}, mxcsr={self.mxcsr:#x}>"
+
+
+class NestedState(bytearray):
+    """The state of a guest hypervisor (struct kvm_nested_state): a header of 128 bytes, and the blocks of VMX or SVM.
+
+    >>> state = NestedState.new(NestedState.SVM)
+    >>> state.format, len(state), bool(state.flags & NestedState.GUEST_MODE)
+    (1, 128, False)
+    """
+
+    VMX, SVM = 0, 1
+    GUEST_MODE, RUN_PENDING, EVMCS, MTF_PENDING, GIF_SET = 1, 2, 4, 8, 256
+    HEADER = 128
+
+    @classmethod
+    def new(cls, state_format: int, size: int = HEADER) -> Self:
+        """An empty one of a format, with room for `size` bytes."""
+        state = cls(max(size, cls.HEADER))
+        struct.pack_into("<HHI", state, 0, 0, state_format, len(state))
+        return state
+
+    @classmethod
+    def from_bytes(cls, data: Buffer) -> Self:
+        """Read one; `StateError` where its size field and its length disagree."""
+        state = cls(memoryview(data).cast("B"))
+        if len(state) < cls.HEADER or state.size > len(state):
+            raise StateError(f"{len(state)} bytes do not hold the nested state that they announce")
+        return state
+
+    def _u(self, code: str, offset: int) -> int:
+        value: int = struct.unpack_from(code, self, offset)[0]
+        return value
+
+    @property
+    def flags(self) -> int:
+        """Whether the guest's guest runs, and what is pending."""
+        return self._u("<H", 0)
+
+    @flags.setter
+    def flags(self, value: int) -> None:
+        struct.pack_into("<H", self, 0, value)
+
+    @property
+    def format(self) -> int:
+        """`VMX` or `SVM`."""
+        return self._u("<H", 2)
+
+    @property
+    def size(self) -> int:
+        """How many bytes count."""
+        return self._u("<I", 4)
+
+    @property
+    def vmcs_or_vmcb(self) -> int:
+        """Where the guest hypervisor's control block lies in guest physical memory."""
+        return self._u("<Q", 8 if self.format == self.SVM else 16)
+
+    def blocks(self) -> memoryview:
+        """What lies behind the header."""
+        return memoryview(self)[self.HEADER : self.size]
+
+    def __repr__(self) -> str:
+        kind = ("VMX", "SVM")[self.format] if self.format < 2 else f"format {self.format}"
+        return f"<NestedState {kind} {self.size} bytes, flags={self.flags:#x}>"
