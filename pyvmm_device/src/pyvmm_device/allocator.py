@@ -228,7 +228,11 @@ class SystemAllocator:
         raise InvalidResource(f"{wanted!r} is no constraint this machine knows")
 
     def _mmio(self, wanted: MmioAddress) -> RangePool:
-        return self.mmio_low if wanted.range is None or wanted.range[0] < 1 << 32 else self.mmio_high
+        return self.mmio_low if wanted.range is None else self._mmio_at(wanted.range[0])
+
+    def _mmio_at(self, address: int) -> RangePool:
+        in_high = any(window.base <= address <= window.last for window in self.mmio_high.windows)
+        return self.mmio_high if in_high or address >= 1 << 32 else self.mmio_low
 
     def free(self, resources: DeviceResources) -> None:
         """Take back what a device was given."""
@@ -236,7 +240,7 @@ class SystemAllocator:
             if isinstance(given, PioAddressRange):
                 self.pio.free(given)
             elif isinstance(given, MmioAddressRange):
-                (self.mmio_low if given.base < 1 << 32 else self.mmio_high).free(given)
+                self._mmio_at(given.base).free(given)
             elif isinstance(given, GivenLegacyIrq):
                 self.irqs.free(given.irq)
             elif isinstance(given, GivenMemSlot):

@@ -1,0 +1,145 @@
+"""Registers against the tables of their data sheets: the value after a reset, and which bits a guest can write."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+
+from pyvmm_device import IoManager, MessageGroup, PciBridge, PcieRootPort, PciFunction, PciRoot, Ram, Serial
+from pyvmm_device import serial as uart
+
+
+class Sink:
+    def trigger(self) -> None:
+        pass
+
+    def write(self, data: bytes) -> None:
+        pass
+
+
+class ConfigSpaceOf:
+    """A function's configuration space as a device."""
+
+    def __init__(self, function: PciFunction) -> None:
+        PciRoot(IoManager()).add(function, 1)
+        self.read, self.write = function.config_read, function.config_write
+
+
+class Row(NamedTuple):
+    """One register; `before` is written first, to reach it."""
+
+    name: str
+    offset: int
+    length: int
+    reset: int
+    writable: int
+    before: tuple[tuple[int, int], ...] = ()
+
+
+def function() -> ConfigSpaceOf:
+    made = PciFunction(0x1AF4, 0x1041, 0x020000, revision=1, subsystem_vendor=0x1AF4, subsystem_id=1, interrupt_pin=1)
+    made.add_bar(0, 0x1000, Ram(0x1000))
+    made.add_bar(1, 0x20, Ram(0x20), io=True)
+    made.add_bar(2, 0x100000, Ram(16), wide=True, prefetchable=True)
+    made.add_msi(MessageGroup(8, print))
+    made.add_msix(MessageGroup(5, print), 4)
+    return ConfigSpaceOf(made)
+
+
+DLAB = ((uart.LCR, 0x83),)
+PC16550D = [
+    Row("RBR is empty", 0, 1, 0, 0),
+    Row("IER", 1, 1, 0, 0x0F),
+    Row("LCR", 3, 1, 0x03, 0xFF),
+    Row("MCR", 4, 1, 0x08, 0x1F),
+    Row("LSR", 5, 1, 0x60, 0),
+    Row("MSR: connected", 6, 1, 0xB0, 0),
+    Row("SCR", 7, 1, 0, 0xFF),
+    Row("DLL: 9600 baud", 0, 1, 12, 0xFF, DLAB),
+    Row("DLM", 1, 1, 0, 0xFF, DLAB),
+]
+PCI_TYPE_0 = [
+    Row("vendor and device", 0x00, 4, 0x10411AF4, 0),
+    Row("command", 0x04, 2, 0, 0x0547),
+    Row("status: capabilities", 0x06, 2, 0x0010, 0),
+    Row("revision and class", 0x08, 4, 0x02000001, 0),
+    Row("cache line size", 0x0C, 1, 0, 0xFF),
+    Row("header type", 0x0E, 1, 0, 0),
+    Row("BIST", 0x0F, 1, 0, 0),
+    Row("BAR 0: 4 KiB", 0x10, 4, 0, 0xFFFFF000),
+    Row("BAR 1: 32 ports", 0x14, 4, 1, 0xFFFFFFE0),
+    Row("BAR 2: 1 MiB, prefetchable, 64 bits", 0x18, 8, 0xC, 0xFFFFFFFFFFF00000),
+    Row("BAR 4: MSI-X, a page for each part", 0x20, 4, 0, 0xFFFFE000),
+    Row("BAR 5: none", 0x24, 4, 0, 0),
+    Row("CardBus CIS", 0x28, 4, 0, 0),
+    Row("subsystem", 0x2C, 4, 0x00011AF4, 0),
+    Row("ROM: none", 0x30, 4, 0, 0),
+    Row("capabilities", 0x34, 4, 0x40, 0),
+    Row("interrupt line", 0x3C, 1, 0, 0xFF),
+    Row("interrupt pin", 0x3D, 3, 1, 0),
+    Row("MSI: id, next, 8 vectors, 64 bits, masks", 0x40, 4, 0x01865805, 0x00710000),
+    Row("MSI: address", 0x44, 8, 0, 0xFFFFFFFFFFFFFFFC),
+    Row("MSI: data", 0x4C, 4, 0, 0x0000FFFF),
+    Row("MSI: masks", 0x50, 4, 0, 0xFF),
+    Row("MSI: pending", 0x54, 4, 0, 0),
+    Row("MSI-X: id, next, 5 vectors", 0x58, 4, 0x00040011, 0xC0000000),
+    Row("MSI-X: table in BAR 4", 0x5C, 4, 4, 0),
+    Row("MSI-X: pending bits in BAR 4", 0x60, 4, 0x1004, 0),
+]
+PCI_TYPE_1 = [
+    Row("class", 0x08, 4, 0x06040000, 0),
+    Row("header type", 0x0E, 1, 1, 0),
+    Row("bus numbers", 0x18, 4, 0, 0x00FFFFFF),
+    Row("I/O window", 0x1C, 2, 0, 0xF0F0),
+    Row("memory window", 0x20, 4, 0, 0xFFF0FFF0),
+    Row("prefetchable window of 64 bits", 0x24, 4, 0x00010001, 0xFFF0FFF0),
+    Row("its upper halves", 0x28, 8, 0, 0xFFFFFFFFFFFFFFFF),
+    Row("I/O window of 16 bits", 0x30, 4, 0, 0),
+    Row("bridge control", 0x3E, 2, 0, 0x0FFF),
+]
+ROOT_PORT = [
+    Row("capability: version 2, root port with a slot", 0x40, 4, 0x01420010, 0),
+    Row("link: 2.5 GT/s, one lane, says when it is up", 0x4C, 4, 0x07100011, 0),
+    Row("slot 7", 0x54, 4, 7 << 19 | 0x4007B, 0),
+    Row("slot control", 0x58, 2, 0x03C0, 0x1FFF),
+    Row("slot status: empty", 0x5A, 2, 0, 0),
+]
+SHEETS: dict[str, tuple[Callable[[], Any], list[Row]]] = {
+    "PC16550D": (lambda: Serial(Sink(), Sink()), PC16550D),
+    "PCI type 0": (function, PCI_TYPE_0),
+    "PCI type 1": (lambda: ConfigSpaceOf(PciBridge(IoManager())), PCI_TYPE_1),
+    "PCI Express root port": (lambda: ConfigSpaceOf(PcieRootPort(IoManager(), 7)), ROOT_PORT),
+}
+ROWS = [(make, row) for make, rows in SHEETS.values() for row in rows]
+NAMES = [f"{sheet}: {row.name}" for sheet, (_, rows) in SHEETS.items() for row in rows]
+
+
+@pytest.mark.parametrize(("make", "row"), ROWS, ids=NAMES)
+def test_register(make: Callable[[], Any], row: Row) -> None:
+    device = make()
+
+    def get() -> int:
+        value = 0
+        for at in range(row.length):
+            byte = memoryview(bytearray(1))
+            device.read(row.offset + at, byte)
+            value |= byte[0] << 8 * at
+        return value
+
+    def put(value: int) -> None:
+        for at in range(row.length):
+            device.write(row.offset + at, memoryview(bytes([value >> 8 * at & 0xFF])))
+
+    for offset, value in row.before:
+        device.write(offset, memoryview(bytes([value])))
+    assert get() == row.reset
+    every = (1 << 8 * row.length) - 1
+    if row.name == "MCR":
+        # one bit at a time: in loopback the modem lines are the chip's own
+        for bit in range(8):
+            put(1 << bit)
+            assert get() == 1 << bit & row.writable
+        return
+    for value in (0, every, 0x5555555555555555 & every, 0xAAAAAAAAAAAAAAAA & every):
+        put(value)
+        assert get() == row.reset & ~row.writable | value & row.writable
