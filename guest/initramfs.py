@@ -36,6 +36,11 @@ def devices() -> Path:
     return _compiled("devices", HERE / "devices.c")
 
 
+def virtio() -> Path:
+    """The initramfs whose init uses virtio devices as programs do."""
+    return _compiled("virtio", HERE / "virtio.c")
+
+
 def _compiled(name: str, source: Path) -> Path:
     install(["gcc", "libc6-dev", "cpio"], "which build the guest's initramfs")
     ingredients = source.read_bytes() + (HERE / "init.h").read_bytes()

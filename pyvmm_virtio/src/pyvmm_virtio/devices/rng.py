@@ -60,18 +60,18 @@ class Rng(VirtioDevice):
         """Fill what is in the queue."""
         queue = self.queues[index]
         for chain in self.chains(index):
-            writer = chain.writer(self.memory)
-            wanted = min(writer.available_bytes(), self.max_bytes)
-            if not self._throttle.admit(index, wanted):
-                queue.go_to_previous_position()
-                return
-            data = self._draw(wanted) if wanted else b""
-            if wanted and not data:
-                # 5.4.6.2: "MUST place one or more random bytes into the buffer"
-                queue.go_to_previous_position()
-                self._waits.later(index, RETRY_SECONDS)
-                return
-            writer.write(data)
+            with chain.writer(self.memory) as writer:
+                wanted = min(writer.available_bytes(), self.max_bytes)
+                if not self._throttle.admit(index, wanted):
+                    queue.go_to_previous_position()
+                    return
+                data = self._draw(wanted) if wanted else b""
+                if wanted and not data:
+                    # 5.4.6.2: "MUST place one or more random bytes into the buffer"
+                    queue.go_to_previous_position()
+                    self._waits.later(index, RETRY_SECONDS)
+                    return
+                writer.write(data)
             self.complete(index, chain, len(data))
 
     def _draw(self, wanted: int) -> bytes:

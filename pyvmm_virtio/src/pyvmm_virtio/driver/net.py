@@ -48,8 +48,9 @@ class NetDriver(Driver):
     def after_start(self) -> None:
         """Offer buffers to receive in."""
         has_control = self.has(n.VIRTIO_NET_F_CTRL_VQ)
-        self.pairs = (len(self.queues) - has_control) // 2
-        self.control_queue = len(self.queues) - 1
+        self.pairs = (len(self.queues) - has_control) // 2 if self.has(n.VIRTIO_NET_F_MQ) else 1
+        # 5.1.2: "N=1 if neither VIRTIO_NET_F_MQ nor VIRTIO_NET_F_RSS are negotiated", however many there are
+        self.control_queue = 2 * self.pairs
         self.received: list[list[tuple[tuple[int, ...], bytes]]] = [[] for _ in range(self.pairs)]
         self._partial: list[tuple[tuple[int, ...], bytes, int]] = [((), b"", 0)] * self.pairs
         for pair in range(self.pairs):

@@ -218,12 +218,14 @@ class Block(VirtioDevice):
         try:
             pieces = self._plan(request)
         except Refused as refusal:
-            used.append((request.head, request.finish(refusal.status)))
-            return
-        if self._async is None:
-            used.append((request.head, request.finish(self._do(request, pieces))))
+            status = refusal.status
         else:
-            self._submit(index, request, pieces)
+            if self._async is not None:
+                self.submit_next(index, self.epochs[index], request, pieces)
+                return
+            status = self._do(request, pieces)
+        used.append((request.head, request.finish(status)))
+        request.release()
 
     def _plan(self, request: Request) -> list[tuple[int, int, int]]:
         """Return what to do on the disk, as (operation, offset, length); raises `Refused`."""
@@ -275,34 +277,37 @@ class Block(VirtioDevice):
         kind = errno.errorcode.get(error.errno or 0, "error")
         self.errors[kind] = self.errors.get(kind, 0) + 1
         if self.errors[kind] == 1:
-            self._log().error("%r: a %s failed (others of this kind are only counted): %s", self, what, error)
+            # the text, for the error's traceback holds views of guest memory
+            text = str(error)
+            self._log().error("%r: a %s failed (others of this kind are only counted): %s", self, what, text)
 
     # a back end with many requests under way
 
-    def _submit(self, index: int, request: Request, pieces: list[tuple[int, int, int]]) -> None:
-        """Begin the first piece; each begins the next, and the last one completes the request."""
-        disk, epoch = self._async, self.epochs[index]
-        left = iter(pieces)
+    def submit_next(self, index: int, epoch: int, request: Request, left: list[tuple[int, int, int]]) -> None:
+        """Begin the next piece of a request; each begins the one after it, and the last completes the request."""
+        disk = self._async
+        if not left or disk is None:
+            self._answer(index, request, OK)
+            return
+        op, offset, length = left.pop(0)
+        views = request.writer.views() if op == READ else request.reader.views() if op == WRITE else ()
 
-        def step(error: int = 0) -> None:
-            if not self.is_current(index, epoch) or disk is None:
-                return  # the driver took its memory back
-            if error:
+        def done(error: int) -> None:
+            if not self.is_current(index, epoch):
+                request.release()  # the driver took its memory back
+            elif error:
                 self._log_failure("request", OSError(error, "the server failed"))
-                self.complete(index, request.head, request.finish(IOERR))
-                return
-            for op, offset, length in left:
-                views = request.writer.views() if op == READ else request.reader.views() if op == WRITE else ()
-                disk.submit(op, views, offset, length, read if op == READ else step)
-                return
-            self.complete(index, request.head, request.finish(OK))
+                self._answer(index, request, IOERR)
+            else:
+                if op == READ:
+                    request.writer.advance(length)
+                self.submit_next(index, epoch, request, left)
 
-        def read(error: int = 0) -> None:
-            if not error and self.is_current(index, epoch):
-                request.writer.advance(request.writer.available_bytes())
-            step(error)
+        disk.submit(op, views, offset, length, done)
 
-        step()
+    def _answer(self, index: int, request: Request, status: int) -> None:
+        self.complete(index, request.head, request.finish(status))
+        request.release()
 
     def _after_submitting(self) -> None:
         if self.loop is None and self._async is not None:

@@ -65,6 +65,12 @@ class Request:
         self._status.write(status.to_bytes(1, "little"))
         return self._filled + 1
 
+    def release(self) -> None:
+        """Let go of the driver's memory."""
+        self.reader.release()
+        self.writer.release()
+        self._status.release()
+
 
 class Refused(Exception):
     """A request is answered with a status other than OK."""

@@ -28,7 +28,7 @@ CONTROL = struct.Struct("<IHH")
 EMERGENCY_OFFSET = 8
 CONTROL_RECEIVE, CONTROL_TRANSMIT = 2, 3
 MAX_PORTS = 511
-MAX_WAITING = 4096
+MAX_WAITING = 2048
 """Control messages that may wait for a driver that does not take them."""
 
 
