@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import pyvmm_kvm
+import pyvmm_kvm.one_reg
 from pyvmm_kvm import Kvm, VcpuFd, VmFd
 from pyvmm_kvm._kvm import ffi, lib
 from pyvmm_kvm.cap import Cap
@@ -158,3 +159,17 @@ def test_payload_offsets_are_the_compilers(tmp_path: Path) -> None:
     program = tmp_path / "offsets.c"
     program.write_text("\n".join(lines))
     subprocess.run(["cc", "-fsyntax-only", str(program)], check=True)
+
+
+def test_the_table_of_names_names_what_is_there() -> None:
+    text = (TABLE.parent / "kvm-names.md").read_text()
+    cells = [line.split("|")[2] for line in text.splitlines() if line.startswith("| `")]
+    assert len(cells) > 15
+    named = 0
+    for cell in cells:
+        for name in re.findall(r"`((?:[A-Z]\w+|one_reg)(?:\.\w+)?)`", cell):
+            target: object = pyvmm_kvm.one_reg if name.startswith("one_reg") else pyvmm_kvm
+            for part in name.removeprefix("one_reg.").split("."):
+                target = getattr(target, part)
+            named += 1
+    assert named > 15

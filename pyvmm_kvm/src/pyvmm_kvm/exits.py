@@ -4,8 +4,8 @@ An exit describes the vCPU until its next `run()`. `data` is a live, writable vi
 us: for `IoIn` and `MmioRead` write the answer into it before the next `run()`, and copy what must last (`bytes(data)`).
 A vCPU hands out the same object whenever the same thing happens, so do not assign to its attributes.
 
-In a loop that handles 100 000 exits a second `case IoOut():` with `exit.port` costs 0.1 us, and the pattern with
-captures, `case IoOut(port, data):`, 0.5 us: CPython builds a set, a list and a tuple for it.
+In a loop that handles 100 000 exits a second, `type(exit) is IoOut` with `exit.port` costs 0.1 us, and the pattern
+`case IoOut(port, data):` 0.5 us, for CPython makes a set, a list and a tuple for it.
 """
 
 from __future__ import annotations

@@ -203,6 +203,8 @@ class ArchVcpu(Fd):
         used = block.size
         return NestedState(block[:used]) if used > NestedState.HEADER else None
 
+    nested_state = get_nested_state
+
     def set_nested_state(self, state: Buffer) -> None:
         """Replace the state of a guest hypervisor."""
         self._fill("KVM_SET_NESTED_STATE", bytearray(memoryview(state).cast("B")))
@@ -303,6 +305,9 @@ class ArchVcpu(Fd):
             Sregs.over(page[lib.PYVMM_RUN_SYNC_SREGS :]),
             VcpuEvents.over(page[lib.PYVMM_RUN_SYNC_EVENTS :]),
         )
+
+    # what Rust calls the same when it is to be written
+    sync_regs_mut = sync_regs
 
     @property
     def registers(self) -> str:
