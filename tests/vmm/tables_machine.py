@@ -11,10 +11,12 @@ import time
 from typing import TYPE_CHECKING
 
 from minimal_vmm import COM1_IRQ, Machine, parse
-from pyvmm_device import BusRange
+from pyvmm_device import BusRange, PciFunction, PciHotplug, PciRoot, Ram
 from pyvmm_device.register_device import Register, RegisterDevice
 from pyvmm_loader import BootPlan, split_ram
 from pyvmm_loader.acpi.devices.isa import rtc, serial_port
+from pyvmm_loader.acpi.devices.pci import PciHost
+from pyvmm_loader.acpi.devices.pci_hotplug import PORT, SIZE, PciHotplugSlots
 from pyvmm_loader.acpi.devices.power_button import power_button, pressed
 from pyvmm_loader.acpi.devices.virtio_mmio import virtio_mmio
 from pyvmm_loader.acpi.fadt import PmBlock, Reset, SleepRegisters
@@ -28,7 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 POWER = 0x600
-BUTTON_GSI, VIRTIO_GSI = 11, 12
+GPE0, HOTPLUG_EVENT = 0x620, 1
+BUTTON_GSI, VIRTIO_GSI, HOTPLUG_GSI = 11, 12, 13
+ECAM, PCI_MEMORY, LEAVING, COMING = 0xE8000000, 0xC0000000, 3, 5
 VIRTIO = 0xD0000000
 WAITS = b"press the button"
 
@@ -77,6 +81,22 @@ class PowerManagement(RegisterDevice):
         return time.monotonic_ns() * 3_579_545 // 1_000_000_000
 
 
+class GeneralEvents(RegisterDevice):
+    """The general purpose events of a PC: status and enable, a bit an event (ACPI 4.8.4.1)."""
+
+    status = Register(0, 2, writable=0, clears=0xFFFF)
+    enable = Register(2, 2)
+
+    def __init__(self, sci: Callable[[], object]) -> None:
+        super().__init__()
+        self._sci = sci
+
+    def happen(self) -> None:
+        """Report a change of PCI slots."""
+        self.status |= 1 << HOTPLUG_EVENT
+        self._sci()
+
+
 class VirtioPlaceholder(RegisterDevice):
     """The registers of a virtio device with id 0: there, and no device."""
 
@@ -90,6 +110,13 @@ class VirtioPlaceholder(RegisterDevice):
     def _probe(self) -> int:
         VirtioPlaceholder.probed += 1
         return 0x74726976
+
+
+def function() -> PciFunction:
+    """A PCI device that no driver knows, with a page of memory."""
+    made = PciFunction(0x1AF4, 0x1110, 0xFF0000)
+    made.add_bar(0, 0x1000, Ram(0x1000))
+    return made
 
 
 class TablesMachine(Machine):
@@ -107,17 +134,33 @@ class TablesMachine(Machine):
         else:
             self.io.register_pio(SleepControl(off), [BusRange(POWER, 2)])
         self.io.register_mmio(VirtioPlaceholder(), [BusRange(VIRTIO, 0x1000)])
+        self.add_pci()
         read_line = self.console.read_line
 
         def watch(line: bytes) -> None:
             read_line(line)
             if WAITS in line:
-                self.press()
+                self.hotplug.insert(function(), COMING)
+                self.hotplug.request_eject(LEAVING)
 
         self.console.read_line = watch  # type: ignore[method-assign]  # the one guest here is watched for one line
 
+    def add_pci(self) -> None:
+        """Bus 0 behind ports or, with reduced hardware, behind memory only, and one device in it."""
+        if self.kind == "pc":
+            root = PciRoot(self.io)
+            events = GeneralEvents(self.button.trigger)
+            self.io.register_pio(events, [BusRange(GPE0, 4)])
+            notify = events.happen
+        else:
+            root = PciRoot(self.io, ecam=ECAM, ports=False)
+            notify = self.interrupt(HOTPLUG_GSI).trigger
+        root.add(function(), LEAVING)
+        self.hotplug = PciHotplug(root.bus, notify, lambda _: self.press())
+        self.io.register_pio(self.hotplug, [BusRange(PORT, SIZE)])
+
     def press(self) -> None:
-        """Press the power button."""
+        """Press the power button: the guest has let go of a device."""
         if self.kind == "pc":
             self.pm.press()
         else:
@@ -126,14 +169,22 @@ class TablesMachine(Machine):
     def plan(self) -> BootPlan:
         asked = self.arguments
         devices = [serial_port(1, irq=COM1_IRQ), rtc(), virtio_mmio(0, VIRTIO, VIRTIO_GSI)]
+        slots = PciHotplugSlots(range(1, 8))
+        ecam = None if self.kind == "pc" else ECAM
+        host = PciHost(ecam=ecam, mmio32=(PCI_MEMORY, 0x10000000), io=(0x1000, 0x1000), irqs=range(16, 20))
         reset = Reset(GenericAddress(0x64), 0xFE)
         if self.kind == "pc":
-            pm = PmBlock(POWER, POWER + 4, POWER + 8)
-            acpi = AcpiTables(asked.cpus, devices=devices, pm=pm, reset=reset, tables=[spcr()])
+            acpi = AcpiTables(
+                asked.cpus, devices=devices, pm=PmBlock(POWER, POWER + 4, POWER + 8, GPE0), reset=reset,
+                tables=[spcr()], pci=host, hotplug=slots, gpe={HOTPLUG_EVENT: [slots.event()]},
+            )  # fmt: skip
         else:
             devices.append(power_button())
             sleep = SleepRegisters(GenericAddress(POWER), GenericAddress(POWER + 1))
-            acpi = AcpiTables(asked.cpus, devices=devices, sleep=sleep, reset=reset, events={BUTTON_GSI: [pressed()]})
+            acpi = AcpiTables(
+                asked.cpus, devices=devices, sleep=sleep, reset=reset, pci=host, hotplug=slots,
+                events={BUTTON_GSI: [pressed()], HOTPLUG_GSI: [slots.event()]},
+            )  # fmt: skip
         smbios = Smbios(
             manufacturer="Example & Sons", product="Tables", serial="S-1", vcpus=asked.cpus,
             memory=split_ram(asked.memory), uuid="12345678-9abc-def0-1234-56789abcdef0",

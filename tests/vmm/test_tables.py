@@ -25,7 +25,7 @@ PATIENCE = 400
 SHOWN = [
     "/proc/interrupts", "/proc/bootconfig", "/sys/class/dmi/id/sys_vendor", "/sys/class/dmi/id/product_name",
     "/sys/class/dmi/id/product_serial", "/sys/bus/acpi/devices", "/sys/bus/platform/devices", "/sys/bus/pnp/devices",
-    "/sys/firmware/acpi/tables", "/sys/devices/system/cpu/online", "/proc/iomem",
+    "/sys/firmware/acpi/tables", "/sys/devices/system/cpu/online", "/proc/iomem", "/sys/bus/pci/devices",
 ]  # fmt: skip
 
 
@@ -86,4 +86,9 @@ def test_guest_finds_its_machine_by_acpi(kind: str, entry: str, initrd: Path) ->
     assert shown["/sys/class/dmi/id/product_name"].strip() == "Tables"
     assert shown["/sys/class/dmi/id/product_serial"].strip() == "S-1"
     assert shown["/proc/bootconfig"].strip() == 'tables.read = "yes"'
+    # the device in slot 3 was ejected, which pressed the button, and the one in slot 5 was found and given memory
+    assert shown["/sys/bus/pci/devices"].split() == ["0000:00:00.0", "0000:00:05.0"], said
+    assert re.search(
+        r"^c0000000-cfffffff : PCI Bus 0000:00\n +c[0-9a-f]{7}-c[0-9a-f]{7} : 0000:00:05.0", shown["/proc/iomem"], re.M
+    )
     assert "the guest powered off through ACPI" in done.stderr
