@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pyvmm_kvm import CpuId, VcpuExit, VcpuFd
+    from pyvmm_loader import AcpiTables
     from virtio_machine import TerminalPort
 
 COM1, COM1_IRQ = 0x3F8, 4
@@ -130,7 +131,10 @@ class Machine:
         asked = self.arguments
         kernel, dashes, init = asked.cmdline.partition(" -- ")
         cmdline = " ".join([kernel, *self.virtio_words]) + dashes + init
-        return BootPlan(asked.kernel, asked.memory, cmdline, asked.initrd, asked.cpus, asked.entry, arch="x86_64")
+        acpi = acpi_tables(asked.cpus) if asked.tables == "acpi" else None
+        return BootPlan(
+            asked.kernel, asked.memory, cmdline, asked.initrd, asked.cpus, asked.entry, arch="x86_64", acpi=acpi
+        )
 
     def add_processors(self, plan: BootPlan) -> None:
         """The first starts at the kernel's entry; the others wait for it to send INIT and SIPI."""
@@ -227,6 +231,15 @@ class Machine:
             self.owned.pop().close()
 
 
+def acpi_tables(vcpus: int) -> AcpiTables:
+    """Describe the machine by ACPI: processors, serial port, clock, and the register that resets it."""
+    from pyvmm_loader.acpi import AcpiTables, GenericAddress, Reset
+    from pyvmm_loader.acpi.devices.isa import rtc, serial_port
+
+    reset = Reset(GenericAddress(I8042_PORTS + 4), 0xFE)
+    return AcpiTables(vcpus, devices=[serial_port(1, COM1, COM1_IRQ), rtc()], reset=reset)
+
+
 def with_apic_id(cpuid: CpuId, apic_id: int) -> CpuId:
     """What CPUID answers on one processor: all is shared but the id, in leaf 1 and in the topology leaves."""
     own = cpuid.copy()
@@ -278,6 +291,7 @@ def parse() -> argparse.Namespace:
     add("--memory", type=size, default="256", metavar="SIZE", help="MiB, or with a unit: 2G (%(default)s MiB)")
     add("--cpus", type=cpus, default="1", metavar="N", help=f"vCPUs, 1 to {MAX_CPUS} (%(default)s)")
     add("--entry", choices=ENTRIES, default="auto", help="the boot protocol (%(default)s)")
+    add("--tables", choices=("mptable", "acpi"), default="mptable", help="how the guest finds it all (%(default)s)")
     add("--plan", action="store_true", help="print what lies where in guest memory before the first instruction")
     add_virtio_options(parser)
     return parser.parse_args()

@@ -17,6 +17,7 @@ from pyvmm_loader import (
     Firmware,
     Flat,
     Image,
+    ImageError,
     ImageTruncated,
     InvalidHeader,
     LoaderError,
@@ -164,8 +165,7 @@ def test_zboot() -> None:
 
 
 def test_arm64_boot_protocol() -> None:
-    dtb = b"\xd0\x0d\xfe\xed" + bytes(100)
-    with BootPlan(arm64(), 64 << 20, initrd=b"initrd", dtb=dtb) as plan:
+    with BootPlan(arm64(), 64 << 20, initrd=b"initrd") as plan:
         tree = plan.boot_registers["x0"]
         assert plan.boot_registers == {"pc": 0x40080000, "x0": tree, "x1": 0, "x2": 0, "x3": 0, "pstate": 0x3C5}
         assert tree % 0x200000 == 0
@@ -175,7 +175,7 @@ def test_arm64_boot_protocol() -> None:
             plan.apply(memory)
             data = bytearray(4)
             memory.read_slice(data, tree)
-            assert data == dtb[:4]
+            assert data == b"\xd0\x0d\xfe\xed"
         with pytest.raises(LoaderError, match="boot_registers"):
             _ = plan.registers
 
@@ -185,7 +185,7 @@ def test_riscv64_boot_protocol() -> None:
         assert plan.boot_registers["pc"] == 0x80200000
         assert plan.boot_registers["a0"] == 0
         assert any(p.start == plan.boot_registers["a1"] for p in plan.placements)
-        assert "yours to write" in str(plan)
+        assert "a1 points here" in str(plan)
     with BootPlan(elf(), SIZE) as x86, pytest.raises(LoaderError, match="in registers"):
         _ = x86.boot_registers
 
@@ -193,10 +193,8 @@ def test_riscv64_boot_protocol() -> None:
 def test_what_image_plans_refuse() -> None:
     with pytest.raises(MemoryTooSmall, match="device tree"):
         BootPlan(arm64(), 2 << 20)
-    with pytest.raises(InvalidHeader, match="dtc"):
+    with pytest.raises(ImageError, match="device tree"):
         BootPlan(arm64(), 64 << 20, dtb=b"text")
-    with pytest.raises(ProtocolViolation, match="bootargs"):
-        BootPlan(arm64(), 64 << 20, "quiet", dtb=b"\xd0\x0d\xfe\xed")
     with pytest.raises(WrongArchitecture, match="riscv64"):
         BootPlan(riscv64(), 64 << 20, arch="x86_64")
     with pytest.raises(WrongArchitecture, match="Image"):

@@ -6,44 +6,78 @@ Documentation/riscv/boot.rst, "Kernel location".
 
 from __future__ import annotations
 
-from .errors import InvalidHeader, MemoryTooSmall, ProtocolViolation
+from .errors import MemoryTooSmall, ProtocolViolation
+from .fdt.node import cells64
+from .fdt.reader import read_fdt
 from .image import ALIGNMENT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from .fdt.tree import Fdt
     from .image import ImageFile
     from .plan import BootPlan
 
-FDT_MAGIC = b"\xd0\x0d\xfe\xed"
 FDT_MAX = 0x200000
 INITRD_WINDOW = 32 << 30
+CMDLINE_SIZE = {"arm64": 2047, "riscv64": 1023}
+"""COMMAND_LINE_SIZE without the NUL."""
 
 
-def add_image(boot: BootPlan, image: ImageFile, cmdline: str) -> tuple[int, int]:
-    """Plan kernel, device tree and initrd; return the kernel's first instruction and the device tree's address."""
-    if cmdline and boot.dtb is not None:
-        raise ProtocolViolation(f"{image.name}: the command line belongs into /chosen/bootargs of the device tree")
-    boot.cmdline = cmdline
+def add_image(boot: BootPlan, image: ImageFile, cmdline: str) -> tuple[int, int, int]:
+    """Plan kernel, device tree and initrd.
+
+    Return the kernel's first instruction, the device tree's address, and the boot processor's number in it.
+    """
+    boot.parse_cmdline(cmdline, CMDLINE_SIZE[image.arch])
     ram, size = boot.ranges[0]
     start = -(-ram // ALIGNMENT) * ALIGNMENT + image.text_offset
     length = max(image.image_size, len(image.view))
     why = f"2 MiB aligned start of RAM plus text_offset {image.text_offset:#x}; BSS zeroed"
     boot.add_slice(image.view[:], start, "kernel", why, length)
     # "must be placed on an 8-byte boundary and must not exceed 2 megabytes in size"
-    tree = -(-(start + length) // ALIGNMENT) * ALIGNMENT
-    if tree + FDT_MAX > ram + size:
+    at = -(-(start + length) // ALIGNMENT) * ALIGNMENT
+    if at + FDT_MAX > ram + size:
         raise MemoryTooSmall(
-            f"{image.name}: kernel and device tree need {ram:#x}..{tree + FDT_MAX:#x}; give the guest more memory",
+            f"{image.name}: kernel and device tree need {ram:#x}..{at + FDT_MAX:#x}; give the guest more memory",
             start=ram,
-            end=tree + FDT_MAX,
+            end=at + FDT_MAX,
         )
     # "within a 1 GB-aligned physical memory window of up to 32 GB in size that fully covers the kernel Image as well"
-    boot.add_initrd(tree + FDT_MAX, (start >> 30 << 30) + INITRD_WINDOW - 1)
-    if boot.dtb is None:
-        boot.add(tree, None, "device tree", "room for the device tree, which is yours to write", FDT_MAX)
-        return start, tree
-    view = boot.dtb.view
-    if bytes(view[:4]) != FDT_MAGIC or len(view) > FDT_MAX:
-        raise InvalidHeader(f"{boot.dtb.name}: no device tree of at most 2 MiB; compile it with dtc", field="magic")
-    boot.add(tree, view, "device tree", "the first register points here")
-    return start, tree
+    initrd = boot.add_initrd(at + FDT_MAX, (start >> 30 << 30) + INITRD_WINDOW - 1)
+    tree = _virt_tree(boot) if boot.dtb is None else read_fdt(boot.dtb.view)
+    complete(tree, boot.cmdline, initrd)
+    blob = bytes(tree)
+    if len(blob) > FDT_MAX:
+        raise ProtocolViolation(f"a device tree of {len(blob)} bytes; the kernel maps {FDT_MAX}", size=len(blob))
+    whose = "the virt machine's" if boot.dtb is None else boot.dtb.name
+    boot.add(
+        at, blob, "device tree", f"{whose}, /chosen completed; {'x0' if image.arch == 'arm64' else 'a1'} points here"
+    )
+    return start, at, tree.boot_cpu
+
+
+def _virt_tree(boot: BootPlan) -> Fdt:
+    if boot.arch == "arm64":
+        from .aarch64 import virt as arm64
+
+        return arm64.virt_tree(boot.ranges, boot.vcpus)
+    from .riscv64 import virt as riscv64
+
+    return riscv64.virt_tree(boot.ranges, boot.vcpus)
+
+
+def complete(tree: Fdt, cmdline: str, initrd: tuple[int, int] | None = None) -> None:
+    """Write into `/chosen` what a boot loader decides: the command line, unless empty, and where the initrd is.
+
+    `initrd` is (address, size). What else is there stays.
+    """
+    try:
+        chosen = tree.root.find("/chosen")
+    except KeyError:
+        chosen = tree.root.add("chosen")
+    if cmdline or "bootargs" not in chosen:
+        chosen["bootargs"] = cmdline
+    if initrd is not None:
+        start, size = initrd
+        chosen["linux,initrd-start"] = cells64(start)
+        chosen["linux,initrd-end"] = cells64(start + size)

@@ -58,10 +58,11 @@ class BootPlan:
 
     `acpi` describes the machine by ACPI instead of by an MP table, `smbios` says what it is called; `rsdp` is where
     ACPI tables of your own begin, or 0. `initrd` may be a list of several; `bootconfig` is text that goes behind them.
-    `modules` are (file, words) pairs
-    for the protocols that know modules (PVH, multiboot). `variables` is the variable store of UEFI firmware.
-    `load_address` says where a flat binary goes. `dtb` is the device tree of an arm64 or riscv64 guest. `arch` is what
-    the guest is (`x86_64`, `arm64`, `riscv64`): a kernel for another one is refused; without it, the kernel decides.
+    `modules` are (file, words) pairs for the protocols that know modules (PVH, multiboot). `variables` is the variable
+    store of UEFI firmware. `load_address` says where a flat binary goes. `dtb` is the device tree of an arm64 or
+    riscv64 guest, that of its virt machine if none is given; its /chosen learns the command line and the initrd. `arch`
+    is what the guest is (`x86_64`, `arm64`, `riscv64`): a kernel for another one is refused; without it, the kernel
+    decides.
 
     A plan is complete and checked when it exists. `str(plan)` is a table, `plan.apply(memory)` writes it, and
     `plan.registers` is the state of the first CPU. Firmware lies in `roms`, ranges beyond RAM that `memory` must have
@@ -117,6 +118,10 @@ class BootPlan:
             self.variables = None if variables is None else self._source(variables)
             self.dtb = None if dtb is None else self._source(dtb)
             self.entry = self._choose(entry, image, source.name)
+            if (acpi or smbios) and (self.entry == "reset" or self.arch != "x86_64"):
+                raise ProtocolViolation(
+                    f"{self.kernel}: started by {self.entry}, which takes no ACPI or SMBIOS tables; omit them"
+                )
             self._state = self._protocol(image, str(cmdline))
             self._check()
         except BaseException:

@@ -79,7 +79,7 @@ def svg(plan: BootPlan) -> str:
         x = LEFT + number * 200
         parts.append(f"<rect x='{x}' y='{y - 12}' width='16' height='16' fill='{COLOURS[kind]}' stroke='#555'/>")
         parts.append(_text(x + 24, y + 1, words))
-    title = f"{plan.kernel}: {plan.kind}, entry {plan.entry} at {plan.registers.regs.rip:#x}, {plan.vcpus} vCPU(s)"
+    title = f"{plan.kernel}: {plan.kind}, entry {plan.entry} at {plan.start:#x}, {plan.vcpus} vCPU(s)"
     head = (
         f"<svg xmlns='http://www.w3.org/2000/svg' width='{WIDTH}' height='{y + 20}' {FONT}>"
         f"<title>{escape(title)}</title><rect width='100%' height='100%' fill='white'/>"

@@ -15,5 +15,5 @@ if TYPE_CHECKING:
 
 def plan(boot: BootPlan, image: ImageFile, cmdline: str) -> dict[str, int]:
     """Plan an Image; a0 is the id of the hart, a1 the address of the device tree, and satp is zero."""
-    start, tree = add_image(boot, image, cmdline)
-    return {"pc": start, "a0": 0, "a1": tree, "satp": 0}
+    start, tree, hart = add_image(boot, image, cmdline)
+    return {"pc": start, "a0": hart, "a1": tree, "satp": 0}
