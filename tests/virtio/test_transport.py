@@ -4,6 +4,7 @@ import json
 import random
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from threading import Event, Thread, Timer
 from typing import Any
 
 import pytest
@@ -15,6 +16,9 @@ from pyvmm_virtio.constants import pci as p
 from pyvmm_virtio.driver import Driver, DriverError, drive
 from pyvmm_virtio.driver.drive import MMIO_BASE
 from pyvmm_virtio.driver.rings import RingFull
+from pyvmm_virtio.errors import VirtioUsageError
+from pyvmm_virtio.in_flight import InFlight
+from pyvmm_virtio.queue import DescriptorChain
 from pyvmm_virtio.transport import status as s
 
 from .echo import CONFIG, DOUBLE, NEEDS_DOUBLE, Echo
@@ -505,3 +509,200 @@ def test_what_a_function_looks_like(ring: str) -> None:
         lengths = {kind: length for kind, (_, length) in port.areas.items()}
         assert lengths[p.VIRTIO_PCI_CAP_NOTIFY_CFG] >= port.multiplier * 1 + 4
         assert lengths[p.VIRTIO_PCI_CAP_DEVICE_CFG] == len(CONFIG)
+
+
+def test_an_iommu_is_insisted_on(transport: str) -> None:
+    from pyvmm_memory import GuestMemoryMmap
+    from pyvmm_virtio.transport import VirtioMmio, VirtioPci
+
+    with GuestMemoryMmap.from_ranges([(0, 0x10000)]) as memory:
+        device = Echo()
+        kind = VirtioMmio if transport == "mmio" else VirtioPci
+        control = kind(device, memory, iommu=True).control
+        assert device.device_features >> f.VIRTIO_F_ACCESS_PLATFORM & 1
+        for accepted in (False, True):
+            control.write_status(0)
+            control.write_status(s.ACKNOWLEDGE | s.DRIVER)
+            control.accepted = 1 << f.VIRTIO_F_VERSION_1 | accepted << f.VIRTIO_F_ACCESS_PLATFORM
+            control.write_status(s.ACKNOWLEDGE | s.DRIVER | s.FEATURES_OK)
+            assert bool(control.read_status() & s.FEATURES_OK) == accepted
+
+
+def test_memory_that_is_replaced_while_the_device_runs(transport: str, ring: str) -> None:
+    from pyvmm_memory import GuestMemoryAtomic, GuestMemoryMmap, GuestRegionMmap
+
+    first = GuestMemoryMmap.from_ranges([(0, 64 << 20)])
+    cell = GuestMemoryAtomic(first)
+    device = Echo()
+    with drive(device, transport, ring, memory=first) as driver:
+        device.attach(cell)
+        assert driver.request(0, b"before", into=6) == b"erofeb"
+        with cell.lock() as guard:
+            guard.replace(first.insert_region(GuestRegionMmap(1 << 32, 0x1000)))
+        request = driver.submit_buffers(0, [(driver.arena.put(b"hi"), 2, 0), (1 << 32, 2, 2)])
+        driver.wait(request)
+        assert bytes(cell.memory().get_slice(1 << 32, 2)) == b"ih"
+    cell.memory().close()
+
+
+class Slow(Echo):
+    """Answers from a thread, when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.in_flight = InFlight()
+        self.go = Event()
+        self.inside = Event()
+        self.threads: list[Thread] = []
+        self.finished: list[bool] = []
+
+    def process_queue(self, index: int) -> None:
+        for chain in self.chains(index):
+            self.threads.append(Thread(target=self.work, args=(index, self.epochs[index], chain)))
+            self.threads[-1].start()
+
+    def work(self, index: int, epoch: int, chain: DescriptorChain) -> None:
+        count = 0
+        with self.in_flight:  # type: ignore[union-attr] # set above
+            if self.is_current(index, epoch):
+                self.inside.set()
+                self.go.wait(10)
+                count = chain.writer(self.memory).write(b"late")
+        self.finished.append(self.finish(index, epoch, chain, count))
+
+    def join(self) -> None:
+        for thread in self.threads:
+            thread.join()
+
+
+def test_answers_from_other_threads(start: Start) -> None:
+    device = Slow()
+    driver = start(device)
+    device.go.set()
+    requests = [driver.submit(0, (b"x",), (4,)) for _ in range(5)]
+    for request in requests:
+        assert driver.wait(request).written() == b"late"
+    device.join()
+    assert device.finished == [True] * 5
+
+
+@pytest.mark.parametrize("one_queue", [False, True])
+def test_a_reset_waits_for_workers_and_nothing_is_written_after_it(start: Start, one_queue: bool) -> None:
+    device = Slow()
+    driver = start(device)
+    request = driver.submit(0, (b"x",), (4,))
+    assert device.inside.wait(10)
+    timer = Timer(0.05, device.go.set)
+    timer.start()
+    if one_queue:
+        driver.port.reset_queue(0)
+    else:
+        driver.port.set_status(0)
+    # the worker was inside when the reset began, and is not any more
+    assert device.go.is_set()
+    assert len(device.in_flight) == 0  # type: ignore[arg-type] # set above
+    addr = request.buffers[1][0]
+    with driver.memory.get_slice(addr, 4) as view:
+        view[:] = b"mine"
+    device.join()
+    timer.join()
+    assert device.finished == [False]
+    assert bytes(driver.memory.get_slice(addr, 4)) == b"mine"
+    assert not driver.poll(0) if one_queue else True
+    driver.reset()
+    assert driver.wait(driver.submit(0, (b"x",), (4,))).written() == b"late"
+    device.join()
+
+
+def test_a_queue_that_never_ends_lets_others_in(start: Start) -> None:
+    device = Echo((4, 4))
+    driver = start(device, indirect=False, event_idx=False)
+    turns: list[int] = []
+    process = Echo.process_queue
+
+    def more(index: int) -> None:
+        turns.append(index)
+        for chain in device.chains(index):
+            device.complete(index, chain, 0)
+            if len(turns) < 4:
+                driver.poll(0)
+                driver.submit(0, (b"a",), (), kick=False)
+
+    device.process_queue = more  # type: ignore[method-assign]
+    driver.submit(0, (b"a",))
+    assert turns == [0, 0, 0, 0]
+    device.process_queue = lambda index: process(device, index)  # type: ignore[method-assign]
+
+
+def test_who_leaves_the_loop_early_comes_back_for_the_rest(start: Start) -> None:
+    device = Echo()
+    driver = start(device)
+
+    def one(index: int) -> None:
+        for chain in device.chains(index):
+            device.complete(index, chain, 0)
+            return
+
+    device.process_queue = one  # type: ignore[method-assign]
+    requests = [driver.submit(0, (b"a",), (1,), kick=False) for _ in range(2)]
+    driver.kick(0)
+    driver.poll()
+    assert [request.done for request in requests] == [True, False]
+    assert device.serve(one, 0)
+    driver.poll()
+    assert requests[1].done
+    assert device.serve(one, 0)  # nothing is left, so the driver notifies again
+    assert driver.wait(driver.submit(0, (b"a",), (1,))).done
+
+
+def test_misuse_is_told() -> None:
+    device = Echo()
+    with pytest.raises(VirtioUsageError, match="no memory"):
+        _ = device.memory
+    with pytest.raises(VirtioUsageError, match="configuration"):
+        device.update_config(20, bytes(8))
+    for transport, ring, irq in (
+        ("isa", "split", ""),
+        ("mmio", "round", ""),
+        ("mmio", "split", "msix"),
+        ("pci", "split", "edge"),
+    ):
+        with pytest.raises(VirtioUsageError):
+            drive(Echo(), transport, ring, irq=irq)
+    with pytest.raises(VirtioUsageError, match="packed"):
+        drive(Echo(ring_features=1 << f.VIRTIO_F_VERSION_1), ring="packed")
+
+    class Typeless(Echo):
+        device_type = 0x50
+
+    with pytest.raises(VirtioUsageError, match="device type 80"):
+        drive(Typeless(), "pci")
+    assert "Echo inactive" in repr(device)
+
+
+def test_where_to_notify(transport: str) -> None:
+    with drive(Echo(), transport) as driver:
+        found = driver.transport.notify_addresses()
+        assert [each.queue for each in found] == [0, 1]
+        if transport == "mmio":
+            assert [(each.offset, each.length, each.datamatch) for each in found] == [(0x50, 4, 0), (0x50, 4, 1)]
+        else:
+            assert [(each.offset, each.length, each.datamatch) for each in found] == [(0, 0, None), (4, 0, None)]
+            moves: list[int | None] = []
+            driver.transport.on_notify_moved = moves.append
+            base = driver.transport.notify_base()
+            driver.port.config_set(4, 0, 2)
+            driver.port.config_set(4, 6, 2)
+            assert moves == [None, base]
+        assert "NotifyAddress(0" in repr(found[0])
+    with drive(Echo(), "mmio", notification_data=True) as driver:
+        assert driver.transport.notify_addresses() == []
+
+
+def test_power_on_reset(start: Start) -> None:
+    device = Echo()
+    driver = start(device)
+    driver.request(0, b"a", into=1)
+    driver.transport.reset()
+    assert not device.active
+    assert device.resets

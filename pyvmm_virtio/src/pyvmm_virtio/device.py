@@ -122,6 +122,8 @@ class VirtioDevice:
     device_type: ClassVar[int] = 0
     queue_max_sizes: Sequence[int] = ()
     shared_memory: Sequence[SharedMemory] = ()
+    early_config: ClassVar[range] = range(0)
+    """The part of the configuration space that may be written before a driver says that it is there."""
     feature_dependencies: ClassVar[Mapping[int, Sequence[int]]] = {}
     """For each feature that needs others, which; a driver that accepts it without them is refused."""
 
@@ -214,7 +216,8 @@ class VirtioDevice:
         """Take the chains of a queue one by one, with notifications off meanwhile.
 
         Ends when there is none; after a ring's worth of them it ends too, and `process_queue` is called again after
-        others had their turn. Who leaves the loop early has notifications on again.
+        others had their turn. Who leaves the loop early comes back by itself for what is left: the driver does not
+        notify of that again, and need not notify of more.
         """
         queue, memory = self.queues[index], self.memory
         pop = queue.pop_descriptor_chain

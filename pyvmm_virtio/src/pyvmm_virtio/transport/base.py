@@ -219,7 +219,8 @@ class Control:
 
     def write_config(self, offset: int, data: memoryview) -> None:
         """Let the driver write to the device's configuration space, where it may."""
-        if self.status & (s.DRIVER | s.FAILED) != s.DRIVER:
+        early = offset in self.device.early_config
+        if self.status & (s.DRIVER | s.FAILED) != s.DRIVER and not early:
             self.ignore("the configuration is written before DRIVER or after FAILED")
         else:
             self.device.driver_write_config(offset, data)
