@@ -10,7 +10,7 @@ ffibuilder = FFI()
 ffibuilder.cdef((NATIVE / "functions.h").read_text())
 ffibuilder.set_source(
     "pyvmm_memory._memory",
-    "".join((NATIVE / f"{part}.h").read_text() for part in ("prelude", "bitmap")),
+    "".join((NATIVE / f"{part}.h").read_text() for part in ("prelude", "bitmap", "mapping", "userfault")),
     py_limited_api=True,
     define_macros=[("Py_LIMITED_API", "0x030b0000")],
     extra_compile_args=["-Wall", "-Wextra"],

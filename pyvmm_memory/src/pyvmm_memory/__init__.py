@@ -23,6 +23,7 @@ from .errors import (
     GuestAddressOverflow,
     GuestMemoryError,
     HostAddressNotAvailable,
+    HostRefused,
     InvalidBackendAddress,
     InvalidBuffer,
     InvalidGuestAddress,
@@ -31,8 +32,8 @@ from .errors import (
     InvalidOffsetLength,
     InvalidPointer,
     InvalidRegion,
+    InvalidSnapshot,
     MapFixed,
-    MappingOverlap,
     MappingPastEof,
     MemoryClosed,
     MemoryInUse,
@@ -57,35 +58,58 @@ from .region import GuestRegionMmap
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .address import MemoryRegionAddress
+    from .advice import Advice, advise, prefault
     from .atomic import GuestMemoryAtomic
     from .bitmap import AtomicBitmap, BitmapSlice, PlainBitmap
     from .bytes import Bytes
     from .collection import GuestRegionCollection
     from .endian import Be16, Be32, Be64, BeSize, Le16, Le32, Le64, LeSize
     from .file_offset import FileOffset
+    from .iommu import CannotResolve, Fragmented, Iommu, IommuError, IommuMemory, IommuMisconfigured
+    from .iotlb import Iotlb, IotlbFails, IovaRange, MappedRange
+    from .memfd import from_guest_memfd, from_memfd, guest_memfd_region, memfd_region
     from .memory import GuestMemory
+    from .mmap_builder import MmapRegionBuilder
+    from .numa import Policy, bind, online_nodes, policy_of
     from .ordering import InvalidOrdering, Ordering, fence
+    from .reservation import HostReservation, contiguous
+    from .snapshot import Snapshot, dirty_ranges, save
+    from .struct_view import StructView
+    from .userfault import UserFault, UserFaultError
     from .volatile import PtrGuard, VolatileSlice
     from .volatile_ref import VolatileArrayRef, VolatileRef
+    from .xen import MmapRange, MmapXenFlags
 
 __version__ = "0.1.0"
 
 # booting a kernel needs none of these, and each costs an import
 _LAZY = {
     "address": "MemoryRegionAddress",
+    "advice": "Advice advise prefault",
     "atomic": "GuestMemoryAtomic",
     "bitmap": "AtomicBitmap BitmapSlice PlainBitmap",
     "bytes": "Bytes",
     "collection": "GuestRegionCollection",
     "endian": "Be16 Be32 Be64 BeSize Le16 Le32 Le64 LeSize",
     "file_offset": "FileOffset",
+    "iommu": "CannotResolve Fragmented Iommu IommuError IommuMemory IommuMisconfigured",
+    "iotlb": "Iotlb IotlbFails IovaRange MappedRange",
+    "memfd": "from_guest_memfd from_memfd guest_memfd_region memfd_region",
     "memory": "GuestMemory",
+    "mmap_builder": "MmapRegionBuilder",
+    "numa": "Policy bind online_nodes policy_of",
     "ordering": "InvalidOrdering Ordering fence",
+    "reservation": "HostReservation contiguous",
+    "snapshot": "Snapshot dirty_ranges save",
+    "struct_view": "StructView",
+    "userfault": "UserFault UserFaultError",
     "volatile": "PtrGuard VolatileSlice",
     "volatile_ref": "VolatileArrayRef VolatileRef",
+    "xen": "MmapRange MmapXenFlags",
 }
 
 __all__ = [
+    "Advice",
     "AtomicBitmap",
     "Be16",
     "Be32",
@@ -93,7 +117,9 @@ __all__ = [
     "BeSize",
     "BitmapSlice",
     "Bytes",
+    "CannotResolve",
     "FileOffset",
+    "Fragmented",
     "GuestAddress",
     "GuestAddressOverflow",
     "GuestMemory",
@@ -103,6 +129,8 @@ __all__ = [
     "GuestRegionCollection",
     "GuestRegionMmap",
     "HostAddressNotAvailable",
+    "HostRefused",
+    "HostReservation",
     "InvalidBackendAddress",
     "InvalidBuffer",
     "InvalidGuestAddress",
@@ -112,12 +140,20 @@ __all__ = [
     "InvalidOrdering",
     "InvalidPointer",
     "InvalidRegion",
+    "InvalidSnapshot",
+    "Iommu",
+    "IommuError",
+    "IommuMemory",
+    "IommuMisconfigured",
+    "Iotlb",
+    "IotlbFails",
+    "IovaRange",
     "Le16",
     "Le32",
     "Le64",
     "LeSize",
     "MapFixed",
-    "MappingOverlap",
+    "MappedRange",
     "MappingPastEof",
     "MemoryClosed",
     "MemoryInUse",
@@ -125,8 +161,11 @@ __all__ = [
     "MemoryRegionOverlap",
     "Misaligned",
     "MmapFailed",
+    "MmapRange",
     "MmapRegion",
+    "MmapRegionBuilder",
     "MmapRegionError",
+    "MmapXenFlags",
     "NoMemoryRegion",
     "Ordering",
     "OutOfBounds",
@@ -134,15 +173,32 @@ __all__ = [
     "PartialBuffer",
     "Permissions",
     "PlainBitmap",
+    "Policy",
     "PtrGuard",
     "ReadOnlyMemory",
+    "Snapshot",
+    "StructView",
     "TooBig",
     "UnexpectedEof",
     "UnsortedMemoryRegions",
+    "UserFault",
+    "UserFaultError",
     "VolatileArrayRef",
     "VolatileRef",
     "VolatileSlice",
+    "advise",
+    "bind",
+    "contiguous",
+    "dirty_ranges",
     "fence",
+    "from_guest_memfd",
+    "from_memfd",
+    "guest_memfd_region",
+    "memfd_region",
+    "online_nodes",
+    "policy_of",
+    "prefault",
+    "save",
 ]
 
 

@@ -232,6 +232,10 @@ class AtomicBitmap(PlainBitmap):
         self._lib.pyvmm_bitmap_take(self._pointer, self._ffi.from_buffer(taken), count)
         return memoryview(taken).cast("Q").tolist()
 
+    def pointer(self) -> object:
+        """The words as C sees them, valid as long as this bitmap lives and is not enlarged."""
+        return self._pointer
+
     def clone(self) -> AtomicBitmap:
         """Another bitmap with the same bits."""
         other = AtomicBitmap(self._byte_size, self._page_size)

@@ -12,7 +12,6 @@ from .errors import (
     InvalidBackendAddress,
     InvalidBuffer,
     InvalidGuestAddress,
-    InvalidInteger,
     InvalidLength,
     Misaligned,
     PartialBuffer,
@@ -310,9 +309,8 @@ class Bytes:
 
 def to_bytes(value: int, size: int) -> bytes:
     """`value` in `size` little-endian bytes. Raises GuestMemoryError where it does not fit, InvalidInteger."""
+    value = as_int(value)
     try:
         return value.to_bytes(size, "little")
     except OverflowError as error:
         raise GuestMemoryError(f"{value:#x} does not fit in {size} bytes") from error
-    except (AttributeError, TypeError) as error:
-        raise InvalidInteger(value) from error

@@ -241,3 +241,12 @@ class GuestRegionCollection(FastAccess, GuestMemory):
             count = min(end, region.end) - addr
             region.mark_dirty(addr - region.start, count)
             addr += count
+
+    def search(self, pattern: bytes, *, start: int = 0, end: int | None = None, limit: int = 100) -> list[int]:
+        """The addresses, at most `limit`, where `pattern` occurs, across regions that touch.
+
+        Pages that were never written to are skipped where the host says which.
+        """
+        from .hexdump import search
+
+        return search(self, pattern, start, end, limit)

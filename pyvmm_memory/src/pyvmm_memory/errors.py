@@ -165,5 +165,14 @@ class MappingPastEof(MmapRegionError, ValueError):
     """The file ends before the mapping does: touching the rest would kill the process with SIGBUS."""
 
 
-class MappingOverlap(MmapRegionError, ValueError):
-    """Two regions share bytes of one file."""
+class HostRefused(GuestMemoryError, OSError):
+    """The host refused something about memory; `errno` says why, as the system call's manual does."""
+
+    def __init__(self, number: int, what: str, cure: str = "") -> None:
+        import os
+
+        super().__init__(number, f"{what}: {os.strerror(number)}{f' ({cure})' if cure else ''}")
+
+
+class InvalidSnapshot(GuestMemoryError, ValueError):
+    """A file is no snapshot of memory, is damaged, or belongs to other memory."""

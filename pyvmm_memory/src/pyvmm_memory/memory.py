@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from .bitmap import Bitmap
     from .mmap_region import MmapRegion
+    from .struct_view import Layout, StructView
     from .volatile import VolatileSlice
 
 
@@ -40,9 +41,15 @@ class GuestMemory(Bytes):
         Raises InvalidGuestAddress with the first unmapped address.
         """
         views: list[memoryview] = []
-        for mapping, offset, count in self._covered(addr, length, permissions):
-            view = mapping.place(writing=False)[offset : offset + count]
-            views.append(view if permissions & WRITE else view.toreadonly())
+        try:
+            for mapping, offset, count in self._covered(addr, length, permissions):
+                view = mapping.place(writing=False)[offset : offset + count]
+                views.append(view if permissions & WRITE else view.toreadonly())
+        except BaseException:
+            # the traceback would keep them, and the memory could not be closed
+            for view in views:
+                view.release()
+            raise
         return views
 
     def get_volatile_slice(
@@ -83,3 +90,15 @@ class GuestMemory(Bytes):
             done += piece[2]
         if done < length:
             raise InvalidGuestAddress(addr + done)
+
+    def struct(self, address: int, layout: Layout, *, byteorder: str = "<") -> StructView:
+        """Named fields at `address`, read and written where they are: see `StructView`."""
+        from .struct_view import StructView
+
+        return StructView(self, address, layout, byteorder)
+
+    def hexdump(self, addr: int, length: int, *, width: int = 16) -> str:
+        """`length` bytes at `addr` as people read them; runs of equal lines are one `*`, holes are named."""
+        from .hexdump import hexdump
+
+        return hexdump(self, addr, length, width)

@@ -30,11 +30,15 @@ if TYPE_CHECKING:
     from .file_offset import FileOffset
     from .volatile import VolatileSlice
 
-    class Owner(Buffer, Protocol):
-        """What owns the mapped range: `close` unmaps it, or raises BufferError while views of it live."""
+    class Owner(Protocol):
+        """What unmaps a range."""
+
+        def buffer(self) -> Buffer:
+            """The range as a buffer."""
+            ...
 
         def close(self) -> None:
-            """Unmap."""
+            """Unmap; raises BufferError while views of the buffer live."""
             ...
 
 
@@ -60,6 +64,7 @@ class MmapRegion:
         "_flags",
         "_hugetlbfs",
         "_owned",
+        "_owner",
         "_prot",
         "bitmap",
         "buffer",
@@ -85,8 +90,11 @@ class MmapRegion:
         owned: bool = True,
         hugetlbfs: bool | None = None,
         kind: str = "",
+        owner: Owner | None = None,
     ) -> None:
         self.buffer = buffer
+        #: what unmaps where `buffer` cannot
+        self._owner = owner
         self.size = size
         self.bitmap = bitmap
         self.closed = False
@@ -165,6 +173,16 @@ class MmapRegion:
             kind=kind or ("private file" if private else ""),
         )
 
+    @classmethod
+    def build_raw(cls, addr: int, size: int, prot: int, flags: int, bitmap: NewBitmap | None = None) -> Self:
+        """Memory that somebody else mapped at `addr` of this process, and unmaps after this is closed.
+
+        Raises InvalidPointer where `addr` is not the start of a page.
+        """
+        from .raw import from_pointer
+
+        return from_pointer(cls, addr, size, prot, flags, bitmap)
+
     def place(self, writing: bool) -> memoryview:
         """The view, for whoever reads or writes now. Raises MemoryClosed, HostAddressNotAvailable, ReadOnlyMemory."""
         if self.closed:
@@ -237,11 +255,15 @@ class MmapRegion:
         self.window.release()
         if self.view is not None:
             self.view.release()
-        close = getattr(self.buffer, "close", None)
         try:
-            if close is not None:
-                close()
+            if self._owner is not None:
+                self.buffer = b""
+                self._owner.close()
+            elif isinstance(self.buffer, mmap.mmap):
+                self.buffer.close()
         except BufferError as error:
+            if self._owner is not None:
+                self.buffer = self._owner.buffer()
             self.view = self._make_view()
             self.window.reopen(b"" if self.view is None else self.view)
             raise MemoryInUse(f"{self!r} is still in use: release its slices, close the VM, then close") from error

@@ -1,0 +1,247 @@
+"""IommuMemory: guest memory by I/O virtual address, with rights for each mapping and a dirty bitmap of its own."""
+
+from __future__ import annotations
+
+from .address import as_int
+from .errors import GuestMemoryError, InvalidBackendAddress, InvalidGuestAddress, InvalidLength, Overflow
+from .iotlb import Iotlb, IotlbFails, IovaRange
+from .memory import GuestMemory
+from .permissions import Permissions
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from types import TracebackType
+    from typing import Protocol, Self
+
+    from .bitmap import Bitmap
+    from .collection import GuestRegionCollection
+    from .iotlb import MappedRange
+    from .mmap_region import MmapRegion
+
+    class Translator(Protocol):
+        """Anything that translates: `Iommu` is one."""
+
+        def translate(self, iova: int, length: int, access: Permissions) -> Iterable[MappedRange]:
+            """The physical ranges of a range, all of which allow `access`. Raises IommuError."""
+            ...
+
+
+class IommuError(GuestMemoryError, LookupError):
+    """An I/O virtual address cannot be translated."""
+
+
+class CannotResolve(IommuError, InvalidGuestAddress):
+    """Part of `iova_range` is not mapped or may not be accessed so; `reason` says which."""
+
+    def __init__(self, iova_range: IovaRange, reason: str) -> None:
+        GuestMemoryError.__init__(self, f"cannot translate {iova_range.base:#x}+{iova_range.length:#x}: {reason}")
+        self.iova_range = iova_range
+        self.address = iova_range.base
+        self.reason = reason
+
+
+class Fragmented(IommuError, InvalidBackendAddress):
+    """`iova_range` is mapped, but only its first `continuous_length` bytes lie together."""
+
+    def __init__(self, iova_range: IovaRange, continuous_length: int) -> None:
+        GuestMemoryError.__init__(
+            self,
+            f"{iova_range.base:#x}+{iova_range.length:#x} is mapped in pieces, the first of {continuous_length:#x} "
+            "bytes: use get_slices, read or write",
+        )
+        self.iova_range = iova_range
+        self.address, self.length = iova_range.base, iova_range.length
+        self.continuous_length = continuous_length
+
+
+class IommuMisconfigured(IommuError):
+    """The IOMMU cannot translate at all."""
+
+
+class Iommu:
+    """An IOTLB, and how to fill it.
+
+    `resolve(iotlb, fails, access)` is called with what is missing or forbidden, puts what the real IOMMU says into the
+    IOTLB, and is asked once: what fails then is CannotResolve. Without it the IOTLB is all there is.
+    """
+
+    __slots__ = ("iotlb", "resolve")
+
+    def __init__(
+        self, iotlb: Iotlb | None = None, resolve: Callable[[Iotlb, IotlbFails, Permissions], object] | None = None
+    ) -> None:
+        self.iotlb = Iotlb() if iotlb is None else iotlb
+        self.resolve = resolve
+
+    def translate(self, iova: int, length: int, access: Permissions) -> Iterator[MappedRange]:
+        """The physical ranges of `length` bytes at `iova`. Raises CannotResolve, InvalidLength."""
+        try:
+            try:
+                return self.iotlb.lookup(iova, length, access)
+            except IotlbFails as fails:
+                if self.resolve is None:
+                    raise
+                self.resolve(self.iotlb, fails, access)
+            return self.iotlb.lookup(iova, length, access)
+        except (IotlbFails, Overflow) as error:
+            raise CannotResolve(IovaRange(as_int(iova), as_int(length)), str(error)) from error
+
+    def __repr__(self) -> str:
+        return f"<Iommu with {self.iotlb!r}>"
+
+
+class IommuMemory(GuestMemory):
+    """`backend` as a device behind an IOMMU sees it: every access is translated and checked for its rights.
+
+    With the IOMMU enabled writes are recorded in `bitmap`, by I/O virtual address, as vhost-user wants it; disabled,
+    addresses are physical and the backend's own bitmaps record. `get_slice` and `get_slices` without permissions give
+    what the mapping allows: writable views, or read-only ones.
+    """
+
+    __slots__ = ("_backend", "_bitmap", "_iommu", "_use_iommu")
+
+    def __init__(
+        self, backend: GuestRegionCollection, iommu: Translator, use_iommu: bool = True, bitmap: Bitmap | None = None
+    ) -> None:
+        self._backend = backend
+        self._iommu = iommu
+        self._use_iommu = use_iommu
+        self._bitmap = bitmap
+
+    def with_replaced_backend(self, new_backend: GuestRegionCollection) -> Self:
+        """The same IOMMU and bitmap in front of other memory, as after hotplug."""
+        return type(self)(new_backend, self._iommu, self._use_iommu, self._bitmap)
+
+    def bitmap(self) -> Bitmap | None:
+        """The dirty bitmap of I/O virtual addresses."""
+        return self._bitmap
+
+    def set_iommu_enabled(self, enabled: bool) -> None:
+        """Translate, or pass every address through."""
+        self._use_iommu = enabled
+
+    def get_iommu_enabled(self) -> bool:
+        """Whether addresses are translated."""
+        return self._use_iommu
+
+    def iommu(self) -> Translator:
+        """The IOMMU."""
+        return self._iommu
+
+    def get_backend(self) -> GuestRegionCollection:
+        """The physical memory behind it."""
+        return self._backend
+
+    def physical_memory(self) -> GuestRegionCollection | None:
+        """The physical memory where addresses are its own, None while they are translated."""
+        return None if self._use_iommu else self._backend
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Unmap the physical memory. Raises MemoryInUse while slices live."""
+        self._backend.close()
+
+    def __repr__(self) -> str:
+        return f"<IommuMemory {'through' if self._use_iommu else 'past'} {self._iommu!r} to {self._backend!r}>"
+
+    @property
+    def dirty_tracking(self) -> bool:  # type: ignore[override] # it follows the switch
+        """Whether writes are recorded somewhere."""
+        return self._bitmap is not None if self._use_iommu else self._backend.dirty_tracking
+
+    def mark_dirty(self, addr: int, length: int) -> None:
+        """Record a write of `length` bytes at `addr` through raw views."""
+        if not self._use_iommu:
+            self._backend.mark_dirty(addr, length)
+        elif self._bitmap is not None:
+            self._bitmap.mark_dirty(addr, length)
+
+    def check_range(self, addr: int, length: int, permissions: Permissions = Permissions.No) -> bool:
+        """Whether all `length` bytes at `addr` may be accessed so."""
+        if not self._use_iommu:
+            return self._backend.check_range(addr, length)
+        try:
+            return sum(count for _, _, count in self._pieces(addr, length, permissions)) == as_int(length)
+        except (IommuError, InvalidGuestAddress, InvalidLength):
+            return False
+
+    def address_in_range(self, addr: int) -> bool:
+        """Whether `addr` is mapped."""
+        return self.check_range(addr, 1)
+
+    def _as_mapped(self, addr: int, length: int) -> Permissions:
+        for permissions in (Permissions.ReadWrite, Permissions.Read):
+            if self.check_range(addr, length, permissions):
+                return permissions
+        return Permissions.Write
+
+    def get_slice(self, addr: int, length: int, permissions: Permissions | None = None) -> memoryview:
+        """A view of `length` bytes that lie together.
+
+        Raises CannotResolve where they are not mapped or not with these permissions, Fragmented where they are mapped
+        in pieces, InvalidGuestAddress where the mapping leads nowhere.
+        """
+        views = self.get_slices(addr, length, permissions)
+        if len(views) > 1:
+            first = len(views[0])
+            for view in views:
+                view.release()
+            raise Fragmented(IovaRange(as_int(addr), as_int(length)), first)
+        return views[0] if views else memoryview(bytearray())
+
+    def get_slices(self, addr: int, length: int, permissions: Permissions | None = None) -> list[memoryview]:
+        """Views that together cover `length` bytes, writable where `permissions` include it. Raises CannotResolve."""
+        return super().get_slices(addr, length, self._as_mapped(addr, length) if permissions is None else permissions)
+
+    def _bitmap_at(self, addr: int, mapping: MmapRegion, offset: int) -> Bitmap | None:
+        if not self._use_iommu:
+            return super()._bitmap_at(addr, mapping, offset)
+        return NOWHERE if self._bitmap is None else self._bitmap.slice_at(addr)
+
+    def _spans(self, addr: int, length: int, access: int) -> Iterator[tuple[MmapRegion, int, int]]:
+        if not self._use_iommu:
+            yield from self._backend._spans(addr, length, access)
+            return
+        # all of it is translated before the first byte moves: a range with a forbidden part transfers nothing
+        done = 0
+        for target in list(self._iommu.translate(addr, length, Permissions(access))):
+            left = target.length
+            try:
+                for mapping, offset, count in self._backend._spans(target.base, target.length, access):
+                    done += count
+                    left -= count
+                    yield mapping, offset, count
+            except InvalidGuestAddress:
+                # the mapping leads nowhere, which is a hole where it was asked for
+                if not done:
+                    raise InvalidGuestAddress(addr) from None
+            if left:
+                return
+
+
+class _Nowhere:
+    """Records nothing: writes through an enabled IOMMU do not count as writes to the physical memory."""
+
+    __slots__ = ()
+
+    def mark_dirty(self, offset: int, length: int) -> None:
+        """Nothing is recorded."""
+
+    def dirty_at(self, offset: int) -> bool:  # noqa: ARG002
+        """Nothing is."""
+        return False
+
+    def slice_at(self, offset: int) -> _Nowhere:  # noqa: ARG002
+        """The same."""
+        return self
+
+
+NOWHERE = _Nowhere()

@@ -1,0 +1,188 @@
+"""Iotlb: which I/O virtual addresses mean which guest physical addresses, and what may be done there."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+
+from .address import U64_MAX, as_int
+from .errors import GuestMemoryError, InvalidLength, Overflow
+from .permissions import Permissions
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class IovaRange:
+    """`length` bytes of I/O virtual addresses from `base` on."""
+
+    __slots__ = ("base", "length")
+    __match_args__ = ("base", "length")
+
+    def __init__(self, base: int, length: int) -> None:
+        self.base = base
+        self.length = length
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and (self.base, self.length) == (other.base, other.length)
+
+    def __hash__(self) -> int:
+        return hash((self.base, self.length))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.base:#x}, {self.length:#x})"
+
+
+class MappedRange(IovaRange):
+    """`length` bytes of guest physical addresses from `base` on."""
+
+    __slots__ = ()
+
+
+class IotlbFails(GuestMemoryError):
+    """Part of a range is not mapped (`misses`), or mapped without the rights asked for (`access_fails`)."""
+
+    def __init__(self, misses: list[IovaRange], access_fails: list[IovaRange]) -> None:
+        super().__init__(f"not mapped: {misses or 'nothing'}; not allowed: {access_fails or 'nothing'}")
+        self.misses = misses
+        self.access_fails = access_fails
+
+
+class _Entry:
+    __slots__ = ("difference", "end", "permissions", "start")
+
+    def __init__(self, start: int, end: int, difference: int, permissions: Permissions) -> None:
+        self.start = start
+        self.end = end
+        # What to add to an I/O virtual address. With the target itself as the value, two neighbours that are mapped to
+        # the same place would look like one mapping.
+        self.difference = difference
+        self.permissions = permissions
+
+    def part(self, start: int, end: int) -> _Entry:
+        return _Entry(start, end, self.difference, self.permissions)
+
+
+class Iotlb:
+    """A cache of mappings. Every change makes a new table, so readers in other threads need no lock.
+
+    A full table (`capacity` mappings) forgets all but the newest, as a hardware TLB may at any time: what is missing is
+    asked for again. A guest that maps without end costs a bounded amount of memory.
+
+    >>> tlb = Iotlb()
+    >>> tlb.set_mapping(0x1000, 0x80000, 0x1000, Permissions.Read)
+    >>> list(tlb.lookup(0x1800, 8, Permissions.Read))
+    [MappedRange(0x80800, 0x8)]
+    """
+
+    __slots__ = ("_entries", "capacity")
+
+    def __init__(self, capacity: int = 1 << 16) -> None:
+        self.capacity = capacity
+        self._entries: tuple[list[int], list[_Entry]] = ([], [])
+
+    def set_mapping(self, iova: int, map_to: int, length: int, permissions: Permissions) -> None:
+        """Map `length` bytes at `iova` to `map_to`, in place of what was mapped there.
+
+        Raises InvalidLength for no or a negative length, Overflow where either range leaves 64 bits.
+        """
+        start, end = _range(iova, length)
+        if start == end:
+            raise InvalidLength(0)
+        target, _ = _range(map_to, length)
+        new = _Entry(start, end, target - start, Permissions(permissions))
+        kept = self._without(start, end)
+        if len(kept) >= self.capacity:
+            kept = []
+        kept.append(new)
+        kept.sort(key=lambda entry: entry.start)
+        merged: list[_Entry] = []
+        for entry in kept:
+            last = merged[-1] if merged else None
+            if (
+                last is not None
+                and last.end == entry.start
+                and last.difference == entry.difference
+                and last.permissions == entry.permissions
+            ):
+                merged[-1] = last.part(last.start, entry.end)
+            else:
+                merged.append(entry)
+        self._publish(merged)
+
+    def invalidate_mapping(self, iova: int, length: int) -> None:
+        """Forget `length` bytes at `iova`; mappings that reach beyond keep the rest. Raises InvalidLength, Overflow."""
+        start, end = _range(iova, length)
+        self._publish(self._without(start, end))
+
+    def invalidate_all(self) -> None:
+        """Forget everything."""
+        self._publish([])
+
+    def _without(self, start: int, end: int) -> list[_Entry]:
+        kept: list[_Entry] = []
+        for entry in self._entries[1]:
+            if entry.end <= start or entry.start >= end:
+                kept.append(entry)
+                continue
+            if entry.start < start:
+                kept.append(entry.part(entry.start, start))
+            if entry.end > end:
+                kept.append(entry.part(end, entry.end))
+        return kept
+
+    def _publish(self, entries: list[_Entry]) -> None:
+        self._entries = ([entry.start for entry in entries], entries)
+
+    def lookup(self, iova: int, length: int, access: Permissions) -> Iterator[MappedRange]:
+        """The physical ranges of `length` bytes at `iova`, in order, where all of them allow `access`.
+
+        Asking for `Permissions.No` succeeds on any mapping. Raises IotlbFails with all that is missing or forbidden,
+        neighbours as one, InvalidLength, and Overflow where the range leaves 64 bits.
+        """
+        start, end = _range(iova, length)
+        starts, entries = self._entries
+        found: list[MappedRange] = []
+        misses: list[IovaRange] = []
+        forbidden: list[IovaRange] = []
+        at = start
+        index = max(bisect_right(starts, start) - 1, 0)
+        while at < end:
+            while index < len(entries) and entries[index].end <= at:
+                index += 1
+            entry = entries[index] if index < len(entries) else None
+            if entry is None or entry.start > at:
+                upto = end if entry is None else min(entry.start, end)
+                _extend(misses, at, upto)
+            else:
+                upto = min(entry.end, end)
+                if entry.permissions.allow(access):
+                    found.append(MappedRange(at + entry.difference, upto - at))
+                else:
+                    _extend(forbidden, at, upto)
+            at = upto
+        if misses or forbidden:
+            raise IotlbFails(misses, forbidden)
+        return iter(found)
+
+    def __len__(self) -> int:
+        return len(self._entries[1])
+
+    def __repr__(self) -> str:
+        return f"<Iotlb of {len(self)} mappings>"
+
+
+def _range(base: int, length: int) -> tuple[int, int]:
+    base, length = as_int(base), as_int(length)
+    if length < 0:
+        raise InvalidLength(length)
+    if base < 0 or base + length > U64_MAX + 1:
+        raise Overflow(base, length)
+    return base, base + length
+
+
+def _extend(ranges: list[IovaRange], start: int, end: int) -> None:
+    if ranges and ranges[-1].base + ranges[-1].length == start:
+        ranges[-1].length += end - start
+    else:
+        ranges.append(IovaRange(start, end - start))

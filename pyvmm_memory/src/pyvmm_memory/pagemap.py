@@ -1,0 +1,75 @@
+"""Which pages of guest memory the host holds, so that nobody has to touch the others to learn that they are zeros."""
+
+from __future__ import annotations
+
+import mmap
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .region import GuestRegionMmap
+
+_ENTRIES = 1 << 17
+
+
+def populated(region: GuestRegionMmap) -> Iterator[tuple[int, int]]:
+    """The parts `(offset, length)` of a region that may hold something other than zeros; whole pages, in order.
+
+    Private anonymous memory is asked from /proc/self/pagemap, a shared file from SEEK_DATA. Where neither says,
+    that is the whole region.
+    """
+    file = region.file_offset()
+    if file is not None:
+        if region.get_mmap().flags() & mmap.MAP_SHARED:
+            yield from _data_of(file.fileno(), file.start(), region.size)
+        else:
+            yield 0, region.size
+        return
+    try:
+        fd = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        yield 0, region.size
+        return
+    try:
+        yield from _present(fd, region.get_host_address(0) // mmap.PAGESIZE, region.size)
+    finally:
+        os.close(fd)
+
+
+def _present(fd: int, first: int, size: int) -> Iterator[tuple[int, int]]:
+    pages = -(-size // mmap.PAGESIZE)
+    nothing = bytes(8 * _ENTRIES)
+    start = -1
+    for at in range(0, pages, _ENTRIES):
+        count = min(_ENTRIES, pages - at)
+        entries = os.pread(fd, 8 * count, 8 * (first + at))
+        # bits 63 and 62: present, swapped; a page that is neither was never touched
+        empty = entries == nothing[: 8 * count]
+        words = memoryview(entries).cast("Q")
+        for page in (0,) if empty and start < 0 else range(count):
+            held = not empty and bool(words[page] >> 62)
+            if held and start < 0:
+                start = at + page
+            elif not held and start >= 0:
+                yield start * mmap.PAGESIZE, (at + page - start) * mmap.PAGESIZE
+                start = -1
+            if empty:
+                break
+    if start >= 0:
+        yield start * mmap.PAGESIZE, size - start * mmap.PAGESIZE
+
+
+def _data_of(fd: int, start: int, size: int) -> Iterator[tuple[int, int]]:
+    at, end = start, start + size
+    while at < end:
+        try:
+            data = os.lseek(fd, at, os.SEEK_DATA)
+        except OSError:
+            # ENXIO: only a hole follows. A device has no holes, and no answer.
+            return
+        if data >= end:
+            return
+        at = min(os.lseek(fd, data, os.SEEK_HOLE), end)
+        yield data - start, at - data

@@ -1,0 +1,262 @@
+"""Guest memory in a file: holes stay holes, later files have only what changed, and reading can wait for the touch.
+
+The file is one JSON line, padded to whole pages, then the regions one after the other, each at `offset`. Untouched
+pages are holes in it. `parts`, in a file of changes, lists the bytes that are in it.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import tempfile
+
+from .errors import InvalidSnapshot, PartialBuffer
+from .file_offset import FileOffset
+from .guest_memory import GuestMemoryMmap
+from .pagemap import populated
+from .userfault import UserFault
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any, TypeAlias
+
+    from .bitmap import NewBitmap
+    from .collection import GuestRegionCollection
+    from .region import GuestRegionMmap
+
+    Progress: TypeAlias = Callable[[int, int], object]
+
+MAGIC = "pyvmm memory"
+VERSION = 1
+MAX_HEADER = 64 << 20
+CHUNK = 1 << 20
+ZEROS = bytes(CHUNK)
+
+
+def save(
+    memory: GuestRegionCollection,
+    path: str | os.PathLike[str],
+    *,
+    dirty: Iterable[tuple[int, int]] | None = None,
+    progress: Progress | None = None,
+) -> int:
+    """Write guest memory to `path`, which is complete or not there; returns the bytes of data in it.
+
+    Args:
+        memory: nobody may write to it meanwhile, or the file has a mixture.
+        path: replaced if it exists, once everything is on the disk.
+        dirty: only these guest ranges `(address, length)`: a file of changes, for `load` on top of a whole one.
+            `dirty_ranges` takes them from the bitmaps.
+        progress: called with (bytes looked at, bytes in all).
+
+    Raises:
+        InvalidGuestAddress: a dirty range is not mapped. OSError: the file cannot be written.
+    """
+    page = mmap.PAGESIZE
+    parts = None if dirty is None else _pages(dirty)
+    header: dict[str, Any] = {"format": MAGIC, "version": VERSION, "regions": []}
+    if parts is not None:
+        header["parts"] = parts
+        for addr, length in parts:
+            memory.get_slices(addr, length)
+    at = 0
+    for region in memory:
+        header["regions"].append({"start": region.start, "size": region.size, "offset": at})
+        at += -(-region.size // page) * page
+    text = json.dumps(header).encode() + b"\n"
+    base = -(-len(text) // page) * page
+    folder, name = os.path.split(os.path.abspath(path))
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{name}.", delete=False) as file:
+        try:
+            file.write(text)
+            file.flush()
+            file.truncate(base + at)
+            written = 0
+            for entry, region in zip(header["regions"], memory, strict=True):
+                inside = None if parts is None else _inside(parts, region)
+                written += _write(region, file.fileno(), base + entry["offset"], inside, progress)
+            os.fsync(file.fileno())
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+    return written
+
+
+def _pages(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Sorted and joined."""
+    joined: list[tuple[int, int]] = []
+    for addr, length in sorted(ranges):
+        if joined and addr <= sum(joined[-1]):
+            start = joined[-1][0]
+            joined[-1] = (start, max(sum(joined[-1]), addr + length) - start)
+        elif length:
+            joined.append((addr, length))
+    return joined
+
+
+def _inside(parts: list[tuple[int, int]], region: GuestRegionMmap) -> Iterator[tuple[int, int]]:
+    for addr, length in parts:
+        start, end = max(addr, region.start), min(addr + length, region.end)
+        if start < end:
+            yield start - region.start, end - start
+
+
+def _write(
+    region: GuestRegionMmap, fd: int, base: int, parts: Iterator[tuple[int, int]] | None, progress: Progress | None
+) -> int:
+    written = 0
+    view = region.view
+    for start, length in populated(region) if parts is None else parts:
+        for at in range(start, start + length, CHUNK):
+            count = min(CHUNK, start + length - at)
+            with view[at : at + count] as piece:
+                # a page of zeros needs no place, unless it has to replace another one
+                if parts is not None or bytes(piece) != ZEROS[:count]:
+                    _write_all(fd, piece, base + at)
+                    written += count
+            if progress is not None:
+                progress(at + count, region.size)
+    if progress is not None:
+        progress(region.size, region.size)
+    return written
+
+
+def _write_all(fd: int, piece: memoryview, at: int) -> None:
+    done = 0
+    while done < len(piece):
+        done += os.pwrite(fd, piece[done:], at + done)
+
+
+def dirty_ranges(memory: GuestRegionCollection, *, reset: bool = True) -> list[tuple[int, int]]:
+    """The guest ranges `(address, length)` that the bitmaps of `memory` have; cleared with `reset`."""
+    from .bitmap import PlainBitmap
+
+    found: list[tuple[int, int]] = []
+    for region in memory:
+        bitmap = region.bitmap()
+        if not isinstance(bitmap, PlainBitmap):
+            continue
+        for offset, length in bitmap.dirty_ranges():
+            found.append((region.start + offset, length))
+            if reset:
+                # cleared before the page is read: a write that comes later is in the next round
+                bitmap.reset_addr_range(offset, length)
+    return found
+
+
+class Snapshot:
+    """An open file of guest memory: what is in it, and the ways to get it back.
+
+    Raises InvalidSnapshot where it is none, or is damaged.
+    """
+
+    __slots__ = ("_base", "_file", "parts", "regions")
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._file = open(path, "rb")  # noqa: SIM115 (closed by close)
+        try:
+            self._parse()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _parse(self) -> None:
+        line = self._file.readline(MAX_HEADER)
+        try:
+            header = json.loads(line)
+            if header["format"] != MAGIC or header["version"] != VERSION:
+                raise InvalidSnapshot(f"{self._file.name} is no memory of version {VERSION}")
+            regions = [(int(each["start"]), int(each["size"]), int(each["offset"])) for each in header["regions"]]
+            parts = [(int(addr), int(length)) for addr, length in header["parts"]] if "parts" in header else None
+        except (ValueError, KeyError, TypeError) as error:
+            raise InvalidSnapshot(f"{self._file.name} does not begin with a description of memory: {error}") from error
+        #: of each region (guest address, size, offset of its bytes)
+        self.regions = regions
+        #: in a file of changes, the guest ranges that are in it
+        self.parts = parts
+        self._base = -(-len(line) // mmap.PAGESIZE) * mmap.PAGESIZE
+        need = self._base + max((offset + size for _, size, offset in regions), default=0)
+        if os.fstat(self._file.fileno()).st_size < need or any(offset < 0 for _, _, offset in regions):
+            raise InvalidSnapshot(f"{self._file.name} is shorter than what it describes: {need:#x} bytes")
+
+    def place(self, index: int) -> FileOffset:
+        """Where in the file the bytes of a region are."""
+        return FileOffset(self._file, self._base + self.regions[index][2])
+
+    def load(self, memory: GuestRegionCollection, progress: Progress | None = None) -> None:
+        """Copy what is in the file into memory that has the same regions; holes leave zeros as they are.
+
+        Raises InvalidSnapshot where the regions differ, PartialBuffer where the file became shorter.
+        """
+        if [(start, size) for start, size, _ in self.regions] != [(region.start, region.size) for region in memory]:
+            raise InvalidSnapshot(f"{self._file.name} has other regions than {memory!r}")
+        fd = self._file.fileno()
+        for index, region in enumerate(memory):
+            place = self.place(index)
+            parts = _file_data(fd, place.start(), region.size) if self.parts is None else _inside(self.parts, region)
+            for start, length in parts:
+                _read(region, fd, place.start(), start, length)
+                if progress is not None:
+                    progress(start + length, region.size)
+
+    def restore(self, *, bitmap: NewBitmap | None = None, progress: Progress | None = None) -> GuestMemoryMmap:
+        """New guest memory with what is in the file. Raises InvalidSnapshot for a file of changes."""
+        memory = self._fresh(bitmap)
+        try:
+            self.load(memory, progress)
+        except BaseException:
+            memory.close()
+            raise
+        return memory
+
+    def restore_lazily(self, *, bitmap: NewBitmap | None = None) -> tuple[GuestMemoryMmap, list[UserFault]]:
+        """New guest memory at once: each page is read when somebody touches it.
+
+        The file must stay as it is until everything was brought in (`UserFault.populate`) or the memory is closed.
+        Raises InvalidSnapshot for a file of changes, HostRefused where there is no userfaultfd.
+        """
+        memory = self._fresh(bitmap)
+        try:
+            return memory, [UserFault(region, self.place(index)) for index, region in enumerate(memory)]
+        except BaseException:
+            memory.close()
+            raise
+
+    def _fresh(self, bitmap: NewBitmap | None) -> GuestMemoryMmap:
+        if self.parts is not None:
+            raise InvalidSnapshot(f"{self._file.name} has changes only: load it on top of the whole it belongs to")
+        return GuestMemoryMmap.from_ranges([(start, size) for start, size, _ in self.regions], bitmap=bitmap)
+
+    def close(self) -> None:
+        """Close the file; lazy memory keeps a descriptor of its own."""
+        self._file.close()
+
+    def __enter__(self) -> Snapshot:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        kind = "all" if self.parts is None else f"{len(self.parts)} changed parts"
+        return f"<Snapshot {self._file.name}: {kind} of {sum(size for _, size, _ in self.regions):#x} bytes>"
+
+
+def _file_data(fd: int, start: int, size: int) -> Iterator[tuple[int, int]]:
+    from .pagemap import _data_of
+
+    return _data_of(fd, start, size)
+
+
+def _read(region: GuestRegionMmap, fd: int, base: int, start: int, length: int) -> None:
+    done = 0
+    while done < length:
+        with region.view[start + done : start + min(length, done + CHUNK)] as piece:
+            got = os.preadv(fd, [piece], base + start + done)
+        if not got:
+            raise PartialBuffer(length, done)
+        region.mark_dirty(start + done, got)
+        done += got
