@@ -7,7 +7,7 @@
  *   rng       read from /dev/hwrng
  *   console   write to /dev/hvc0, read a line from it, and write that back
  *   port      the same with the port named "lesson"
- *   net       ping `server=A.B.C.D:PORT`, then fetch and send SIZE bytes (`bytes=`) by HTTP
+ *   net       ping `ping=A.B.C.D`, then fetch from `server=A.B.C.D:PORT` by HTTP, and send it `bytes=SIZE` bytes
  *   resize    wait until /dev/vda has another size
  * Checksums are those of zlib's crc32.
  */
@@ -304,6 +304,18 @@ static void port(void)
     failed("no such port", 0);
 }
 
+static struct sockaddr_in address_of(const char *at)
+{
+    struct sockaddr_in to = {.sin_family = AF_INET};
+    unsigned int address = 0;
+
+    for (int i = 0; i < 4; i++, at += *at != 0)
+        address = address << 8 | decimal(&at);
+    to.sin_addr.s_addr = __builtin_bswap32(address);
+    to.sin_port = __builtin_bswap16(decimal(&at));
+    return to;
+}
+
 static void ping(struct sockaddr_in to)
 {
     struct timeval patience = {20, 0};
@@ -317,7 +329,6 @@ static void ping(struct sockaddr_in to)
     sum = (sum & 0xffff) + (sum >> 16);
     packet[2] = ~sum >> 8;
     packet[3] = ~sum;
-    to.sin_port = 0;
     long fd = CALL(SYS_socket, AF_INET, SOCK_RAW, IPPROTO_ICMP);
     CALL5(SYS_setsockopt, fd, SOL_SOCKET, 20 /* SO_RCVTIMEO */, &patience, sizeof patience);
     syscall6(SYS_sendto, fd, (long)packet, sizeof packet, 0, (long)&to, sizeof to);
@@ -371,23 +382,18 @@ static void answer(long fd, const char *what)
 
 static void net(void)
 {
-    struct sockaddr_in to = {.sin_family = AF_INET};
-    const char *at = setting(environment, "server", "10.0.0.1:80");
+    struct sockaddr_in to = address_of(setting(environment, "server", "10.0.0.1:80"));
     const char *bytes = setting(environment, "bytes", "65536");
     unsigned long size = decimal(&bytes);
-    unsigned int crc = 0, seed = 2, address = 0;
+    unsigned int crc = 0, seed = 2;
 
-    for (int i = 0; i < 4; i++, at++)
-        address = address << 8 | decimal(&at);
-    to.sin_addr.s_addr = __builtin_bswap32(address);
-    to.sin_port = __builtin_bswap16(decimal(&at));
     text("net: address of ");
     quote("/sys/class/net/eth0/address");
     text(" mtu ");
     quote("/sys/class/net/eth0/mtu");
     text("\n");
     say();
-    ping(to);
+    ping(address_of(setting(environment, "ping", "10.0.0.1")));
     answer(call_server(&to, "GET", 0), "net: fetched");
     long fd = call_server(&to, "PUT", size);
     for (unsigned long done = 0; done < size; done += CHUNK) {

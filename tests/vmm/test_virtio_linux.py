@@ -22,7 +22,7 @@ pytestmark = [
 
 RING_PACKED = 34
 WORDS = "features,disk,blocks,rng,console,net,interrupts"
-CI = [("mmio", "packed", 1, "tap", "raw"), ("pci", "split", 2, "user", "qcow2")]
+CI = [("mmio", "packed", 1, "tap", "raw"), ("pci", "split", 1, "user", "qcow2")]
 ALL = [
     (transport, ring, cpus, "tap" if cpus == 1 else "user", "raw")
     for transport in ("mmio", "pci")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 PATIENCE = 900
 MIB = 1 << 20
+PINGED = "198.51.100.1"
 
 
 def pattern(size: int, seed: int) -> bytes:
@@ -151,7 +152,10 @@ def namespace(kind: str, folder: Path, size: int) -> Iterator[Network]:
     subprocess.run(["ip", "netns", "add", name], check=True)
     processes: list[subprocess.Popen[str]] = []
     try:
-        setup = "ip link set lo up; sysctl -qw net.ipv4.ping_group_range='0 2147483647'; "
+        # an address that is neither the guest's nor the gateway's, which passt would take for something else
+        setup = (
+            f"ip link set lo up; ip addr add {PINGED}/32 dev lo; sysctl -qw net.ipv4.ping_group_range='0 2147483647'; "
+        )
         if kind == "tap":
             address = "10.77.0.1"
             setup += "ip tuntap add tap0 mode tap; ip addr add 10.77.0.1/24 dev tap0; ip link set tap0 up"
@@ -175,7 +179,7 @@ def namespace(kind: str, folder: Path, size: int) -> Iterator[Network]:
         server = [*inside, sys.executable, "-c", SERVER, "8000", str(folder / "data")]
         processes.append(subprocess.Popen(server, stdout=subprocess.PIPE, text=True))
         received: list[int] = []
-        network = Network(inside, f"ip=dhcp server={address}:8000 bytes={size}", received, content)
+        network = Network(inside, f"ip=dhcp ping={PINGED} server={address}:8000 bytes={size}", received, content)
         yield network
     finally:
         for process in reversed(processes):
