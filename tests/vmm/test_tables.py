@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.guest
 
-PATIENCE = 400
+PATIENCE = 900
 SHOWN = [
     "/proc/interrupts", "/proc/bootconfig", "/sys/class/dmi/id/sys_vendor", "/sys/class/dmi/id/product_name",
     "/sys/class/dmi/id/product_serial", "/sys/bus/acpi/devices", "/sys/bus/platform/devices", "/sys/bus/pnp/devices",
@@ -81,7 +81,7 @@ def test_guest_finds_its_machine_by_acpi(kind: str, entry: str, initrd: Path) ->
     assert "LNRO0005:00" in shown["/sys/bus/platform/devices"]
     assert "d0000000-d0000fff : LNRO0005:00" in shown["/proc/iomem"]
     assert "the virtio device was probed 1 times" in done.stderr
-    assert "000e1000-000e1fff : ACPI Tables" in shown["/proc/iomem"]
+    assert re.search(r"000e1000-000e[0-9a-f]fff : ACPI Tables", shown["/proc/iomem"])
     assert shown["/sys/class/dmi/id/sys_vendor"].strip() == "Example & Sons"
     assert shown["/sys/class/dmi/id/product_name"].strip() == "Tables"
     assert shown["/sys/class/dmi/id/product_serial"].strip() == "S-1"

@@ -66,9 +66,8 @@ class AcpiTables:
     `numa` are NumaNodes; `tables` whole tables more, such as those of `hpet()`, `spcr()`, or SSDTs.
 
     >>> from pyvmm_loader.acpi.devices.isa import serial_port
-    >>> AcpiTables(2, devices=[serial_port()]).place()
-    [<PlacedTable RSDP 0xe0000..0xe0024>, <PlacedTable FACS 0xe0040..0xe0080>, <PlacedTable DSDT 0xe1000..0xe10b2>, \
-<PlacedTable FACP 0xe10c0..0xe11d4>, <PlacedTable APIC 0xe11e0..0xe1236>, <PlacedTable XSDT 0xe1240..0xe1274>]
+    >>> [table.name for table in AcpiTables(2, devices=[serial_port()]).place()]
+    ['RSDP', 'FACS', 'DSDT', 'FACP', 'APIC', 'XSDT']
     """
 
     def __init__(
