@@ -30,7 +30,7 @@ _IMMEDIATE_EXIT = lib.PYVMM_RUN_IMMEDIATE_EXIT
 _MMIO_DATA = lib.PYVMM_RUN_MMIO_DATA
 _PIO_DATA = lib.PYVMM_PIO_OFFSET
 
-# what native/prelude.h packs into the result of pyvmm_run
+# what native/functions.c packs into the result of pyvmm_run
 _LENGTH, _ADDRESS = lib.PYVMM_LENGTH_SHIFT, lib.PYVMM_ADDRESS_SHIFT
 _HOT: dict[int, tuple[type[IoOut | IoIn | MmioRead | MmioWrite], int]] = {
     lib.PYVMM_IO_OUT: (IoOut, _PIO_DATA),

@@ -42,7 +42,7 @@ class GuestDebug(Debugger):
     def watch(self, address: int, length: int = 1, kind: str = "execute") -> int:
         """Set a breakpoint ("execute") or watchpoint ("write", "access") on a linear address; returns its number 0-3.
 
-        Watchpoints need a guest that the processor itself runs: KVM-PVM's emulator honours "execute" only.
+        Watchpoints need an instruction that the processor itself runs: KVM's emulator honours "execute" only.
 
         Raises:
             ValueError: all four are taken, or the address is not aligned to the length.
