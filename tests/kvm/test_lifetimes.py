@@ -260,3 +260,12 @@ def test_a_cpuid_table_survives_the_kernel(boot: Callable[..., Guest], kvm: Kvm)
     vcpu.set_cpuid2(table)
     assert vcpu.get_cpuid2().leaf(0x4000_00AA).eax == 0x1234
     assert isinstance(vcpu.get_cpuid2(), CpuId)
+
+
+def test_the_task_priority_goes_through_the_run_page(boot: Callable[..., Guest]) -> None:
+    guest = boot("f4 f4")
+    guest.vcpu.cr8 = 5
+    assert isinstance(guest.vcpu.run(), Hlt)
+    assert guest.vcpu.get_sregs().cr8 == guest.vcpu.cr8 == 5
+    # enabled, and the boot processor
+    assert guest.vcpu.apic_base == guest.vcpu.get_sregs().apic_base

@@ -15,11 +15,13 @@ import pyvmm_kvm.one_reg
 from pyvmm_kvm import Kvm, VcpuFd, VmFd
 from pyvmm_kvm._kvm import ffi, lib
 from pyvmm_kvm.cap import Cap
+from pyvmm_kvm.exits_base import Live
 from pyvmm_kvm.exits_rare import BY_REASON
 
 HEADER = Path("/usr/include/linux/kvm.h")
 SOURCE = Path(pyvmm_kvm.__file__).parent
 TABLE = Path(__file__).parents[2] / "docs" / "kvm-ioctls.md"
+EXITS = TABLE.with_name("kvm-exits.md")
 
 pytestmark = pytest.mark.skipif(not HEADER.exists(), reason="linux/kvm.h is not installed")
 
@@ -105,12 +107,40 @@ def test_nearly_every_x86_ioctl_is_wrapped_and_the_table_says_so() -> None:
     assert TABLE.read_text() == "\n".join(rows) + "\n", "out of date: PYVMM_WRITE_TABLE=1 pytest writes it again"
 
 
-def test_every_exit_of_the_header_has_a_class() -> None:
-    reasons = {int(text.split()[0]) for text in defined(r"KVM_EXIT_[A-Z0-9_]+").values() if text.split()[0].isdigit()}
-    simple = {0, 2, 5, 6, 8, 10}
-    # KVM_EXIT_IO_IN, _IO_OUT, HYPERV_* and XEN_HCALL are small numbers of their own kind, all below and taken
-    assert reasons - simple <= set(BY_REASON)
-    assert set(range(1, 42)) - simple <= set(BY_REASON)
+SIMPLE = {
+    0: "Unknown",
+    2: "IoOut, IoIn, StringOut, StringIn",
+    5: "Hlt",
+    6: "MmioRead, MmioWrite",
+    8: "Shutdown",
+    10: "Intr",
+}
+# numbers of a kind of their own, not reasons of an exit
+NOT_REASONS = re.compile(r"KVM_EXIT_(IO_(IN|OUT)|HYPERV_\w+|XEN_HCALL)$")
+
+
+def test_every_exit_of_the_header_has_a_class_and_the_table_says_so() -> None:
+    reasons = {}
+    for name, text in defined(r"KVM_EXIT_[A-Z0-9_]+").items():
+        if text.split()[0].isdigit() and not NOT_REASONS.match(name):
+            reasons[int(text.split()[0])] = name
+    # what came after Debian's header; test_exits.py decodes each
+    later = {38: "LOONGARCH_IOCSR", 39: "MEMORY_FAULT", 40: "TDX", 41: "ARM_SEA"}
+    reasons |= {number: f"KVM_EXIT_{name}" for number, name in later.items()}
+    assert set(reasons) == set(range(42))
+    rows = ["# Every exit reason of linux/kvm.h", "", "Checked against the header by `tests/kvm/test_table.py`.", ""]
+    rows += ["| number | reason | pyvmm_kvm | fields |", "| --- | --- | --- | --- |"]
+    for number, name in sorted(reasons.items()):
+        names = SIMPLE[number] if number in SIMPLE else BY_REASON[number].__name__
+        kinds = [getattr(pyvmm_kvm, part) for part in names.split(", ")]
+        live = [key for key, value in vars(kinds[0]).items() if isinstance(value, Live)]
+        fields = list(kinds[0].__match_args__) + [
+            f"{key} (to answer)" for key in live if key not in kinds[0].__match_args__
+        ]
+        rows.append(f"| {number} | {name} | `{names.replace(', ', '`, `')}` | {', '.join(fields) or '-'} |")
+    if "PYVMM_WRITE_TABLE" in os.environ:
+        EXITS.write_text("\n".join(rows) + "\n")
+    assert EXITS.read_text() == "\n".join(rows) + "\n", "out of date: PYVMM_WRITE_TABLE=1 pytest writes it again"
 
 
 @pytest.mark.kvm

@@ -71,11 +71,21 @@ def offer(kvm: Kvm) -> Facts:
             "vendor": name.decode("ascii", "replace"),
             "features": CpuidPolicy(table).features(),
         }
-        facts["msrs"] = {
-            "saved": len(kvm.get_msr_index_list()),
-            "features": len(kvm.get_msr_feature_index_list()),
-        }
+        facts["msrs"] = msrs(kvm)
     return facts
+
+
+def msrs(kvm: Kvm) -> Facts:
+    """How many model-specific registers a vCPU has here, and what those say that describe KVM's own features."""
+    from .errors import MsrError
+
+    values: Facts = {}
+    for index in kvm.get_msr_feature_index_list():
+        try:
+            values[f"{index:#x}"] = f"{kvm.get_msrs([index])[index]:#x}"
+        except MsrError:
+            values[f"{index:#x}"] = "cannot be read"
+    return {"saved": len(kvm.get_msr_index_list()), "features": values}
 
 
 def collect(path: str = "/dev/kvm") -> Facts:

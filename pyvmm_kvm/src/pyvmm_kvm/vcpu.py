@@ -172,6 +172,20 @@ class VcpuFd(ArchVcpu):
         self._page[lib.PYVMM_RUN_REQUEST_WINDOW] = value
 
     @property
+    def cr8(self) -> int:
+        """Without an in-kernel irqchip: the task priority at the last exit, and with which the next run begins."""
+        return self._page[lib.PYVMM_RUN_CR8 : lib.PYVMM_RUN_CR8 + 8].cast("Q")[0]
+
+    @cr8.setter
+    def cr8(self, value: int) -> None:
+        self._page[lib.PYVMM_RUN_CR8 : lib.PYVMM_RUN_CR8 + 8].cast("Q")[0] = value
+
+    @property
+    def apic_base(self) -> int:
+        """The APIC's base register at the last exit (IA32_APIC_BASE)."""
+        return self._page[lib.PYVMM_RUN_APIC_BASE : lib.PYVMM_RUN_APIC_BASE + 8].cast("Q")[0]
+
+    @property
     def exits(self) -> int:
         """How often `run()` came back."""
         return int(self._state.exits) if self._state != _NULL else 0
