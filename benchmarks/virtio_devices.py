@@ -27,6 +27,7 @@ from benchmarks.vhost_user import drive_block
 
 from pyvmm_virtio.backends.datagram import DatagramNet
 from pyvmm_virtio.backends.raw import RawFile
+from pyvmm_virtio.backends.workers import WorkerDisk
 from pyvmm_virtio.constants import block as b
 from pyvmm_virtio.devices import Block, Net
 from pyvmm_virtio.driver import drive
@@ -120,7 +121,7 @@ def block(seconds: float) -> dict[str, object]:
                 file.write(os.urandom(1 << 20))
         qemu, path = start_qemu(image, folder)
         try:
-            with drive(Block(RawFile(image, lock=False))) as ours, drive_block(path) as theirs:
+            with drive(Block(WorkerDisk(RawFile(image, lock=False), 2))) as ours, drive_block(path) as theirs:
                 for name, case in CASES.items():
                     works = [BlockWork(driver, *case) for driver in (ours, theirs)]
                     rates: list[list[float]] = [[], []]

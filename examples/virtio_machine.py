@@ -67,8 +67,12 @@ class VirtioMachine:
         own = self.machine.own
         for disk in self.asked.disk:
             from pyvmm_virtio.backends.disk import open_disk
+            from pyvmm_virtio.backends.workers import WorkerDisk
 
             backend = own(open_disk(disk.path, disk.format, read_only=disk.ro))
+            if not hasattr(backend, "submit"):
+                # so that a flush, which takes its time, keeps no other device waiting
+                backend = own(WorkerDisk(backend))
             queues = disk.queues or min(self.asked.cpus, 16)
             self.add(own(Block(backend, queues=queues, serial=disk.serial, **common)))
         for net in self.asked.net:

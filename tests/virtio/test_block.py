@@ -15,6 +15,7 @@ from pyvmm_virtio.backends.block import Topology
 from pyvmm_virtio.backends.memory import MemoryDisk
 from pyvmm_virtio.backends.nbd import QemuNbdServer
 from pyvmm_virtio.backends.raw import RawFile
+from pyvmm_virtio.backends.workers import WorkerDisk
 from pyvmm_virtio.constants import block as b
 from pyvmm_virtio.devices import Block
 from pyvmm_virtio.driver import drive
@@ -339,6 +340,35 @@ def qemu() -> None:
 def make_qcow2(path: Path) -> QemuNbdServer:
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", path, str(SIZE)], check=True)
     return QemuNbdServer(str(path), "qcow2")
+
+
+@pytest.mark.parametrize("looped", [False, True])
+def test_threads_do_what_takes_long(tmp_path: Path, looped: bool) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(bytes(8 * SIZE))
+    disk = WorkerDisk(RawFile(str(path)))
+    with EventLoop() as loop:
+        device = Block(disk, loop=loop if looped else None, queues=2)
+        with drive(device, ring="packed", pump=(lambda: loop.run_once(0.01)) if looped else None) as driver:
+            data = os.urandom(SIZE)
+            requests = [driver.submit_write(at * SIZE // 512, data, queue=at % 2) for at in range(8)]
+            for request in requests:
+                driver.finish(request)
+            driver.write(1, data[:512])
+            driver.flush()
+            assert driver.read(0, SIZE // 512) == data[:512] * 2 + data[1024:]
+            driver.write_zeroes(0, 8)
+            driver.discard(8, 8)
+            assert driver.read(0, 16) == bytes(8192)
+            for sector in range(16):
+                driver.submit_read(sector * 256, 256)
+            driver.start()
+            os.truncate(path, SIZE)
+            with pytest.raises(BlockError):
+                driver.read(2 * SIZE // 512, 256)
+            assert "0 requests under way" in repr(disk)
+        device.close()
+    device.close()
 
 
 @pytest.mark.parametrize("looped", [False, True])

@@ -21,6 +21,7 @@ from pyvmm_virtio.backends.errors import BackendError, BadImage, ImageLocked
 from pyvmm_virtio.backends.memory import MemoryDisk
 from pyvmm_virtio.backends.nbd import QemuNbdServer
 from pyvmm_virtio.backends.raw import RawFile
+from pyvmm_virtio.backends.workers import WorkerDisk
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def make_image(path: Path, kind: str, size: int = SIZE) -> str:
     return str(path)
 
 
-@pytest.fixture(params=["memory", "file", "qcow2 by qemu-storage-daemon", "vmdk by qemu-nbd"])
+@pytest.fixture(params=["memory", "file", "workers", "qcow2 by qemu-storage-daemon", "vmdk by qemu-nbd"])
 def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BlockBackend]:
     kind, _, tool = request.param.partition(" by ")
     path = tmp_path / "image"
@@ -53,6 +54,8 @@ def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BlockBacken
         backend: BlockBackend = MemoryDisk(SIZE)
     elif kind == "file":
         backend = open_disk(make_image(path, "raw"))
+    elif kind == "workers":
+        backend = WorkerDisk(open_disk(make_image(path, "raw")))
     else:
         request.getfixturevalue("qemu")
         backend = QemuNbdServer(make_image(path, kind), kind, tool=tool).connect()

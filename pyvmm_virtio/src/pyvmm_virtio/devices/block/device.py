@@ -58,8 +58,8 @@ class Block(VirtioDevice):
     (8, True)
 
     Args:
-        disk: the back end, such as `RawFile`, `MemoryDisk`, `NbdDisk`, or what `open_disk` returns. It becomes the
-            device's own: `close` closes it.
+        disk: the back end, such as `RawFile`, `MemoryDisk`, `NbdDisk`, a `WorkerDisk` around one of the first two, or
+            what `open_disk` returns. It becomes the device's own: `close` closes it.
         queues: how many request queues there are; one for each vCPU is what drivers like.
         queue_size: the largest size of each, a power of two.
         serial: up to 20 bytes of ASCII by which the guest can tell the disk (``/sys/block/vda/serial``).
@@ -105,6 +105,8 @@ class Block(VirtioDevice):
         self._throttle = Throttle(self, rate_limiter, loop)
         # told apart by the method
         self._async: AsyncBlockBackend | None = disk if hasattr(disk, "submit") else None  # type: ignore[assignment]
+        # what a back end with requests under way still does at once
+        self._quick_limit: int = getattr(disk, "quick_limit", 0) if self._async is not None else 1 << 32
         self._watched = -1
         self._writeback = False
         self._mark: Callable[[int, int], object] | None = None
@@ -162,7 +164,7 @@ class Block(VirtioDevice):
     def process_queue(self, index: int) -> None:
         """Carry out what is in a queue."""
         used: Used = []
-        quick = self._quick if self._async is None else None
+        quick = self._quick if self._quick_limit else None
         throttle = self._throttle
         try:
             for chain in self.chains(index):
@@ -193,7 +195,7 @@ class Block(VirtioDevice):
             answer = memory.get_slice(status, 1)
         except GuestMemoryError:
             return False  # a buffer across regions, or one that is nowhere
-        if length & 511 or not length or sector + (length >> 9) > self.capacity:
+        if length & 511 or not length or length > self._quick_limit or sector + (length >> 9) > self.capacity:
             return False
         try:
             if kind == IN and direction & 2:
