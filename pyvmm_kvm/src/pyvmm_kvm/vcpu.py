@@ -93,9 +93,13 @@ class VcpuFd(ArchVcpu):
 
         """
         code = _run(self._address)
-        exit_ = self._known.get(code)
-        # `is None` and not `or`: nothing here may cost a look at the exit itself
-        return exit_ if exit_ is not None else self._decode(code)
+        # cheaper than dict.get for what happened before, and nearly everything did
+        try:
+            return self._known[code]
+        except KeyError:
+            pass
+        # out here, or an error would seem to have come from the KeyError
+        return self._decode(code)
 
     def _decode(self, code: int) -> VcpuExit:
         """An exit that did not happen before; those of port and memory-mapped I/O are kept for the next time."""
