@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pyvmm_kvm import (
+    Again,
     Debug,
     ExitTrace,
     GuestDebug,
@@ -62,19 +64,41 @@ def test_breakpoints_are_checked() -> None:
 
 @kvm_only
 def test_trace_is_read_back(boot: Callable[..., Guest], tmp_path: Path) -> None:
-    guest = boot("b0 41 e6 10 f4")
+    # in al,0x20; mov al,0x41; out 0x10,al; mov [0xf000],ax; mov ax,[0xf002]; hlt, with ds at 0x20000
+    guest = boot("e4 20 b0 41 e6 10 a3 00 f0 a1 02 f0 f4")
+    sregs = guest.vcpu.get_sregs()
+    sregs.ds.base = 0x20000
+    guest.vcpu.set_sregs(sregs)
     path = str(tmp_path / "trace")
     with ExitTrace(path) as trace:
-        for _ in range(2):
+        for _ in range(5):
             trace.record(guest.vcpu, guest.vcpu.run())
+        guest.vcpu.set_kvm_immediate_exit(1)
+        trace.record(guest.vcpu, guest.vcpu.run())
+        trace.record(guest.vcpu, Again())
     records = list(read_trace(path))
     assert [(vcpu, reason, text) for _, vcpu, reason, text in records] == [
+        (0, 2, "IoIn(port=0x20, 1 bytes)"),
         (0, 2, "IoOut(port=0x10, data=<41>)"),
+        (0, 6, "MmioWrite(addr=0x2f000, data=<41 00>)"),
+        (0, 6, "MmioRead(addr=0x2f002, 2 bytes)"),
         (0, 5, "Hlt()"),
+        (0, 10, "Intr()"),
+        (0, -1, "Again()"),
     ]
+    times = [when for when, _, _, _ in records]
+    assert times == sorted(times)
     data = Path(path).read_bytes()
-    Path(path).write_bytes(data[:-1])
-    with pytest.raises(StateError, match="inside a record"):
+    assert len(data) == 8 + 7 * 14 + 4 + 3 + 10 + 10 + len("Hlt()Intr()Again()")
+    for length in range(9, len(data)):
+        Path(path).write_bytes(data[:length])
+        try:
+            assert len(list(read_trace(path))) < 7
+        except StateError as error:
+            assert "inside a record" in str(error)  # noqa: PT017 - a cut between two records is no error
+    # a record whose body is shorter than what it must hold
+    Path(path).write_bytes(data[:8] + struct.pack("<QHHH", 0, 0, 6, 3) + b"abc")
+    with pytest.raises(StateError, match="without its address"):
         list(read_trace(path))
     Path(path).write_bytes(b"nonsense")
     with pytest.raises(StateError, match="not a trace"):
