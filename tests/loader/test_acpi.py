@@ -311,7 +311,7 @@ def test_mutated_tables_are_typed_errors() -> None:
     good = read_from(pc())
     touched = [(t.start, t.end) for t in pc().place()]
     refused = 0
-    for _ in range(2000):
+    for _ in range(600):
         memory = bytearray(good)
         start, end = chance.choice(touched)
         for _ in range(chance.randint(1, 3)):
@@ -332,6 +332,6 @@ def test_mutated_tables_are_typed_errors() -> None:
             refused += 1
         assert len(reads) < 600
         assert max(reads) <= 1 << 20
-    assert refused > 1000
+    assert refused > 300
     with suppress(AcpiError):
         read_tables(lambda at, size: b"", 0)

@@ -177,7 +177,7 @@ def test_what_is_no_tree() -> None:
 NAMES = st.text("abcdefghijklmnop,-#", min_size=1, max_size=8)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     st.recursive(
         st.dictionaries(NAMES, st.binary(max_size=20), max_size=3).map(lambda properties: (properties, [])),
@@ -212,12 +212,12 @@ def test_depth_is_bounded() -> None:
         read_fdt(bytes(tree))
 
 
-@pytest.mark.parametrize("name", ["arm64", "by hand"])
+@pytest.mark.parametrize("name", ["riscv64 with firmware", "by hand"])
 def test_mutated_trees_are_typed_errors(name: str) -> None:
     chance = random.Random(name)
     good = bytes(MACHINES[name]())
     refused = 0
-    for _ in range(1500):
+    for _ in range(600):
         copy = bytearray(good)
         for _ in range(chance.randint(1, 3)):
             at = chance.randrange(chance.choice((40, len(copy)))) & ~3
@@ -231,4 +231,4 @@ def test_mutated_trees_are_typed_errors(name: str) -> None:
             assert sum(len(value) for node in tree.root.walk() for value in node.properties.values()) <= len(copy)
         except FdtError:
             refused += 1
-    assert refused > 500
+    assert refused > 200

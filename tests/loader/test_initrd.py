@@ -207,7 +207,7 @@ def test_mutated_initrds_are_typed_errors() -> None:
         archive("early") + compress(archive("late"), "xz"),
     ]
     refused = 0
-    for seed in itertools.islice(itertools.cycle(seeds), 2400):
+    for seed in itertools.islice(itertools.cycle(seeds), 900):
         copy = bytearray(seed)
         for _ in range(chance.randint(1, 3)):
             copy[chance.randrange(len(copy))] = chance.choice((0, 0x30, 0x66, 0xFF, chance.randrange(256)))
@@ -216,7 +216,7 @@ def test_mutated_initrds_are_typed_errors() -> None:
             assert total < 1 << 20
         except LoaderError:
             refused += 1
-    assert refused > 1000
+    assert refused > 300
     with pytest.raises(LoaderError, match="256"):
         list(read_archives(archive("a") * 300))
     with pytest.raises(LoaderError, match="multiple of 4"):

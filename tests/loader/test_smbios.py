@@ -126,7 +126,7 @@ def test_mutated_tables_are_typed_errors() -> None:
     chance = random.Random(5)
     table = machine().table()
     refused = 0
-    for _ in range(3000):
+    for _ in range(1000):
         copy = bytearray(table)
         for _ in range(chance.randint(1, 4)):
             copy[chance.randrange(len(copy))] = chance.choice((0, 1, 3, 255, chance.randrange(256)))
@@ -135,6 +135,6 @@ def test_mutated_tables_are_typed_errors() -> None:
             assert count <= len(copy)
         except LoaderError:
             refused += 1
-    assert refused > 1000
+    assert refused > 300
     with pytest.raises(LoaderError, match="65535"):
         list(read_smbios(bytes([1, 4, 0, 0, 0, 0]) * 70000))

@@ -52,7 +52,7 @@ def virt_tree(
     """Return the tree. `ranges` are (start, size) pairs of RAM, `virtio` how many virtio-mmio slots there are.
 
     >>> virt_tree([(0x40000000, 256 << 20)], 2, virtio=1)
-    <Fdt 15 nodes>
+    <Fdt 14 nodes>
     """
     if not 1 <= vcpus <= layout.MAX_CPUS:
         raise ValueError(f"{vcpus} processors: the redistributors' place has room for 1 to {layout.MAX_CPUS}")

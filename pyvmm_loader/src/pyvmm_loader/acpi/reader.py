@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 MAX_TABLE = 1 << 20
 MAX_TABLES = 256
+MAX_TOTAL = 8 << 20
+"""Of all tables together: a list may name one large table many times."""
 DSDT_AT, X_DSDT_AT = 40, 140
 
 
@@ -62,6 +64,8 @@ def read_tables(read: Read, rsdp: int) -> list[AcpiTable]:
     for at in range(0, len(addresses), width):
         table = _table(read, int.from_bytes(addresses[at : at + width], "little"))
         found.append(table)
+        if sum([len(other.data) for other in found]) > MAX_TOTAL:
+            raise AcpiError(f"tables of more than {MAX_TOTAL} bytes together", address=listing.address)
         if table.signature == "FACP":
             dsdt = _dsdt_of(table)
             if dsdt:

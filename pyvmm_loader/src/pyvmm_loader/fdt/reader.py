@@ -5,7 +5,7 @@ Source: Devicetree Specification 0.4, chapter 5.
 
 from __future__ import annotations
 
-from itertools import count
+import itertools
 
 from ..errors import ImageError
 from .node import NAME_CHARACTERS, Node
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 MAX_DEPTH = 64
 """Deeper trees are refused: the kernel's own limit (FDT_MAX_DEPTH in drivers/of/fdt.c)."""
+MAX_NODES, MAX_RESERVATIONS = 1 << 16, 1 << 10
+"""More than any machine has; without a limit a small file becomes a large tree."""
+MAX_NAME = 255
+"""The specification says 31. A name may be read once for each property, so its length must have a bound."""
 
 
 class FdtError(ImageError):
@@ -42,9 +46,9 @@ class _Words:
         return raw
 
     def name(self) -> str:
-        stop = self.data.find(b"\0", self.at, self.end)
+        stop = self.data.find(b"\0", self.at, min(self.end, self.at + MAX_NAME + 1))
         if stop < 0:
-            raise FdtError(f"a node's name at {self.at:#x} has no end", offset=self.at)
+            raise FdtError(f"a node's name at {self.at:#x} has no end, or is longer than {MAX_NAME}", offset=self.at)
         return _name(self.take(stop + 1 - self.at)[:-1], self.at)
 
 
@@ -78,7 +82,7 @@ def read_fdt(blob: Buffer) -> Fdt:
     names = data[strings : strings + strings_size]
     tree = Fdt(_read_nodes(_Words(data, structure, size), names), _reservations(data[:total], reserved), boot_cpu)
     taken = [node.phandle for node in tree.root.walk() if len(node.properties.get("phandle", b"")) == 4]
-    phandles = count(max([0, *taken]) + 1)
+    phandles = itertools.count(max([0, *taken]) + 1)
     for node in tree.root.walk():
         node._phandles = phandles
     return tree
@@ -90,6 +94,8 @@ def _reservations(data: bytes, at: int) -> list[tuple[int, int]]:
         start, size = RESERVATION.unpack_from(data, at)
         if not start and not size:
             return found
+        if len(found) == MAX_RESERVATIONS:
+            raise FdtError(f"more than {MAX_RESERVATIONS} memory reservations", offset=at)
         found.append((start, size))
         at += RESERVATION.size
     raise FdtError("the memory reservations have no end", offset=at)
@@ -98,6 +104,7 @@ def _reservations(data: bytes, at: int) -> list[tuple[int, int]]:
 def _read_nodes(words: _Words, names: bytes) -> Node:
     stack: list[Node] = []
     root: Node | None = None
+    count = 0
     while True:
         at = words.at
         token = words.word()
@@ -110,15 +117,16 @@ def _read_nodes(words: _Words, names: bytes) -> Node:
             else:
                 raise FdtError(f"a second root at {at:#x}", offset=at)
             stack.append(node)
-            if len(stack) > MAX_DEPTH:
-                raise FdtError(f"nodes nested deeper than {MAX_DEPTH} at {at:#x}", offset=at)
+            count += 1
+            if len(stack) > MAX_DEPTH or count > MAX_NODES:
+                raise FdtError(f"nodes nested deeper than {MAX_DEPTH} or more than {MAX_NODES} at {at:#x}", offset=at)
         elif token == END_NODE and stack:
             stack.pop()
         elif token == PROP and stack:
             length, offset = words.word(), words.word()
-            stop = names.find(b"\0", offset) if offset < len(names) else -1
+            stop = names.find(b"\0", offset, offset + MAX_NAME + 1) if offset < len(names) else -1
             if stop < 0:
-                raise FdtError(f"a property at {at:#x} whose name is outside the strings", offset=at)
+                raise FdtError(f"a property at {at:#x} without a name, or with one longer than {MAX_NAME}", offset=at)
             stack[-1].properties[_name(names[offset:stop], at)] = words.take(length)
         elif token == END and root is not None and not stack:
             return root

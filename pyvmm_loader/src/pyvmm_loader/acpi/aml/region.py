@@ -40,8 +40,8 @@ def _flags(access: str, update: str, *, lock: bool) -> int:
 class Field(Term):
     """`Field (region, access, lock, update) {...}`: names for the bits of a region, from its start.
 
-    >>> len(Field("PCST", "DWord", ("PCIU", 32), ("PCID", 32), (None, 64)))
-    20
+    >>> Field("PCST", "DWord", ("PCIU", 32), ("PCID", 32), (None, 64))
+    <Field 21 bytes of AML>
     """
 
     __slots__ = ()
