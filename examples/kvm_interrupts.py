@@ -71,6 +71,22 @@ class KvmInterrupts:
         """Send one message now, as a `MessageGroup` or a software IOAPIC does."""
         self.vm.signal_msi(config.address, config.data)
 
+    def route(self, gsi: int, config: MsiIrqConfig | None) -> None:
+        """Let a number stand for a message, or for nothing.
+
+        For the lines of an IOAPIC that is not KVM's this is how KVM learns which of them are level-triggered and shall
+        have their ends of interrupt reported.
+        """
+        with self.lock:
+            if self.messages.get(gsi) == config:
+                return
+            if config is None:
+                del self.messages[gsi]
+            else:
+                self.messages[gsi] = config
+            messages = [IrqRoute.msi(gsi, one.address, one.data) for gsi, one in self.messages.items()]
+            self.vm.set_gsi_routing(IrqRouting([*self.lines, *messages]))
+
     # what `EventFdGroup` asks of a router
 
     def attach(self, fd: int, config: MsiIrqConfig) -> None:
@@ -79,10 +95,7 @@ class KvmInterrupts:
             gsi = self.gsi_of.get(fd)
             if gsi is None:
                 gsi = self.gsi_of[fd] = self.pool.allocate(holder=f"eventfd {fd}")
-            if self.messages.get(gsi) != config:
-                self.messages[gsi] = config
-                messages = [IrqRoute.msi(gsi, one.address, one.data) for gsi, one in self.messages.items()]
-                self.vm.set_gsi_routing(IrqRouting([*self.lines, *messages]))
+            self.route(gsi, config)
             if fd not in self.attached:
                 self.vm.register_irqfd(fd, gsi)
                 self.attached.add(fd)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import argparse
     from typing import Any
 
+    from pyvmm_device import EdgeInterrupt
     from pyvmm_kvm import CpuId, VcpuExit, VcpuFd
     from pyvmm_loader import AcpiTables
     from virtio_machine import TerminalPort
@@ -120,7 +121,7 @@ class Machine:
         """Where the first serial port's output goes."""
         return Console()
 
-    def interrupt(self, gsi: int) -> EventFdInterrupt:
+    def interrupt(self, gsi: int) -> EdgeInterrupt:
         """An edge interrupt that KVM delivers without a detour through here."""
         interrupt: EventFdInterrupt = self.own(EventFdInterrupt())
         self.vm.register_irqfd(interrupt.fileno(), gsi)
@@ -272,8 +273,8 @@ def cpus(text: str) -> int:
     return int(text)
 
 
-def parse() -> argparse.Namespace:
-    """Read the command line; leaves with status 2 where it makes no sense."""
+def parse(words: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line, or other words; leaves with status 2 where it makes no sense."""
     import argparse
 
     parser = argparse.ArgumentParser(
@@ -294,7 +295,7 @@ def parse() -> argparse.Namespace:
     add("--tables", choices=("mptable", "acpi"), default="mptable", help="how the guest finds it all (%(default)s)")
     add("--plan", action="store_true", help="print what lies where in guest memory before the first instruction")
     add_virtio_options(parser)
-    return parser.parse_args()
+    return parser.parse_args(words)
 
 
 def main() -> int:

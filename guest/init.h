@@ -8,7 +8,10 @@
 #include <stddef.h>
 #include <sys/syscall.h>
 
-static long syscall5(long number, long a, long b, long c, long d, long e)
+/* No init needs all of it. */
+#define SHARED __attribute__((unused)) static
+
+SHARED long syscall5(long number, long a, long b, long c, long d, long e)
 {
     long result;
     register long r10 __asm__("r10") = d;
@@ -33,13 +36,13 @@ void *memcpy(void *to, const void *from, size_t count)
 static char line[32768];
 static size_t used;
 
-static void text(const char *word)
+SHARED void text(const char *word)
 {
     while (*word && used < sizeof line)
         line[used++] = *word++;
 }
 
-static void number(unsigned long value)
+SHARED void number(unsigned long value)
 {
     char digits[20];
     int count = 0;
@@ -50,7 +53,7 @@ static void number(unsigned long value)
         line[used++] = digits[--count];
 }
 
-static void say(void)
+SHARED void say(void)
 {
     for (size_t done = 0; done < used;) {
         long count = CALL(SYS_write, 1, line + done, used - done);
@@ -62,7 +65,7 @@ static void say(void)
 }
 
 /* The value of NAME in the environment, or what the caller would have without it. */
-static const char *setting(char **environment, const char *name, const char *otherwise)
+SHARED const char *setting(char **environment, const char *name, const char *otherwise)
 {
     for (; *environment; environment++) {
         size_t i = 0;

@@ -9,68 +9,27 @@
 #include <dirent.h>
 #include <linux/input.h>
 #include <linux/reboot.h>
-#include <stddef.h>
 #include <sys/mount.h>
-#include <sys/syscall.h>
 
-static long syscall5(long number, long a, long b, long c, long d, long e)
-{
-    long result;
-    register long r10 __asm__("r10") = d;
-    register long r8 __asm__("r8") = e;
-    __asm__ volatile("syscall"
-                     : "=a"(result)
-                     : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8)
-                     : "rcx", "r11", "memory");
-    return result;
-}
-
-#define CALL(number, a, b, c) syscall5(number, (long)(a), (long)(b), (long)(c), 0, 0)
-
-/* The compiler may call this for what it copies itself. */
-void *memcpy(void *to, const void *from, size_t count)
-{
-    for (size_t i = 0; i < count; i++)
-        ((char *)to)[i] = ((const char *)from)[i];
-    return to;
-}
+#include "init.h"
 
 static char buffer[32768];
 
-static size_t length(const char *text)
-{
-    size_t count = 0;
-    while (text[count])
-        count++;
-    return count;
-}
-
-static void say(const char *text, size_t count)
+static void put(const char *at, size_t count)
 {
     while (count) {
-        long done = CALL(SYS_write, 1, text, count);
+        long done = CALL(SYS_write, 1, at, count);
         if (done <= 0)
             return;
-        text += done;
+        at += done;
         count -= done;
     }
 }
 
-static void say_text(const char *text)
+static void say_text(const char *word)
 {
-    say(text, length(text));
-}
-
-static const char *setting(char **environment, const char *name)
-{
-    for (; *environment; environment++) {
-        size_t i = 0;
-        while (name[i] && (*environment)[i] == name[i])
-            i++;
-        if (!name[i] && (*environment)[i] == '=')
-            return *environment + i + 1;
-    }
-    return "";
+    text(word);
+    say();
 }
 
 /* struct linux_dirent64 is struct dirent of a 64-bit C library. */
@@ -103,7 +62,7 @@ static void show(const char *path)
     if (count < 0)
         show_folder(fd);
     for (; count > 0; count = CALL(SYS_read, fd, buffer, sizeof buffer))
-        say(buffer, count);
+        put(buffer, count);
     CALL(SYS_close, fd, 0, 0);
 }
 
@@ -119,12 +78,12 @@ static void await_button(const char *path)
         }
 }
 
-__attribute__((noreturn, used)) static void start(long *stack)
+static void start(long *stack)
 {
     static const char *const mounts[][2] = {{"proc", "/proc"}, {"sysfs", "/sys"}, {"devtmpfs", "/dev"}};
     char **environment = (char **)(stack + 1 + stack[0] + 1);
-    const char *button = setting(environment, "button");
-    const char *paths = setting(environment, "show");
+    const char *button = setting(environment, "button", "");
+    const char *paths = setting(environment, "show", "");
     char path[256];
 
     for (size_t i = 0; i < sizeof mounts / sizeof mounts[0]; i++) {
@@ -148,5 +107,3 @@ __attribute__((noreturn, used)) static void start(long *stack)
     for (;;)
         CALL(SYS_exit, 1, 0, 0);
 }
-
-__asm__(".globl _start\n_start: xor %ebp, %ebp\n mov %rsp, %rdi\n and $-16, %rsp\n call start\n");

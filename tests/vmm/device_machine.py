@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from typing import TYPE_CHECKING
 
 from kvm_interrupts import KvmInterrupts
-from minimal_vmm import Machine
+from minimal_vmm import Machine, parse
 from pyvmm_device import BusRange, PciBridge, PcieRootPort, PciFunction, PciRoot, Ram, Serial
 from terminal import Console
 
 if TYPE_CHECKING:
+    from argparse import Namespace
     from collections.abc import Callable
     from pathlib import Path
 
@@ -98,5 +98,5 @@ def sample_function(machine: DeviceMachine) -> PciFunction:
 def options(kernel: Path | str, initrd: Path, words: str, *, cpus: int = 1, memory: int = 96) -> Namespace:
     """What the example's command line would be."""
     cmdline = f"console=ttyS0 panic=-1 reboot=k quiet {words}"
-    machine = {"kernel": str(kernel), "initrd": str(initrd), "cmdline": cmdline, "memory": memory << 20, "cpus": cpus}
-    return Namespace(**machine, entry="auto", plan=False, disk=[], net=[], console=False, rng=False)
+    machine = ["--memory", str(memory), "--cpus", str(cpus)]
+    return parse(["--kernel", str(kernel), "--initrd", str(initrd), "--cmdline", cmdline, *machine])

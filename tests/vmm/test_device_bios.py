@@ -1,0 +1,139 @@
+"""SeaBIOS, which nobody here wrote, on the devices: it finds its way by fw_cfg and PCI, and has nothing to boot."""
+
+import struct
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+from guest.host import install
+from tests.vmm.device_machine import Recorder
+
+from minimal_vmm import Machine, parse
+from pyvmm_device import BusRange, PciFunction, PciRoot, Ram
+from pyvmm_loader import BootPlan
+
+pytestmark = pytest.mark.guest
+
+IMAGE = Path("/usr/share/seabios/bios.bin")
+MEMORY = 64 << 20
+PATIENCE = 240
+DEBUG_PORT, FW_CFG = 0x402, 0x510
+
+
+class DebugPort:
+    """QEMU's debug console: a read says that it is there, each byte written is a character."""
+
+    def __init__(self) -> None:
+        self.said = b""
+
+    def read(self, offset: int, buffer: memoryview) -> None:
+        buffer[:] = b"\xe9" * len(buffer)
+
+    def write(self, offset: int, data: memoryview) -> None:
+        self.said += bytes(data)
+
+
+class Configuration:
+    """fw_cfg without DMA: a selector of 16 bits at offset 0, the selected item byte by byte at offset 1."""
+
+    SIGNATURE, ID, CPUS, MAX_CPUS, DIRECTORY, FIRST_FILE = 0x00, 0x01, 0x05, 0x0F, 0x19, 0x20
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        one = struct.pack("<H", 1)
+        self.items = {self.SIGNATURE: b"QEMU", self.ID: struct.pack("<I", 1), self.CPUS: one, self.MAX_CPUS: one}
+        directory = struct.pack(">I", len(files))
+        self.names: dict[int, str] = {}
+        for number, (name, content) in enumerate(sorted(files.items()), self.FIRST_FILE):
+            directory += struct.pack(">IHH56s", len(content), number, 0, name.encode())
+            self.items[number], self.names[number] = content, name
+        self.items[self.DIRECTORY] = directory
+        self.selected: list[int] = []
+        self.rest = b""
+
+    def read(self, offset: int, buffer: memoryview) -> None:
+        taken, self.rest = self.rest[: len(buffer)], self.rest[len(buffer) :]
+        buffer[:] = taken.ljust(len(buffer), b"\0")
+
+    def write(self, offset: int, data: memoryview) -> None:
+        if offset == 0 and len(data) == 2:
+            self.selected.append(int.from_bytes(data, "little"))
+            self.rest = self.items.get(self.selected[-1], b"")
+
+
+class Bios(Machine):
+    """The example's machine with a ROM, the chipset's host bridge, fw_cfg and the debug port."""
+
+    console: Recorder
+
+    def __init__(self, arguments: Namespace, roms: list[tuple[int, int]]) -> None:
+        self.roms = roms
+        super().__init__(arguments)
+
+    def ranges(self) -> list[tuple[int, int]]:
+        return sorted([*super().ranges(), *self.roms])
+
+    def make_console(self) -> Recorder:
+        return Recorder()
+
+    def add_devices(self) -> None:
+        super().add_devices()
+        self.debug = DebugPort()
+        self.io.register_pio(self.debug, [BusRange(DEBUG_PORT, 1)])
+        self.fw_cfg = Configuration(
+            {
+                "etc/e820": struct.pack("<QQI", 0, MEMORY, 1),
+                "etc/show-boot-menu": struct.pack("<H", 0),
+                "etc/boot-fail-wait": struct.pack("<i", -1),
+            }
+        )
+        self.io.register_pio(self.fw_cfg, [BusRange(FW_CFG, 2)])
+        # an i440FX, by which SeaBIOS knows where it is; with the registers that make the BIOS area writable
+        bridge = PciFunction(0x8086, 0x1237, 0x060000, revision=2, subsystem_vendor=0x1AF4, subsystem_id=0x1100)
+        bridge.config.set(0x59, 7, 0, (1 << 56) - 1)
+        bridge.config.set(0x72, 1, 0x02, 0xFF)
+        self.root = PciRoot(self.io, host_bridge=bridge, on_reset=self.on_reset)
+        self.card = PciFunction(0x1234, 0x0001, 0xFF0000, interrupt_pin=1)
+        self.card.add_bar(0, 0x4000, Ram(0x4000))
+        self.card.add_bar(1, 0x40, Ram(0x40), io=True)
+        self.root.add(self.card, 4)
+
+    def check(self) -> None:
+        if b"No bootable device" in self.debug.said:
+            self.finish(0, "there is nothing to boot")
+        super().check()
+
+
+@pytest.fixture(scope="module")
+def bios() -> Bios:
+    """A machine whose firmware has run to its end."""
+    install(["seabios"], "whose firmware is run as a guest")
+    asked = parse(["--kernel", str(IMAGE), "--memory", str(MEMORY >> 20), "--cmdline", ""])
+    with BootPlan(IMAGE, MEMORY) as plan:
+        machine = Bios(asked, plan.roms)
+    machine.loop.call_later(PATIENCE, lambda: machine.finish(3, "this took too long"))
+    try:
+        machine.run()
+    finally:
+        machine.close()
+    return machine
+
+
+def test_seabios_has_nothing_to_boot(bios: Bios) -> None:
+    assert bios.end == (0, "there is nothing to boot"), bios.debug.said.decode(errors="replace")
+    assert bios.debug.said.startswith(b"SeaBIOS (version 1.")
+
+
+def test_it_reads_its_configuration(bios: Bios) -> None:
+    assert b"Found QEMU fw_cfg" in bios.debug.said
+    assert b"qemu/e820: addr 0x0000000000000000 len 0x0000000004000000 [RAM]" in bios.debug.said
+    read = {bios.fw_cfg.names.get(number, "") for number in bios.fw_cfg.selected}
+    assert {"etc/e820", "etc/show-boot-menu", "etc/boot-fail-wait"} <= read
+
+
+def test_it_places_what_it_finds_on_pci(bios: Bios) -> None:
+    assert b"PCI: init bdf=00:04.0 id=1234:0001" in bios.debug.said
+    memory, ports = bios.card.bars[0], bios.card.bars[1]
+    assert memory.mapped is not None
+    assert memory.mapped.size == 0x4000
+    assert ports.mapped is not None
+    assert ports.mapped.size == 0x40
