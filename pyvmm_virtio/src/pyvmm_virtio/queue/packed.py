@@ -22,7 +22,7 @@ from pyvmm_virtio.constants.ring import (
 from pyvmm_virtio.errors import InvalidChain, InvalidDescriptorIndex, InvalidIndirectDescriptor, VirtioUsageError
 from pyvmm_virtio.queue.base import U16_MAX, BaseQueue
 from pyvmm_virtio.queue.chain import DescriptorChain
-from pyvmm_virtio.queue.indirect import check_buffers, check_table, read_table
+from pyvmm_virtio.queue.indirect import MAX_CHAIN_BYTES, check_buffers, check_table, read_table
 from pyvmm_virtio.queue.ordering import IS_WEAK, acquire, full, release
 
 TYPE_CHECKING = False
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 _unpack = Struct("<QIHH").unpack_from
 AVAIL = 1 << VRING_PACKED_DESC_F_AVAIL
 USED = 1 << VRING_PACKED_DESC_F_USED
+USED_MARKS = AVAIL | USED
 WRAP = 1 << VRING_PACKED_EVENT_F_WRAP_CTR
 EVENT_OFFSET, EVENT_FLAGS = 0, 1
 KEPT_FLAGS = VRING_DESC_F_NEXT | VRING_DESC_F_WRITE | VRING_DESC_F_INDIRECT
@@ -91,13 +92,14 @@ class PackedQueue(BaseQueue):
         """
         if memory is not self._memory and not self._attach(memory):
             return None
-        if not self._available():
+        position = self._next_avail
+        index = position & ~WRAP
+        if self._cells[index * 8 + 7] & (AVAIL | USED) != (AVAIL if position & WRAP else USED):
             return None
         if IS_WEAK:
             # 2.8.21.1.1: the driver's barrier before it sets the flags needs one here, between them and the rest
             acquire()
         ring, size = self._ring, self._size
-        index = self._next_avail & ~WRAP
         chain: list[RawDescriptor] = []
         count = total = 0
         while True:
@@ -122,10 +124,11 @@ class PackedQueue(BaseQueue):
             raise InvalidChain(self._index, buffer_id, index, "the buffer id is that of a chain not given back yet")
         if count + self._taken > size:
             raise InvalidChain(self._index, buffer_id, index, "the chain covers descriptors that were not given back")
-        check_buffers(self, buffer_id, chain, total)
+        if total > MAX_CHAIN_BYTES or self._strict_order:
+            check_buffers(self, buffer_id, chain, total)
         in_flight[buffer_id] = count
         self._taken += count
-        self._next_avail = self._forward(self._next_avail, count)
+        self._next_avail = self._forward(position, count)
         return DescriptorChain(buffer_id, chain, self._index)
 
     def _follow(self, memory: GuestMemory, head: int, chain: list[RawDescriptor]) -> int:
@@ -179,7 +182,19 @@ class PackedQueue(BaseQueue):
         if self._in_order or memory is not self._memory or head not in self._in_flight:
             self.add_used_batch(memory, ((head, length),))
             return
-        self._publish(((head, length),))
+        count = self._in_flight.pop(head)
+        position = self._next_used
+        index = position & ~WRAP
+        self._words[index * 4 + 2] = length
+        self._cells[index * 8 + 6] = head
+        if IS_WEAK:
+            release()  # 2.8.21.1: the descriptor is written before the flags that show it
+        self._cells[index * 8 + 7] = (USED_MARKS if position & WRAP else 0) | (VRING_DESC_F_WRITE if length else 0)
+        if self._mark is not None:
+            self._dirty(self._desc_table + 16 * index, 16)
+        self._next_used = self._forward(position, count)
+        self._taken -= count
+        self._num_added += count
 
     def _publish(self, used: Sequence[tuple[int, int]]) -> None:
         words, cells = self._words, self._cells
@@ -192,7 +207,7 @@ class PackedQueue(BaseQueue):
             words[index * 4 + 2] = length
             cells[index * 8 + 6] = head
             # 2.8.1: AVAIL and USED both equal the wrap counter; 2.8.3: WRITE says that `length` holds
-            flags = (AVAIL | USED if wrap else 0) | (VRING_DESC_F_WRITE if length else 0)
+            flags = (USED_MARKS if wrap else 0) | (VRING_DESC_F_WRITE if length else 0)
             if first is None:
                 first = (index * 8 + 7, flags)
             else:

@@ -16,7 +16,7 @@ from pyvmm_virtio.constants.ring import (
 from pyvmm_virtio.errors import InvalidAvailRingIndex, InvalidChain, InvalidDescriptorIndex, InvalidIndirectDescriptor
 from pyvmm_virtio.queue.base import U16_MAX, BaseQueue
 from pyvmm_virtio.queue.chain import DescriptorChain
-from pyvmm_virtio.queue.indirect import check_buffers, check_table, read_table
+from pyvmm_virtio.queue.indirect import MAX_CHAIN_BYTES, check_buffers, check_table, read_table
 from pyvmm_virtio.queue.ordering import IS_WEAK, acquire, full, release
 
 TYPE_CHECKING = False
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pyvmm_virtio.queue.chain import RawDescriptor
 
 _unpack = Struct("<QIHH").unpack_from
+LINKED = VRING_DESC_F_NEXT | VRING_DESC_F_INDIRECT
 AVAIL_FLAGS, AVAIL_INDEX, AVAIL_RING = 0, 1, 2
 USED_FLAGS, USED_INDEX = 0, 1
 
@@ -94,11 +95,14 @@ class SplitQueue(BaseQueue):
             if head in self._in_flight:
                 raise InvalidChain(self._index, head, head, "the chain is offered again before it was given back")
             self._in_flight[head] = 1
-        return DescriptorChain(head, self._walk(memory, head), self._index)
+        raw = _unpack(self._table, head << 4)
+        if raw[2] & LINKED:
+            return DescriptorChain(head, self._walk(memory, head, raw), self._index)
+        return DescriptorChain(head, [raw], self._index)
 
-    def _walk(self, memory: GuestMemory, head: int) -> list[RawDescriptor]:
+    def _walk(self, memory: GuestMemory, head: int, raw: RawDescriptor) -> list[RawDescriptor]:
+        """Follow a chain of more than one descriptor from its first on."""
         table, size = self._table, self._size
-        raw = _unpack(table, head << 4)
         chain = [raw]
         flags = raw[2]
         total = raw[1]
@@ -116,7 +120,8 @@ class SplitQueue(BaseQueue):
             total += raw[1]
         if flags & VRING_DESC_F_INDIRECT:
             total += self._follow(memory, head, chain)
-        check_buffers(self, head, chain, total)
+        if total > MAX_CHAIN_BYTES or self._strict_order:
+            check_buffers(self, head, chain, total)
         return chain
 
     def _follow(self, memory: GuestMemory, head: int, chain: list[RawDescriptor]) -> int:
