@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyvmm_device import StateError
-from pyvmm_memory import GuestMemoryMmap
+from pyvmm_memory import AtomicBitmap, GuestMemoryMmap, Iommu, IommuMemory, Permissions
 from pyvmm_virtio import errors
 from pyvmm_virtio.queue import DescriptorChain, PackedQueue, SplitQueue
 
@@ -848,4 +848,60 @@ def test_against_a_model(data: st.DataObject) -> None:
                 queue = type(queue).from_state(state)
             seen = [*seen, *ring.used()] if kind is PackedRing else ring.used()
             assert seen[-ring.size :] == expected[-len(seen[-ring.size :]) :] if seen else not expected
+        queue.release()
+
+
+# behind an IOMMU, and with a real bitmap
+
+
+def test_an_iommu_says_what_the_device_may(ring: Ring) -> None:
+    with GuestMemoryMmap.from_ranges([(0, MEMORY)]) as backend:
+        iommu = Iommu()
+        memory = IommuMemory(backend, iommu, True)
+        ring.memory = backend
+        iommu.iotlb.set_mapping(0, 0, DATA, Permissions.ReadWrite)
+        iommu.iotlb.set_mapping(DATA, DATA, 0x1000, Permissions.Read)
+        iommu.iotlb.set_mapping(DATA + 0x1000, DATA + 0x8000, 0x1000, Permissions.Write)
+        iommu.iotlb.set_mapping(DATA + 0x2000, DATA + 0x4000, 0x1000, Permissions.ReadWrite)
+        backend.write_slice(b"translated", DATA + 0x4000 - 0)
+        queue = ring.queue()
+        ring.offer((DATA + 0x2000, 10, 0), (DATA + 0x1FFC, 8, WRITE))
+        chain = queue.pop_descriptor_chain(memory)
+        assert chain is not None
+        assert chain.reader(memory).read() == b"translated"
+        assert chain.writer(memory).write(b"in pairs") == 8
+        assert bytes(backend.get_slice(DATA + 0x8FFC, 4)) == b"in p"
+        assert bytes(backend.get_slice(DATA + 0x4000, 4)) == b"airs"
+        for buffer in ((DATA, 4, WRITE), (DATA + 0x1000, 4, 0), (DATA + 0x3000, 4, 0), (DATA + 0x3000, 4, WRITE)):
+            queue.add_used(memory, chain.head_index, 0)
+            ring.used()
+            ring.offer(buffer)
+            chain = queue.pop_descriptor_chain(memory)
+            assert chain is not None
+            with pytest.raises(errors.InvalidBuffer):
+                (chain.writer if buffer[2] else chain.reader)(memory)
+        queue.release()
+        iommu.iotlb.invalidate_mapping(USED & ~0xFFF, 0x1000)
+        iommu.iotlb.set_mapping(USED & ~0xFFF, USED & ~0xFFF, 0x1000, Permissions.Read)
+        assert not queue.is_valid(memory)
+        del chain
+
+
+def test_pages_that_were_written(ring: Ring) -> None:
+    with GuestMemoryMmap.from_ranges([(0, MEMORY)], bitmap=AtomicBitmap) as memory:
+        assert memory.dirty_tracking
+        ring.memory = memory
+        queue = ring.queue()
+        ring.offer((DATA, 100, 0), (DATA + 0x3000, 0x1800, WRITE))
+        chain = pop(queue, memory)
+        bitmap = next(iter(memory)).bitmap()
+        assert isinstance(bitmap, AtomicBitmap)
+        bitmap.reset()
+        writer = chain.writer(memory)
+        writer.write(bytes(0x1001))
+        queue.add_used(memory, chain.head_index, 0x1001)
+        page = USED if ring.kind is SplitQueue else DESC
+        dirty = [at for at in range(0, MEMORY, 4096) if bitmap.dirty_at(at)]
+        assert dirty == sorted([page, DATA + 0x3000, DATA + 0x4000])
+        del writer, chain
         queue.release()

@@ -6,6 +6,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol, TypeAlias
 
+    from pyvmm_memory import Permissions
+
     class GuestMemory(Protocol):
         """Guest memory by guest address. Errors are `pyvmm_memory.GuestMemoryError`.
 
@@ -13,12 +15,12 @@ if TYPE_CHECKING:
         ``mark_dirty(addr, length)``, which is called after each write by this package.
         """
 
-        def get_slice(self, addr: int, length: int) -> memoryview:
-            """A writable view within one region."""
+        def get_slice(self, addr: int, length: int, permissions: Permissions = ...) -> memoryview:
+            """A view within one region, writable where that was asked for."""
             ...
 
-        def get_slices(self, addr: int, length: int) -> list[memoryview]:
-            """Writable views that together cover a range."""
+        def get_slices(self, addr: int, length: int, permissions: Permissions = ...) -> list[memoryview]:
+            """Views that together cover a range."""
             ...
 
     class AtomicMemory(Protocol):
@@ -29,12 +31,6 @@ if TYPE_CHECKING:
             ...
 
     MemorySource: TypeAlias = GuestMemory | AtomicMemory
-
-
-def current(source: MemorySource) -> GuestMemory:
-    """Return the memory as it is now, of a memory or of a cell that holds one."""
-    snapshot: Callable[[], GuestMemory] | None = getattr(source, "memory", None)
-    return snapshot() if snapshot is not None else source  # type: ignore[return-value] # told apart by the attribute
 
 
 def dirty_marker(memory: GuestMemory) -> DirtyMarker | None:

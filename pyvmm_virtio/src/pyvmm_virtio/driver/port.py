@@ -29,54 +29,56 @@ class Port:
         """Write to the bus."""
         self.io.mmio_write(addr, memoryview(value.to_bytes(size, "little")))
 
-    def status(self) -> int:
-        """Read the status."""
-        raise NotImplementedError
+    if TYPE_CHECKING:
 
-    def set_status(self, status: int) -> None:
-        """Write the status."""
-        raise NotImplementedError
+        def status(self) -> int:
+            """Read the status."""
+            ...
 
-    def device_features(self) -> int:
-        """What the device offers."""
-        raise NotImplementedError
+        def set_status(self, status: int) -> None:
+            """Write the status."""
+            ...
 
-    def set_driver_features(self, features: int) -> None:
-        """Accept some of it."""
-        raise NotImplementedError
+        def device_features(self) -> int:
+            """What the device offers."""
+            ...
 
-    def queue_max(self, index: int) -> int:
-        """The largest size of a queue; 0 where there is none."""
-        raise NotImplementedError
+        def set_driver_features(self, features: int) -> None:
+            """Accept some of it."""
+            ...
 
-    def queue_enabled(self, index: int) -> bool:
-        """Whether a queue is enabled."""
-        raise NotImplementedError
+        def queue_max(self, index: int) -> int:
+            """The largest size of a queue; 0 where there is none."""
+            ...
 
-    def setup_queue(self, index: int, size: int, desc: int, driver_area: int, device_area: int) -> None:
-        """Say how large a queue is and where, and enable it."""
-        raise NotImplementedError
+        def queue_enabled(self, index: int) -> bool:
+            """Whether a queue is enabled."""
+            ...
 
-    def reset_queue(self, index: int) -> None:
-        """Reset a queue."""
-        raise NotImplementedError
+        def setup_queue(self, index: int, size: int, desc: int, driver_area: int, device_area: int) -> None:
+            """Say how large a queue is and where, and enable it."""
+            ...
 
-    def notify(self, index: int, value: int, size: int) -> None:
-        """Kick a queue with a value of 2 or 4 bytes."""
-        raise NotImplementedError
+        def reset_queue(self, index: int) -> None:
+            """Reset a queue."""
+            ...
 
-    def take_events(self) -> int:
-        """Why the device interrupts: 1 for queues, 2 for the configuration; and acknowledge it."""
-        raise NotImplementedError
+        def notify(self, index: int, value: int, size: int) -> None:
+            """Kick a queue with a value of 2 or 4 bytes."""
+            ...
 
-    def generation(self) -> int:
-        """The generation of the configuration."""
-        raise NotImplementedError
+        def take_events(self) -> int:
+            """Why the device interrupts: 1 for queues, 2 for the configuration; and acknowledge it."""
+            ...
 
-    def config_address(self) -> int:
-        """Where the configuration space is."""
-        raise NotImplementedError
+        def generation(self) -> int:
+            """The generation of the configuration."""
+            ...
 
-    def shared_memory(self, id_: int) -> tuple[int, int] | None:
-        """Guest address and length of a shared memory region, or None."""
-        raise NotImplementedError
+        def config_address(self) -> int:
+            """Where the configuration space is."""
+            ...
+
+        def shared_memory(self, id_: int) -> tuple[int, int] | None:
+            """Guest address and length of a shared memory region, or None."""
+            ...

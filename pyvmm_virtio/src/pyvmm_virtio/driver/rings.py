@@ -81,25 +81,27 @@ class Ring:
                 entries.append(_pack(addr, length, 0, flags))
         return self.arena.put(b"".join(entries)), 16 * count
 
-    def add(self, buffers: Sequence[Buffer]) -> int:
-        """Offer a chain and return its head or buffer id; raises RingFull."""
-        raise NotImplementedError
+    if TYPE_CHECKING:
 
-    def should_kick(self) -> bool:
-        """Whether the device wants to hear of what was added since this was asked last."""
-        raise NotImplementedError
+        def add(self, buffers: Sequence[Buffer]) -> int:
+            """Offer a chain and return its head or buffer id; raises RingFull."""
+            ...
 
-    def used(self) -> list[tuple[int, int]]:
-        """Take what the device gave back, as (head or id, length), and ask for an interrupt for the next."""
-        raise NotImplementedError
+        def should_kick(self) -> bool:
+            """Whether the device wants to hear of what was added since this was asked last."""
+            ...
 
-    def suppress_interrupts(self, suppress: bool) -> None:
-        """Ask the device not to interrupt, or to do it again."""
-        raise NotImplementedError
+        def used(self) -> list[tuple[int, int]]:
+            """Take what the device gave back, as (head or id, length), and ask for an interrupt for the next."""
+            ...
 
-    def notification_data(self) -> int:
-        """The position of the next chain, for NOTIFICATION_DATA."""
-        raise NotImplementedError
+        def suppress_interrupts(self, suppress: bool) -> None:
+            """Ask the device not to interrupt, or to do it again."""
+            ...
+
+        def notification_data(self) -> int:
+            """The position of the next chain, for NOTIFICATION_DATA."""
+            ...
 
     def _free_table(self, head: int) -> None:
         table = self.tables.pop(head, None)

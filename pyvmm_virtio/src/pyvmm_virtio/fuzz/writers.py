@@ -49,17 +49,19 @@ class Writer:
         first, second = (other, flags) if self.packed else (flags, other)
         self.poke(at, _pack(addr & (1 << 64) - 1, length & 0xFFFFFFFF, first & 0xFFFF, second & 0xFFFF))
 
-    def offer(self, plan: Plan, table: int) -> None:
-        """Write a chain into the ring and make it available; `table` is room for an indirect one."""
-        raise NotImplementedError
+    if TYPE_CHECKING:
 
-    def relink(self, at: int, target: int) -> None:
-        """Have a descriptor linked to another."""
-        raise NotImplementedError
+        def offer(self, plan: Plan, table: int) -> None:
+            """Write a chain into the ring and make it available; `table` is room for an indirect one."""
+            ...
 
-    def break_ring(self, chance: Random) -> None:
-        """Break the ring."""
-        raise NotImplementedError
+        def relink(self, at: int, target: int) -> None:
+            """Have a descriptor linked to another."""
+            ...
+
+        def break_ring(self, chance: Random) -> None:
+            """Break the ring."""
+            ...
 
     def break_event(self, chance: Random) -> None:
         """Say anything about notifications."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import Any, ClassVar, Self
 
+    from pyvmm_memory import Permissions
     from pyvmm_virtio.memory import DirtyMarker, GuestMemory
     from pyvmm_virtio.queue.chain import DescriptorChain
 
@@ -267,12 +268,15 @@ class BaseQueue(Stateful):
         self._memory = memory
         return True
 
-    def _make_views(self, memory: GuestMemory) -> None:
-        raise NotImplementedError
+    if TYPE_CHECKING:
 
-    def _view(self, memory: GuestMemory, addr: int, length: int, format_: str, what: str) -> memoryview:
+        def _make_views(self, memory: GuestMemory) -> None: ...
+
+    def _view(
+        self, memory: GuestMemory, addr: int, length: int, format_: str, what: str, permissions: Permissions
+    ) -> memoryview:
         try:
-            view = memory.get_slice(addr, length)
+            view = memory.get_slice(addr, length, permissions)
         except (GuestMemoryError, OverflowError) as error:
             # Rings are small and aligned, so one that crosses into another region is no ring a driver would make.
             reason = f"the {what} of {length} bytes at {addr:#x} is not in one region of guest memory: {error}"
@@ -305,9 +309,11 @@ class BaseQueue(Stateful):
 
     # chains
 
-    def pop_descriptor_chain(self, memory: GuestMemory) -> DescriptorChain | None:
-        """Take the next chain, or None."""
-        raise NotImplementedError
+    if TYPE_CHECKING:
+
+        def pop_descriptor_chain(self, memory: GuestMemory) -> DescriptorChain | None:
+            """Take the next chain, or None."""
+            ...
 
     def iter(self, memory: GuestMemory) -> Iterator[DescriptorChain]:
         """Take the chains that are there, at most as many as the queue has descriptors.
@@ -321,12 +327,13 @@ class BaseQueue(Stateful):
                 return
             yield chain
 
-    def _publish(self, used: Sequence[tuple[int, int]]) -> None:
-        raise NotImplementedError
+    if TYPE_CHECKING:
 
-    def _check_head(self, head: int) -> None:
-        """Raise InvalidDescriptorIndex where a chain of this head cannot be given back."""
-        raise NotImplementedError
+        def _publish(self, used: Sequence[tuple[int, int]]) -> None: ...
+
+        def _check_head(self, head: int) -> None:
+            """Raise InvalidDescriptorIndex where a chain of this head cannot be given back."""
+            ...
 
     def add_used_batch(self, memory: GuestMemory, used: Iterable[tuple[int, int]]) -> None:
         """Give several chains back, as (head, length), so that the driver sees all of them or none.
@@ -358,9 +365,11 @@ class BaseQueue(Stateful):
 
     # notifications
 
-    def needs_notification(self, memory: GuestMemory) -> bool:
-        """Whether the driver wants to hear of the chains given back since this was asked last."""
-        raise NotImplementedError
+    if TYPE_CHECKING:
+
+        def needs_notification(self, memory: GuestMemory) -> bool:
+            """Whether the driver wants to hear of the chains given back since this was asked last."""
+            ...
 
     # state
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyvmm_memory import GuestMemoryError, InvalidBackendAddress
+from pyvmm_memory import GuestMemoryError, InvalidBackendAddress, Permissions
 from pyvmm_virtio.constants.ring import VRING_DESC_F_WRITE
 from pyvmm_virtio.errors import BufferTooShort, InvalidBuffer, SplitOutOfBounds
 from pyvmm_virtio.memory import dirty_marker
@@ -25,11 +25,12 @@ class _Buffers:
     __slots__ = ("_addresses", "_available", "_head", "_passed", "_queue", "_views")
 
     _flag = 0
+    _permissions = Permissions.Read
 
     def __init__(self, memory: GuestMemory, chain: DescriptorChain) -> None:
         views: list[memoryview] = []
         addresses: list[int] = []
-        flag = self._flag
+        flag, permissions = self._flag, self._permissions
         available = 0
         get_slice = memory.get_slice
         for addr, length, flags, _ in chain.raw:
@@ -37,7 +38,7 @@ class _Buffers:
                 continue
             available += length
             try:
-                views.append(get_slice(addr, length))
+                views.append(get_slice(addr, length, permissions))
                 addresses.append(addr)
             except InvalidBackendAddress:
                 for view in self._pieces(memory, chain, addr, length, views):
@@ -60,7 +61,7 @@ class _Buffers:
         cls, memory: GuestMemory, chain: DescriptorChain, addr: int, length: int, views: list[memoryview]
     ) -> list[memoryview]:
         try:
-            return memory.get_slices(addr, length)
+            return memory.get_slices(addr, length, cls._permissions)
         except GuestMemoryError as error:
             views.clear()
             raise cls._outside(chain, addr, length, error) from error.with_traceback(None)
@@ -229,6 +230,7 @@ class Writer(_Buffers):
     __slots__ = ("_mark",)
 
     _flag = VRING_DESC_F_WRITE
+    _permissions = Permissions.Write
 
     def __init__(self, memory: GuestMemory, chain: DescriptorChain) -> None:
         super().__init__(memory, chain)

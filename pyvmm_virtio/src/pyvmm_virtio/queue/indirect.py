@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyvmm_memory import GuestMemoryError, InvalidBackendAddress
+from pyvmm_memory import GuestMemoryError, InvalidBackendAddress, Permissions
 from pyvmm_virtio.constants.ring import VRING_DESC_F_WRITE
 from pyvmm_virtio.errors import (
     DescriptorChainOverflow,
@@ -39,9 +39,9 @@ def read_table(queue: BaseQueue, memory: GuestMemory, head: int, addr: int, leng
     """Return a view of an indirect table, or a copy where it crosses regions of memory."""
     try:
         try:
-            return memory.get_slice(addr, length)
+            return memory.get_slice(addr, length, Permissions.Read)
         except InvalidBackendAddress:
-            return memoryview(b"".join(memory.get_slices(addr, length)))
+            return memoryview(b"".join(memory.get_slices(addr, length, Permissions.Read)))
     except GuestMemoryError as error:
         reason = f"the indirect table of {length} bytes at {addr:#x} is not in guest memory: {error}"
         # without the frames it came through, which hold views of the part that is in memory

@@ -8,6 +8,7 @@ from __future__ import annotations
 from struct import Struct
 
 from pyvmm_device.errors import StateError
+from pyvmm_memory import Permissions
 from pyvmm_virtio.constants.ring import (
     VRING_DESC_F_INDIRECT,
     VRING_DESC_F_NEXT,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from pyvmm_virtio.memory import GuestMemory
     from pyvmm_virtio.queue.chain import RawDescriptor
 
+READ, BOTH = Permissions.Read, Permissions.ReadWrite
 # the buffer id stands where a split descriptor has its flags
 _unpack = Struct("<QIHH").unpack_from
 AVAIL = 1 << VRING_PACKED_DESC_F_AVAIL
@@ -65,11 +67,11 @@ class PackedQueue(BaseQueue):
         self._taken = 0
 
     def _make_views(self, memory: GuestMemory) -> None:
-        self._ring = self._view(memory, self._desc_table, 16 * self._size, "B", "descriptor ring")
-        self._cells = self._view(memory, self._desc_table, 16 * self._size, "H", "descriptor ring")
-        self._words = self._view(memory, self._desc_table, 16 * self._size, "I", "descriptor ring")
-        self._driver_event = self._view(memory, self._avail_ring, 4, "H", "driver's event suppression")
-        self._device_event = self._view(memory, self._used_ring, 4, "H", "device's event suppression")
+        self._ring = self._view(memory, self._desc_table, 16 * self._size, "B", "descriptor ring", BOTH)
+        self._cells = self._view(memory, self._desc_table, 16 * self._size, "H", "descriptor ring", BOTH)
+        self._words = self._view(memory, self._desc_table, 16 * self._size, "I", "descriptor ring", BOTH)
+        self._driver_event = self._view(memory, self._avail_ring, 4, "H", "driver's event suppression", READ)
+        self._device_event = self._view(memory, self._used_ring, 4, "H", "device's event suppression", BOTH)
 
     def _forward(self, position: int, count: int) -> int:
         """A position some descriptors on; the wrap counter changes at the end of the ring."""

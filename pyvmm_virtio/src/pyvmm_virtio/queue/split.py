@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from struct import Struct
 
+from pyvmm_memory import Permissions
 from pyvmm_virtio.constants.ring import (
     VRING_AVAIL_F_NO_INTERRUPT,
     VRING_DESC_F_INDIRECT,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from pyvmm_virtio.memory import GuestMemory
     from pyvmm_virtio.queue.chain import RawDescriptor
 
+READ, BOTH = Permissions.Read, Permissions.ReadWrite
 _unpack = Struct("<QIHH").unpack_from
 LINKED = VRING_DESC_F_NEXT | VRING_DESC_F_INDIRECT
 AVAIL_FLAGS, AVAIL_INDEX, AVAIL_RING = 0, 1, 2
@@ -47,10 +49,10 @@ class SplitQueue(BaseQueue):
 
     def _make_views(self, memory: GuestMemory) -> None:
         size = self._size
-        self._table = self._view(memory, self._desc_table, 16 * size, "B", "descriptor table")
-        self._avail = self._view(memory, self._avail_ring, 6 + 2 * size, "H", "available ring")
-        self._used = self._view(memory, self._used_ring, 6 + 8 * size, "H", "used ring")
-        self._used_elements = self._view(memory, self._used_ring, 4 + 8 * size, "I", "used ring")
+        self._table = self._view(memory, self._desc_table, 16 * size, "B", "descriptor table", READ)
+        self._avail = self._view(memory, self._avail_ring, 6 + 2 * size, "H", "available ring", READ)
+        self._used = self._view(memory, self._used_ring, 6 + 8 * size, "H", "used ring", BOTH)
+        self._used_elements = self._view(memory, self._used_ring, 4 + 8 * size, "I", "used ring", BOTH)
 
     # taking chains
 
