@@ -5,8 +5,10 @@ integration runs 200,000; the long run is ``pytest --slow``, 5 million.
 """
 
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -159,3 +161,19 @@ def test_the_same_seed_does_the_same() -> None:
         with Fuzzer(Echo(), "pci", "packed", seed=7) as fuzzer:
             reports.append(repr(fuzzer.run(500)))
     assert reports[0] == reports[1]
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    root = Path(__file__).resolve().parents[2]
+    words = [sys.executable, "-m", "pyvmm_virtio.fuzz", *arguments]
+    return subprocess.run(words, capture_output=True, text=True, check=False, cwd=root)
+
+
+def test_the_command() -> None:
+    done = command("rng", "--chains", "200", "--transport", "pci", "--ring", "packed")
+    assert done.returncode == 0, done.stderr
+    assert "pci packed: <Report: 200 chains" in done.stdout
+    done = command("tests.hostile.test_virtio_fuzz:Trusts", "--chains", "5000")
+    assert done.returncode == 1
+    assert "FOUND Trusts, mmio, split, seed 0" in done.stdout
+    assert command("toaster").returncode == 2

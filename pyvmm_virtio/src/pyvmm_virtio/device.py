@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from _thread import RLock
 
-from pyvmm_device.errors import StateError
-from pyvmm_device.state import FLAG, blob, uint
 from pyvmm_memory import GuestMemoryError
 from pyvmm_virtio.constants import features as f
 from pyvmm_virtio.constants.ring import VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC
 from pyvmm_virtio.errors import VirtioUsageError, VirtqueueError
 from pyvmm_virtio.interrupt import NoInterrupt
+from pyvmm_virtio.offer import RING_FEATURES, SharedMemory, mask
 from pyvmm_virtio.queue.split import SplitQueue
 
 TYPE_CHECKING = False
@@ -27,51 +26,7 @@ if TYPE_CHECKING:
     from pyvmm_virtio.queue.protocol import Queue
 
 
-def mask(*bits: int) -> int:
-    """Feature bits, given by number, as one number.
-
-    >>> hex(mask(f.VIRTIO_F_VERSION_1, 0))
-    '0x100000001'
-    """
-    value = 0
-    for bit in bits:
-        value |= 1 << bit
-    return value
-
-
-RING_FEATURES = mask(
-    f.VIRTIO_F_VERSION_1,
-    VIRTIO_RING_F_EVENT_IDX,
-    VIRTIO_RING_F_INDIRECT_DESC,
-    f.VIRTIO_F_RING_PACKED,
-    f.VIRTIO_F_RING_RESET,
-)
-"""What every device offers unless it is told otherwise.
-
-IN_ORDER is not among them, because a device that is slow with one request would keep the others back, nor is
-NOTIFICATION_DATA, because a kick that carries data leaves KVM for us where an ioeventfd would not.
-"""
-
-
-class SharedMemory:
-    """A region of a device's memory that its driver maps (VIRTIO 1.3, 2.10).
-
-    Args:
-        id: what the device type calls it.
-        length: in bytes.
-        base: its guest address, for MMIO.
-        bar: the BAR it lies in, for PCI.
-        offset: where in that BAR.
-    """
-
-    __slots__ = ("bar", "base", "id", "length", "offset")
-
-    def __init__(self, id: int, length: int, base: int = 0, bar: int = 0, offset: int = 0) -> None:  # noqa: A002
-        self.id = id
-        self.length = length
-        self.base = base
-        self.bar = bar
-        self.offset = offset
+__all__ = ["RING_FEATURES", "SharedMemory", "VirtioDevice", "mask"]
 
 
 class VirtioDevice:
@@ -196,7 +151,7 @@ class VirtioDevice:
         return {}
 
     def restore_device(self, state: Mapping[str, Any]) -> None:
-        """Become what `device_state` said. Raises StateError."""
+        """Become what `device_state` said, before `activate` where the device was active. Raises StateError."""
 
     # what subclasses call
 
@@ -471,19 +426,10 @@ class VirtioDevice:
 
     def state(self) -> dict[str, Any]:
         """Return everything a driver could notice, for a device that is paused or has no worker threads."""
+        from pyvmm_virtio.saved import save
+
         with self.lock:
-            return {
-                "device": type(self).__name__,
-                "version": 1,
-                "offered": self.device_features,
-                "features": self.driver_features,
-                "active": self.active,
-                "needs_reset": self.needs_reset,
-                "config": bytes(self.config).hex(),
-                "config_generation": self.config_generation,
-                "queues": [queue.state() for queue in self.queues],
-                "own": self.device_state(),
-            }
+            return save(self)
 
     def restore(self, state: Mapping[str, Any], interrupt: VirtioInterrupt) -> None:
         """Become what a state says, paused; `resume` then looks at every queue and notifies the driver of each.
@@ -492,47 +438,20 @@ class VirtioDevice:
             StateError: it is not a state of this kind of device, or of one that offers something else. Nothing
                 changed, unless it was `restore_device` that refused.
         """
-        name = type(self).__name__
-        if not isinstance(state, dict) or state.get("device") != name or state.get("version") != 1:
-            raise StateError(name, f"it is not of {name}, version 1")
-        kinds = {
-            "offered": uint(64),
-            "features": uint(64),
-            "active": FLAG,
-            "needs_reset": FLAG,
-            "config": blob(len(self.config)),
-            "config_generation": uint(32),
-        }
-        try:
-            fields = {field: kind.load(state[field]) for field, kind in kinds.items()}
-            queues = self._queues_of(state["queues"], packed=bool(fields["features"] >> f.VIRTIO_F_RING_PACKED & 1))
-            own = state["own"]
-        except (KeyError, ValueError, TypeError) as error:
-            raise StateError(name, repr(error)) from None
-        if fields["features"] & ~self.device_features or fields["offered"] != self.device_features:
-            raise StateError(name, f"it offers {fields['offered']:#x}, here is {self.device_features:#x}")
+        from pyvmm_virtio.saved import check
+
+        fields = check(self, state)
         self.driver_reset()
         with self.lock:
             self.paused = self._restored = True
-            self.restore_device(own)
-            self.queues = queues
+            self.restore_device(fields["own"])
+            self.queues = fields["queues"]
             self.driver_features = fields["features"]
             self.needs_reset = fields["needs_reset"]
             self.config[:] = fields["config"]
             self.config_generation = fields["config_generation"]
             if fields["active"]:
                 self.start(interrupt)
-
-    def _queues_of(self, states: object, *, packed: bool) -> list[Queue]:
-        from pyvmm_virtio.queue.packed import PackedQueue
-
-        kind: type[Queue] = PackedQueue if packed else SplitQueue
-        if not isinstance(states, list) or len(states) != len(self.queue_max_sizes):
-            raise ValueError("it has another number of queues")
-        queues = [kind.from_state(state) for state in states]
-        if [(queue.index, queue.max_size()) for queue in queues] != list(enumerate(self.queue_max_sizes)):
-            raise ValueError("its queues have other sizes")
-        return queues
 
     def __repr__(self) -> str:
         state = "needs a reset" if self.needs_reset else "active" if self.active else "inactive"
