@@ -1,14 +1,70 @@
-"""Virtio: what a guest's drivers and a machine's devices agree on.
+"""Virtio: what a guest's drivers and a machine's devices agree on, and both sides of it.
 
-This version holds the numbers of that agreement: device status and feature bits, device types, ring flags, the
-registers of the MMIO transport, and those of the block, network and console devices. They are named as in Linux's
-headers, which the tests compare them with, and follow the VIRTIO 1.3 specification.
+A device of one's own says what it does with requests; everything else is here. This one answers back to front:
 
->>> from pyvmm_virtio.constants import device_ids, status
->>> device_ids.VIRTIO_ID_BLOCK
-2
->>> hex(status.VIRTIO_CONFIG_S_DRIVER_OK)
-'0x4'
+>>> from pyvmm_virtio import VirtioDevice, drive
+>>> class Reverse(VirtioDevice):
+...     device_type = 42
+...     queue_max_sizes = (64,)
+...     def process_queue(self, index):
+...         for chain in self.chains(index):
+...             answer = chain.reader(self.memory).read()[::-1]
+...             self.complete(index, chain, chain.writer(self.memory).write(answer))
+
+`drive` puts it on a bus and plays the guest, with either transport and either kind of ring, and without a hypervisor:
+
+>>> with drive(Reverse(), transport="pci", ring="packed") as driver:
+...     driver.request(0, b"live", into=4)
+b'evil'
+
+In a machine, a `VirtioMmio` or a `VirtioPci` around a device is what goes on the bus. `queue` has the virtqueues, for
+those who write a device without the base class; `devices` has block, net, console and rng; `constants` has the numbers,
+named as in Linux's headers. ``python -m pyvmm_virtio.conformance`` and ``python -m pyvmm_virtio.fuzz`` try a device.
+
+Source: the VIRTIO 1.3 specification, whose sections docstrings and comments name.
 """
 
+from __future__ import annotations
+
 __version__ = "0.1.0"
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyvmm_virtio.device import VirtioDevice as VirtioDevice
+    from pyvmm_virtio.driver import drive as drive
+    from pyvmm_virtio.errors import VirtioError as VirtioError
+    from pyvmm_virtio.errors import VirtqueueError as VirtqueueError
+    from pyvmm_virtio.queue import DescriptorChain as DescriptorChain
+    from pyvmm_virtio.queue import PackedQueue as PackedQueue
+    from pyvmm_virtio.queue import SplitQueue as SplitQueue
+    from pyvmm_virtio.transport import VirtioMmio as VirtioMmio
+    from pyvmm_virtio.transport import VirtioPci as VirtioPci
+
+_HOMES = {
+    "VirtioDevice": "device",
+    "drive": "driver.drive",
+    "VirtioError": "errors",
+    "VirtqueueError": "errors",
+    "DescriptorChain": "queue.chain",
+    "PackedQueue": "queue.packed",
+    "SplitQueue": "queue.split",
+    "VirtioMmio": "transport.mmio",
+    "VirtioPci": "transport.pci",
+}
+
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value: object = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})
