@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from minimal_vmm import COM1_IRQ, Machine, parse
 from pyvmm_device import BusRange, PciFunction, PciHotplug, PciRoot, Ram
 from pyvmm_device.register_device import Register, RegisterDevice
+from pyvmm_kvm.x86_64.structs import LapicState
 from pyvmm_loader import BootPlan, split_ram
 from pyvmm_loader.acpi.devices.isa import rtc, serial_port
 from pyvmm_loader.acpi.devices.pci import PciHost
@@ -25,6 +26,7 @@ from pyvmm_loader.acpi.table import GenericAddress
 from pyvmm_loader.acpi.tables import S5, AcpiTables
 from pyvmm_loader.bootconfig import append_bootconfig
 from pyvmm_loader.smbios import Smbios
+from pyvmm_loader.x86_64.clean_state import boot_lapic, boot_msrs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -165,6 +167,14 @@ class TablesMachine(Machine):
             self.pm.press()
         else:
             self.button.trigger()
+
+    def add_processors(self, plan: BootPlan) -> None:
+        """Leave MSRs and local APIC as firmware does."""
+        super().add_processors(plan)
+        for vcpu in self.control.vcpus:
+            vcpu.set_msrs(boot_msrs())
+            lapic = boot_lapic(bytes(vcpu.get_lapic()), bootstrap=vcpu.id == 0)
+            vcpu.set_lapic(LapicState.from_bytes(lapic))
 
     def plan(self) -> BootPlan:
         asked = self.arguments

@@ -6,9 +6,8 @@ interrupt-controller/arm,gic-v3, serial/pl011, rtc/arm,pl031, virtio/mmio, pci/h
 
 from __future__ import annotations
 
-from ..fdt.machine import Chosen, PcieHost, add_memory, add_virtio_mmio
+from ..fdt.machine import Chosen, PcieHost, add_memory, add_virtio_mmio, new_tree
 from ..fdt.node import cells64
-from ..fdt.tree import Fdt
 from . import layout
 
 TYPE_CHECKING = False
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..fdt.node import Node
+    from ..fdt.tree import Fdt
 
 SPI, PPI = 0, 1
 EDGE_RISING, LEVEL_HIGH = 1, 4
@@ -31,13 +31,7 @@ def mpidr(number: int) -> int:
 
 def pcie(irq: int = layout.PCIE_SPI) -> PcieHost:
     """Return the machine's PCIe host bridge in its usual place."""
-    return PcieHost(
-        (layout.PCIE_ECAM, layout.PCIE_ECAM_SIZE),
-        (layout.PCIE_MMIO, layout.PCIE_MMIO_SIZE),
-        range(irq, irq + 4),
-        (layout.PCIE_IO, layout.PCIE_IO_SIZE),
-        (layout.PCIE_MMIO64, layout.PCIE_MMIO64_SIZE),
-    )
+    return PcieHost.of_layout(layout, irq)
 
 
 def virt_tree(
@@ -56,12 +50,8 @@ def virt_tree(
     """
     if not 1 <= vcpus <= layout.MAX_CPUS:
         raise ValueError(f"{vcpus} processors: the redistributors' place has room for 1 to {layout.MAX_CPUS}")
-    tree = Fdt()
+    tree = new_tree("linux,dummy-virt", "pyvmm,virt")
     root = tree.root
-    root["compatible"] = "linux,dummy-virt"
-    root["model"] = "pyvmm,virt"
-    root["#address-cells"] = 2
-    root["#size-cells"] = 2
     (chosen or Chosen()).add_to(root, f"/serial@{layout.UART:x}")
     add_memory(root, ranges)
     _processors(root, vcpus)

@@ -5,16 +5,41 @@ from __future__ import annotations
 from struct import pack
 
 from .node import cells64
+from .tree import Fdt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import Protocol, Self
 
     from .node import Node
+
+    class Layout(Protocol):
+        """A module that says where the parts of a PCIe host bridge are."""
+
+        PCIE_ECAM: int
+        PCIE_ECAM_SIZE: int
+        PCIE_MMIO: int
+        PCIE_MMIO_SIZE: int
+        PCIE_IO: int
+        PCIE_IO_SIZE: int
+        PCIE_MMIO64: int
+        PCIE_MMIO64_SIZE: int
+
 
 PINS = 4
 RANGE_IO, RANGE_MEM32, RANGE_MEM64 = 0x01000000, 0x02000000, 0x03000000
 """The first cell of a PCI address: the space. IEEE 1275 PCI binding, 2.2.1.1."""
+
+
+def new_tree(compatible: str, model: str) -> Fdt:
+    """Return a tree whose addresses and sizes have 64 bits."""
+    tree = Fdt()
+    tree.root["compatible"] = compatible
+    tree.root["model"] = model
+    tree.root["#address-cells"] = 2
+    tree.root["#size-cells"] = 2
+    return tree
 
 
 class Chosen:
@@ -80,6 +105,17 @@ class PcieHost:
         self.irqs = tuple(irqs)
         if len(self.irqs) != PINS or ecam[1] >> 20 not in range(1, 257):
             raise ValueError(f"{len(self.irqs)} interrupts, {ecam[1]:#x} bytes: give four, and 1 MiB for each bus")
+
+    @classmethod
+    def of_layout(cls, layout: Layout, irq: int) -> Self:
+        """Return the bridge where a machine's layout has it, with four interrupts from `irq` on."""
+        return cls(
+            (layout.PCIE_ECAM, layout.PCIE_ECAM_SIZE),
+            (layout.PCIE_MMIO, layout.PCIE_MMIO_SIZE),
+            range(irq, irq + PINS),
+            (layout.PCIE_IO, layout.PCIE_IO_SIZE),
+            (layout.PCIE_MMIO64, layout.PCIE_MMIO64_SIZE),
+        )
 
     def add_to(self, parent: Node, controller: Node, specifier: Callable[[int], list[int]]) -> Node:
         """Add the bridge. `controller` takes the interrupts; `specifier` says one in its binding's words."""

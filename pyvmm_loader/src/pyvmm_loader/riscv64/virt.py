@@ -6,9 +6,8 @@ and sifive,plic-1.0.0, timer/sifive,clint, serial/8250, rtc/google,goldfish-rtc,
 
 from __future__ import annotations
 
-from ..fdt.machine import Chosen, PcieHost, add_memory, add_virtio_mmio
+from ..fdt.machine import Chosen, PcieHost, add_memory, add_virtio_mmio, new_tree
 from ..fdt.node import cells64
-from ..fdt.tree import Fdt
 from . import layout
 
 TYPE_CHECKING = False
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..fdt.node import Node
+    from ..fdt.tree import Fdt
 
 TIMEBASE_HZ = 10_000_000
 UART_CLOCK_HZ = 3_686_400
@@ -27,13 +27,7 @@ EXTENSIONS = ("i", "m", "a", "f", "d", "c", "zicntr", "zicsr", "zifencei", "zihp
 
 def pcie(irq: int = layout.PCIE_IRQ) -> PcieHost:
     """Return the machine's PCIe host bridge in its usual place."""
-    return PcieHost(
-        (layout.PCIE_ECAM, layout.PCIE_ECAM_SIZE),
-        (layout.PCIE_MMIO, layout.PCIE_MMIO_SIZE),
-        range(irq, irq + 4),
-        (layout.PCIE_IO, layout.PCIE_IO_SIZE),
-        (layout.PCIE_MMIO64, layout.PCIE_MMIO64_SIZE),
-    )
+    return PcieHost.of_layout(layout, irq)
 
 
 def virt_tree(
@@ -58,12 +52,8 @@ def virt_tree(
         raise ValueError(f"interrupts {interrupts!r}: there are plic and aia")
     if not 1 <= vcpus <= 512 or not 0 <= virtio <= layout.VIRTIO_SLOTS:
         raise ValueError(f"{vcpus} harts, {virtio} virtio slots: there may be 1 to 512, and {layout.VIRTIO_SLOTS}")
-    tree = Fdt()
+    tree = new_tree("riscv-virtio", "riscv-virtio,pyvmm")
     root = tree.root
-    root["compatible"] = "riscv-virtio"
-    root["model"] = "riscv-virtio,pyvmm"
-    root["#address-cells"] = 2
-    root["#size-cells"] = 2
     (chosen or Chosen()).add_to(root, f"/soc/serial@{layout.UART:x}")
     add_memory(root, ranges)
     harts = _harts(root, vcpus, extensions, mmu)
