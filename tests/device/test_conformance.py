@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from pyvmm_device import (
     BusRange,
     Composite,
+    Ioapic,
     IoManager,
     ManualClock,
     MessageGroup,
@@ -24,6 +25,8 @@ from pyvmm_device import (
     PciFunction,
     PciHotplug,
     PciRoot,
+    Pic,
+    Pit,
     Ram,
     Register,
     RegisterDevice,
@@ -139,9 +142,21 @@ def assert_pin(whole: WholeRoot, value: int) -> None:
     whole.function.interrupt(value >> 1 & 1)
 
 
+def set_input(ioapic: Ioapic, value: int) -> None:
+    if value & 64:
+        ioapic.end_of_interrupt(value)
+    else:
+        ioapic.set_line(value % 24, value > 127)
+
+
 DEVICES = {
     "serial": Case(lambda output, clock: Serial(output, output), 8, receive),
     "ram": Case(lambda output, clock: Ram(24), 24),
+    "8259s": Case(
+        lambda output, clock: Pic(output.events.append), 6, lambda pic, value: pic.set_line(value & 15, value > 127)
+    ),
+    "8254": Case(Pit, 5),
+    "ioapic": Case(lambda output, clock: Ioapic(lambda *message: output.events.append(message)), 0x44, set_input),
     "registers": Case(lambda output, clock: AllRegisters(), 0x18),
     "composite": Case(lambda output, clock: Composite(0x40, {0: Ram(16), 0x20: Ram(4)}), 0x40),
     "pci hotplug": Case(hotplug, 20),

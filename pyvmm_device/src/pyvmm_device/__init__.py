@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from pyvmm_device.i8042 import I8042 as I8042
     from pyvmm_device.interrupt import EventFdInterrupt as EventFdInterrupt
     from pyvmm_device.interrupt import EventFdLevelInterrupt as EventFdLevelInterrupt
+    from pyvmm_device.interrupt import FanOut as FanOut
     from pyvmm_device.interrupt import SharedLine as SharedLine
     from pyvmm_device.interrupt_group import EventFdGroup as EventFdGroup
     from pyvmm_device.interrupt_group import InterruptGroup as InterruptGroup
@@ -61,12 +62,18 @@ if TYPE_CHECKING:
     from pyvmm_device.interrupt_group import MessageGroup as MessageGroup
     from pyvmm_device.interrupt_group import MsiIrqConfig as MsiIrqConfig
     from pyvmm_device.io_manager import IoManager as IoManager
+    from pyvmm_device.ioapic import Ioapic as Ioapic
     from pyvmm_device.pci.bridge import PciBridge as PciBridge
     from pyvmm_device.pci.bus import PciBus as PciBus
     from pyvmm_device.pci.function import PciFunction as PciFunction
     from pyvmm_device.pci.hotplug import PciHotplug as PciHotplug
     from pyvmm_device.pci.root import PciRoot as PciRoot
     from pyvmm_device.pci.root_port import PcieRootPort as PcieRootPort
+    from pyvmm_device.pic import Pic as Pic
+    from pyvmm_device.pit import Pit as Pit
+    from pyvmm_device.port_device import PortDevice as PortDevice
+    from pyvmm_device.port_device import Window as Window
+    from pyvmm_device.port_device import register_ports as register_ports
     from pyvmm_device.protocols import AutoRetriggerInterrupt as AutoRetriggerInterrupt
     from pyvmm_device.protocols import ConfigurableInterrupt as ConfigurableInterrupt
     from pyvmm_device.protocols import Device as Device
@@ -98,15 +105,19 @@ _HOMES = {
     ),
     "event_loop": "EventLoop",
     "i8042": "I8042",
-    "interrupt": "EventFdInterrupt EventFdLevelInterrupt SharedLine",
+    "interrupt": "EventFdInterrupt EventFdLevelInterrupt FanOut SharedLine",
     "interrupt_group": "EventFdGroup InterruptGroup LegacyGroup LegacyIrqConfig MessageGroup MsiIrqConfig",
     "io_manager": "IoManager",
+    "ioapic": "Ioapic",
     "pci.bridge": "PciBridge",
     "pci.bus": "PciBus",
     "pci.function": "PciFunction",
     "pci.hotplug": "PciHotplug",
     "pci.root": "PciRoot",
     "pci.root_port": "PcieRootPort",
+    "pic": "Pic",
+    "pit": "Pit",
+    "port_device": "PortDevice Window register_ports",
     "protocols": (
         "AutoRetriggerInterrupt ConfigurableInterrupt Device EdgeInterrupt InterruptSourceGroup "
         "InterruptStatusChecker LevelInterrupt MaskableInterrupt MsiRouter ResampleNotifier SwitchableInterrupt "

@@ -172,6 +172,34 @@ class SharedLineInput:
         self._shared.set(self, False)
 
 
+class FanOut:
+    """One level interrupt that moves several lines: a PC's IRQ 4 is input 4 of its 8259s and of its IOAPIC."""
+
+    __slots__ = ("lines",)
+
+    def __init__(self, *lines: LevelInterrupt) -> None:
+        self.lines = lines
+
+    def assert_(self) -> None:
+        """Raise them all."""
+        for line in self.lines:
+            line.assert_()
+
+    def clear(self) -> None:
+        """Lower them all."""
+        for line in self.lines:
+            line.clear()
+
+    def trigger(self) -> None:
+        """Send an edge to each."""
+        for line in self.lines:
+            line.assert_()
+            line.clear()
+
+    def __repr__(self) -> str:
+        return f"<FanOut to {', '.join(map(repr, self.lines))}>"
+
+
 def line_of(interrupt: Interrupt) -> SetLevel:
     """Return a function that sets the level of any interrupt; of an edge interrupt, rising triggers it."""
     assert_ = getattr(interrupt, "assert_", None)

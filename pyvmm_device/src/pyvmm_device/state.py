@@ -46,6 +46,17 @@ def uint(bits: int) -> Kind:
     return Kind(f"{bits} bits", _same, load)
 
 
+def number(least: int, most: int) -> Kind:
+    """A number from one to another, both included."""
+
+    def load(value: object) -> int:
+        if type(value) is not int or not least <= value <= most:
+            raise ValueError(f"{value!r} is no number of {least} to {most}")
+        return value
+
+    return Kind(f"{least} to {most}", _same, load)
+
+
 def sint(bits: int = 64) -> Kind:
     """A number with a sign."""
 
@@ -97,6 +108,17 @@ def array(kind: Kind, most: int, least: int = 0) -> Kind:
         return [kind.load(value) for value in values]
 
     return Kind(f"a list, each {kind.name}", lambda values: [kind.save(value) for value in values], load)
+
+
+def nested(make: Callable[[], Any]) -> Kind:
+    """A part with a state of its own, which is made anew from it."""
+
+    def load(value: Any) -> Any:  # noqa: ANN401 (whatever is made)
+        part = make()
+        part.restore(value)
+        return part
+
+    return Kind("a state", lambda part: part.state(), load)
 
 
 def _same(value: object) -> object:
