@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pyvmm_device import Ram
 from pyvmm_virtio.device import RING_FEATURES, SharedMemory, VirtioDevice
 from pyvmm_virtio.errors import VirtqueueError
 
@@ -14,7 +15,10 @@ NEEDS_DOUBLE = 6
 class Echo(VirtioDevice):
     device_type = 42
     feature_dependencies = {NEEDS_DOUBLE: (DOUBLE,)}
-    shared_memory = (SharedMemory(7, 0x1_0000_1000, base=0x9_0000_0000, bar=4, offset=0x3000),)
+    shared_memory = (
+        SharedMemory(7, 0x1_0000_1000, base=0x9_0000_0000),
+        SharedMemory(9, 0x1800, 0xA_0000_0000, Ram(0x1800)),
+    )
 
     def __init__(self, queues: Sequence[int] = (256, 64), *, ring_features: int = RING_FEATURES) -> None:
         super().__init__(

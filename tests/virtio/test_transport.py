@@ -358,11 +358,18 @@ def test_impossible_sizes_and_addresses_are_ignored(start: Start) -> None:
 
 def test_shared_memory(start: Start, transport: str) -> None:
     driver = start(Echo())
-    found = driver.port.shared_memory(7)
+    found, other = driver.port.shared_memory(7), driver.port.shared_memory(9)
     assert found is not None
-    assert found[1] == 0x1_0000_1000
+    assert other is not None
+    assert (found[1], other[1]) == (0x1_0000_1000, 0x1800)
     if transport == "mmio":
-        assert found[0] == 0x9_0000_0000
+        assert (found[0], other[0]) == (0x9_0000_0000, 0xA_0000_0000)
+    else:
+        assert other[0] - found[0] == found[1]
+        driver.port.store(other[0] + 0x17FC, 0xCAFE, 4)
+        driver.port.store(found[0] + 0x10, 0xCAFE, 4)
+        assert driver.port.load(other[0] + 0x17FC, 4) == 0xCAFE
+        assert driver.port.load(found[0] + 0x10, 4) == 0  # nothing answers there yet
     assert driver.port.shared_memory(8) is None
 
 

@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm_device.io_manager import IoManager
 
-BARS_AT = 0xE0000000
+BARS_AT, WIDE_BARS_AT = 0xE0000000, 1 << 40
 MESSAGES_AT = 0xFEE00000
 ENABLE = 0x80000000
 
@@ -67,17 +67,25 @@ class PciPort(Port):
         raise LookupError("no virtio device on PCI bus 0")
 
     def _place_bars(self) -> dict[int, int]:
+        """Size every BAR and give it a place: those of 64 bits above 4 GiB."""
         bars: dict[int, int] = {}
-        at = BARS_AT
-        for index in range(6):
+        self.sizes: dict[int, int] = {}
+        places = {4: BARS_AT, 8: WIDE_BARS_AT}
+        index = 0
+        while index < 6:
             offset = cs.BAR0 + 4 * index
-            self.config_set(offset, 0xFFFFFFFF, 4)
-            size = -(self.config_get(offset, 4) & ~0xF) & 0xFFFFFFFF
+            width = 8 if self.config_get(offset, 4) & 6 == 4 else 4
+            for half in range(0, width, 4):
+                self.config_set(offset + half, 0xFFFFFFFF, 4)
+            value = sum(self.config_get(offset + half, 4) << 8 * half for half in range(0, width, 4))
+            size = -(value & ~0xF) & (1 << 8 * width) - 1
             if size:
-                at = (at + size - 1) & -size
-                self.config_set(offset, at, 4)
-                bars[index] = at
-                at += size
+                bars[index] = (places[width] + size - 1) & -size
+                self.sizes[index] = size
+                places[width] = bars[index] + size
+                for half in range(0, width, 4):
+                    self.config_set(offset + half, bars[index] >> 8 * half & 0xFFFFFFFF, 4)
+            index += width // 4
         self.config_set(cs.COMMAND, cs.COMMAND_MEMORY | cs.COMMAND_MASTER, 2)
         return bars
 

@@ -49,7 +49,7 @@ CLASSES = {
 }
 """What firmware looks at; everything else is "other"."""
 OTHER_CLASS = 0x00FF00
-BAR, MSIX_BAR = 4, 1
+BAR, MSIX_BAR, SHARED_BAR = 4, 1, 2
 ISR_AT, CONFIG_AT, NOTIFY_AT = 0x1000, 0x2000, 0x3000
 CFG_DATA = 16
 QUEUE, CONFIG = 1, p.VIRTIO_PCI_ISR_CONFIG
@@ -67,6 +67,7 @@ class VirtioPci(PciFunction):
         class_code: what to say instead of what suits the device type.
 
     Attributes:
+        shared_at: where each shared memory region lies in BAR 2, by its id.
         on_notify_moved: called with the guest address of the notification area, or None, when a guest moved the BAR;
             whoever has eventfds at `notify_addresses` moves them too.
     """
@@ -119,13 +120,26 @@ class VirtioPci(PciFunction):
         self._add_capability(p.VIRTIO_PCI_CAP_ISR_CFG, ISR_AT, 1)
         if self.device.config:
             self._add_capability(p.VIRTIO_PCI_CAP_DEVICE_CFG, CONFIG_AT, len(self.device.config))
-        for region in self.device.shared_memory:
-            high = (region.offset >> 32).to_bytes(4, "little") + (region.length >> 32).to_bytes(4, "little")
-            offset, length = region.offset & 0xFFFFFFFF, region.length & 0xFFFFFFFF
-            kind = p.VIRTIO_PCI_CAP_SHARED_MEMORY_CFG
-            self._add_capability(kind, offset, length, bar=region.bar, id_=region.id, extra=high)
+        self._add_shared_memory()
         writable = b"\0\0\xff\0\0\0" + b"\xff" * 12
         self._window = self._add_capability(p.VIRTIO_PCI_CAP_PCI_CFG, 0, 0, bar=0, extra=bytes(4), writable=writable)
+
+    def _add_shared_memory(self) -> None:
+        """Put all regions into a BAR of their own, each on a page: "MUST be contained within the BAR" (4.1.4.7.1)."""
+        self.shared_at: dict[int, int] = {}
+        end = 0
+        for region in self.device.shared_memory:
+            self.shared_at[region.id] = end
+            end = (end + region.length + 0xFFF) & ~0xFFF
+            at, length = self.shared_at[region.id], region.length
+            high = (at >> 32).to_bytes(4, "little") + (length >> 32).to_bytes(4, "little")
+            kind = p.VIRTIO_PCI_CAP_SHARED_MEMORY_CFG
+            at, length = at & 0xFFFFFFFF, length & 0xFFFFFFFF
+            self._add_capability(kind, at, length, bar=SHARED_BAR, id_=region.id, extra=high)
+        if end:
+            parts: dict[int, Part] = {self.shared_at[region.id]: region for region in self.device.shared_memory}
+            size = 1 << (end - 1).bit_length()
+            self.add_bar(SHARED_BAR, size, Composite(size, parts), wide=True, prefetchable=True)
 
     def _add_capability(
         self,
@@ -254,6 +268,12 @@ class VirtioPci(PciFunction):
             access(at, data)
 
     # state
+
+    def state(self) -> dict[str, Any]:
+        """Return everything: the function, registers, vectors, pending events, the device and its queues."""
+        # in the order in which they are taken everywhere: the function's own lock is the last
+        with self.control.lock, self.device.lock:
+            return super().state()
 
     def state_parts(self) -> dict[str, Any]:
         """Return what has a state of its own: besides a function's, the transport with its device and queues."""

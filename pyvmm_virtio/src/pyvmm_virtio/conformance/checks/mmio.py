@@ -63,3 +63,7 @@ def shared_memory_is_bounded(bench: Bench) -> None:
         for number in range(256):
             found = driver.port.shared_memory(number)
             ensure((found is not None) == (number in regions), f"region {number} is there and should not be, or not")
+            if found is not None and bench.transport == "pci":
+                bars = [(at, at + driver.port.sizes[index]) for index, at in driver.port.bars.items()]
+                inside = any(begin <= found[0] and found[0] + found[1] <= end for begin, end in bars)
+                ensure(inside, f"region {number} leaves its BAR")
