@@ -186,6 +186,16 @@ class Control:
             addr = combine(getattr(queue, area)(), low, high)
             self._try(getattr(queue, f"try_set_{area}_address"), addr)
 
+    def select_writer(self, name: str) -> Callable[[int], object]:
+        """Return what takes a write to a register that selects: a half of the features, or a queue."""
+        return lambda value: setattr(self, name, value)
+
+    def address_writer(self, area: str, *, high: bool) -> Callable[[int], object]:
+        """Return what takes a write to half of the address of an area of the selected queue."""
+        if high:
+            return lambda value: self.set_queue_address(area, None, value)
+        return lambda value: self.set_queue_address(area, value, None)
+
     def _try(self, setter: Callable[[int], None], value: int) -> None:
         try:
             setter(value)

@@ -153,15 +153,7 @@ class VirtioMmio:
 
     def _make_writers(self) -> dict[int, Callable[[int], object]]:
         c = self.control
-
-        def select(name: str) -> Callable[[int], object]:
-            return lambda value: setattr(c, name, value)
-
-        def address(area: str, *, high: bool) -> Callable[[int], object]:
-            if high:
-                return lambda value: c.set_queue_address(area, None, value)
-            return lambda value: c.set_queue_address(area, value, None)
-
+        select, address = c.select_writer, c.address_writer
         return {
             m.VIRTIO_MMIO_DEVICE_FEATURES_SEL: select("device_select"),
             m.VIRTIO_MMIO_DRIVER_FEATURES: c.write_driver_features,

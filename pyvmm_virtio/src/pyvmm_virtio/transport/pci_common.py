@@ -85,15 +85,7 @@ class CommonConfig:
 
     def _make_writers(self) -> dict[int, tuple[int, Callable[[int], object]]]:
         c = self.control
-
-        def select(name: str) -> Callable[[int], object]:
-            return lambda value: setattr(c, name, value)
-
-        def address(area: str, *, high: bool) -> Callable[[int], object]:
-            if high:
-                return lambda value: c.set_queue_address(area, None, value)
-            return lambda value: c.set_queue_address(area, value, None)
-
+        select, address = c.select_writer, c.address_writer
         return {
             p.VIRTIO_PCI_COMMON_DFSELECT: (4, select("device_select")),
             p.VIRTIO_PCI_COMMON_GFSELECT: (4, select("driver_select")),
