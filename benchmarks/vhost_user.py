@@ -128,7 +128,7 @@ def drive_block(path: str, device_type: int = 2) -> BlockDriver:
     driver = BlockDriver(
         port, Arena(memory, FIRST_ADDRESS, MEMORY_SIZE), 0xFFFF_FFFF_FFFF_FFFF & ~(1 << 34), pump=port.wait
     )
-    driver.know((1 << 32 | 1 << 28 | 1 << 29) | driver.known_features)
+    driver.know((1 << 32 | 1 << 29) | driver.known_features)
     driver.on_close(lambda: os.close(file))
     driver.on_close(memory.close)
     driver.on_close(port.close)

@@ -121,7 +121,10 @@ def block(seconds: float) -> dict[str, object]:
                 file.write(os.urandom(1 << 20))
         qemu, path = start_qemu(image, folder)
         try:
-            with drive(Block(WorkerDisk(RawFile(image, lock=False), 2))) as ours, drive_block(path) as theirs:
+            with (
+                drive(Block(WorkerDisk(RawFile(image, lock=False), 2)), indirect=False) as ours,
+                drive_block(path) as theirs,
+            ):
                 for name, case in CASES.items():
                     works = [BlockWork(driver, *case) for driver in (ours, theirs)]
                     rates: list[list[float]] = [[], []]

@@ -94,11 +94,14 @@ class RawFile:
 
     def readv(self, views: Sequence[memoryview], offset: int) -> None:
         """Fill all views; a file that shrank meanwhile is an EIO."""
-        self._transfer(os.preadv, views, offset)
+        # almost always it is one buffer, and all of it at once
+        if len(views) != 1 or os.preadv(self._fd, views, offset) != len(views[0]):
+            self._transfer(os.preadv, views, offset)
 
     def writev(self, views: Sequence[memoryview], offset: int) -> None:
         """Write all views."""
-        self._transfer(os.pwritev, views, offset)
+        if len(views) != 1 or os.pwritev(self._fd, views, offset) != len(views[0]):
+            self._transfer(os.pwritev, views, offset)
 
     def _transfer(self, call, views: Sequence[memoryview], offset: int) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001 (preadv or pwritev)
         done = call(self._fd, views, offset) if len(views) <= MAX_VIEWS else 0
