@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from minimal_vmm import Machine
+    from pyvmm_device import PciRoot
     from pyvmm_virtio.backends.net import NetBackend
     from pyvmm_virtio.device import VirtioDevice
     from pyvmm_virtio.transport import NotifyAddress, VirtioPci
@@ -38,12 +39,16 @@ TYPED_AHEAD = 4096
 class VirtioMachine:
     """The virtio devices of one machine.
 
+    Args:
+        machine: whose.
+        root: the PCI bus for `--transport pci`, where the machine has one.
+
     Attributes:
         words: what the guest's kernel has to be told to find them.
         terminal: the console that takes what is typed, where `--console` asks for it.
     """
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, root: PciRoot | None = None) -> None:
         self.machine = machine
         self.asked = machine.arguments
         self.interrupts = machine.own(KvmInterrupts(machine.vm, machine.loop))
@@ -56,7 +61,7 @@ class VirtioMachine:
         if self.asked.transport == "pci":
             from pyvmm_device import PciRoot
 
-            self.root = PciRoot(machine.io, on_reset=machine.on_reset)
+            self.root = root or PciRoot(machine.io, on_reset=machine.on_reset)
         self.add_devices()
 
     def add_devices(self) -> None:
