@@ -35,7 +35,8 @@ from pyvmm_loader.acpi.devices.processor import processor
 from pyvmm_loader.acpi.devices.qemu import fw_cfg, pvpanic
 from pyvmm_loader.acpi.devices.virtio_mmio import virtio_mmio
 from pyvmm_loader.acpi.reader import AcpiError
-from pyvmm_loader.acpi.table import HEADER_SIZE, checksum
+from pyvmm_loader.acpi.table import HEADER_SIZE
+from pyvmm_loader.checksum import checksum
 from pyvmm_loader.x86_64 import layout
 from pyvmm_loader.x86_64.e820 import ACPI, NVS, RAM
 

@@ -12,6 +12,7 @@ from pyvmm_loader.acpi.aml import Arg, Local, Path, Term
 from pyvmm_loader.acpi.aml.path import name_string
 from pyvmm_loader.acpi.aml.term import MAX_PACKAGE, bare_length, package_length
 from pyvmm_loader.acpi.table import HEADER_SIZE, definition_block
+from pyvmm_loader.guid import GuidError
 
 if TYPE_CHECKING:
     import pathlib
@@ -229,7 +230,6 @@ def test_what_aml_cannot_say() -> None:
         lambda: a.Buffer(b"abc", 2),
         lambda: a.EisaId("pnp0501"),
         lambda: a.EisaId("PNP05"),
-        lambda: a.ToUuid("no uuid"),
         lambda: Local(8),
         lambda: Arg(7),
         lambda: a.Method("TEST", 8),
@@ -246,6 +246,8 @@ def test_what_aml_cannot_say() -> None:
         with pytest.raises(a.AmlError) as caught:
             case()
         assert "\n" not in str(caught.value)
+    with pytest.raises(GuidError, match="8-4-4-4-12"):
+        a.ToUuid("no uuid")
 
 
 def test_terms_compare_by_their_bytes() -> None:

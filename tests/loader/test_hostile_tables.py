@@ -22,8 +22,9 @@ from tests.loader.test_smbios import machine
 from pyvmm_loader import LoaderError, read_archives, read_fdt, split_bootconfig
 from pyvmm_loader.aarch64 import virt as arm64
 from pyvmm_loader.acpi import read_tables
-from pyvmm_loader.acpi.table import checksum, table
+from pyvmm_loader.acpi.table import table
 from pyvmm_loader.bootconfig import append_bootconfig
+from pyvmm_loader.checksum import checksum
 from pyvmm_loader.compression import compress
 from pyvmm_loader.fdt import Fdt
 from pyvmm_loader.fdt.reader import MAX_NAME, MAX_NODES, MAX_RESERVATIONS

@@ -11,7 +11,7 @@ from tests.loader.images import XEN_NOTE, FlatMemory, elf
 from tests.loader.tools import need, run
 
 from pyvmm_loader import BootPlan, LoaderError, split_ram
-from pyvmm_loader.acpi.table import checksum
+from pyvmm_loader.checksum import checksum
 from pyvmm_loader.smbios import Smbios, Structure, read_smbios
 from pyvmm_loader.smbios.reader import find_anchor
 from pyvmm_loader.smbios.structure import Strings

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from struct import unpack_from
 
+from ..checksum import checksum
 from ..errors import ImageError
 from .rsdp import SIGNATURE, SIZE, SIZE_V1
-from .table import HEADER_SIZE, checksum
+from .table import HEADER_SIZE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

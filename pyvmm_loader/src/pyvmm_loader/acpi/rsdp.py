@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from struct import pack
 
-from .table import OEM_ID, checksum, table
+from ..checksum import checksum
+from .table import OEM_ID, table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

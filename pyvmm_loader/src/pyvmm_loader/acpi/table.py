@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from struct import pack, pack_into
 
+from ..checksum import checksum
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .aml.term import Term
@@ -16,11 +18,6 @@ LENGTH_AT, CHECKSUM_AT = 4, 9
 OEM_ID, OEM_TABLE_ID, CREATOR = b"PYVMM ", b"PYVMM   ", b"PYVM"
 MEMORY, PORT = 0, 1
 """Address spaces of a `GenericAddress`."""
-
-
-def checksum(block: bytes | bytearray) -> int:
-    """Return the byte that makes the sum of all bytes zero."""
-    return -sum(block) & 0xFF
 
 
 def table(signature: str, revision: int, body: bytes) -> bytes:

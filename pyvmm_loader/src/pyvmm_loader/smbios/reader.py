@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from struct import unpack_from
 
-from ..acpi.table import checksum
+from ..checksum import checksum
 from ..errors import ImageTruncated, InvalidHeader
 from .structure import Structure
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from struct import pack
 
-from ..acpi.aml.data import uuid_bytes
-from ..acpi.table import checksum
+from ..checksum import checksum
 from ..errors import InvalidHeader
+from ..guid import guid_bytes
 from .structure import NO_HANDLE, Strings, Structure
 
 TYPE_CHECKING = False
@@ -89,7 +89,7 @@ class Smbios:
     ) -> None:
         s = Strings()
         power_switch = 6  # how it was woken
-        body = pack("<BBBB", s(manufacturer), s(product), s(version), s(serial)) + uuid_bytes(uuid)
+        body = pack("<BBBB", s(manufacturer), s(product), s(version), s(serial)) + guid_bytes(uuid)
         body += pack("<BBB", power_switch, s(sku), s(family))
         self._add(SYSTEM, 0x0100, body, *s.texts)
 

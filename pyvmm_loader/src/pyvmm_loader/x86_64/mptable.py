@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from struct import Struct
 
+from ..checksum import checksum
 from .layout import APIC_ADDR, IOAPIC_ADDR, MPTABLE_START
 
 FLOATING = Struct("<4sIBBB5B")
@@ -19,10 +20,6 @@ INTERRUPT = Struct("<BBHBBBB")
 PINS = 24
 INT, NMI, EXTINT = 0, 1, 3
 CONFORMS = 0
-
-
-def _checksum(block: bytes) -> int:
-    return -sum(block) & 0xFF
 
 
 def mptable(vcpus: int, start: int = MPTABLE_START, pins: int = PINS) -> bytes:
@@ -50,14 +47,14 @@ def mptable(vcpus: int, start: int = MPTABLE_START, pins: int = PINS) -> bytes:
     body = b"".join(entries)
     size = HEADER.size + len(body)
 
-    def header(checksum: int) -> bytes:
+    def header(total: int) -> bytes:
         return HEADER.pack(
-            b"PCMP", size, 4, checksum, b"PYVMM   ", b"PC          ", 0, 0, len(entries), APIC_ADDR, 0, 0, 0
+            b"PCMP", size, 4, total, b"PYVMM   ", b"PC          ", 0, 0, len(entries), APIC_ADDR, 0, 0, 0
         )
 
-    table = header(_checksum(header(0) + body)) + body
+    table = header(checksum(header(0) + body)) + body
 
-    def floating(checksum: int) -> bytes:
-        return FLOATING.pack(b"_MP_", start + FLOATING.size, 1, 4, checksum, 0, 0, 0, 0, 0)
+    def floating(total: int) -> bytes:
+        return FLOATING.pack(b"_MP_", start + FLOATING.size, 1, 4, total, 0, 0, 0, 0, 0)
 
-    return floating(_checksum(floating(0))) + table
+    return floating(checksum(floating(0))) + table

@@ -5,6 +5,7 @@ Source: ACPI 6.5, 20.2.3 and 20.2.5.
 
 from __future__ import annotations
 
+from ...guid import guid_bytes
 from .term import AmlError, Term, aml, body_of, package
 
 ONES = (1 << 64) - 1
@@ -96,14 +97,4 @@ class ToUuid(Buffer):
     __slots__ = ()
 
     def __init__(self, text: str) -> None:
-        super().__init__(uuid_bytes(text))
-
-
-def uuid_bytes(text: str) -> bytes:
-    """Return the 16 bytes of a UUID in the order of ACPI and SMBIOS."""
-    groups = text.split("-")
-    digits = "".join(groups)
-    if [len(group) for group in groups] != [8, 4, 4, 4, 12] or not HEXADECIMAL.issuperset(digits.upper()):
-        raise AmlError(f"{text!r} is no UUID: use 8-4-4-4-12 hex digits", text=text)
-    raw = bytes.fromhex(digits)
-    return raw[3::-1] + raw[5:3:-1] + raw[7:5:-1] + raw[8:]
+        super().__init__(guid_bytes(text))

@@ -11,7 +11,7 @@ from .term import AmlError, Term, aml, body_of, package
 EXT = b"\x5b"
 
 
-class _Named(Term):
+class Named(Term):
     """A term that declares a name."""
 
     __slots__ = ("name",)
@@ -24,7 +24,7 @@ class _Named(Term):
         return f"<{type(self).__name__} {self.name} {len(self)} bytes>"
 
 
-class Name(_Named):
+class Name(Named):
     """`Name (name, value)`."""
 
     __slots__ = ()
@@ -33,7 +33,7 @@ class Name(_Named):
         super().__init__(name, b"\x08" + name_string(name) + aml(value))
 
 
-class Alias(_Named):
+class Alias(Named):
     """`Alias (source, name)`: a second name."""
 
     __slots__ = ()
@@ -42,7 +42,7 @@ class Alias(_Named):
         super().__init__(name, b"\x06" + name_string(source) + name_string(name))
 
 
-class Scope(_Named):
+class Scope(Named):
     """`Scope (name) {...}`: what follows belongs to a place that exists."""
 
     __slots__ = ()
@@ -51,7 +51,7 @@ class Scope(_Named):
         super().__init__(name, package(b"\x10", name_string(name) + body_of(terms)))
 
 
-class Device(_Named):
+class Device(Named):
     """`Device (name) {...}`."""
 
     __slots__ = ()
@@ -60,7 +60,7 @@ class Device(_Named):
         super().__init__(name, package(EXT + b"\x82", name_string(name) + body_of(terms)))
 
 
-class ThermalZone(_Named):
+class ThermalZone(Named):
     """`ThermalZone (name) {...}`."""
 
     __slots__ = ()
@@ -69,7 +69,7 @@ class ThermalZone(_Named):
         super().__init__(name, package(EXT + b"\x85", name_string(name) + body_of(terms)))
 
 
-class PowerResource(_Named):
+class PowerResource(Named):
     """`PowerResource (name, system level, order) {...}`."""
 
     __slots__ = ()
@@ -79,7 +79,7 @@ class PowerResource(_Named):
         super().__init__(name, package(EXT + b"\x84", head + body_of(terms)))
 
 
-class Processor(_Named):
+class Processor(Named):
     """`Processor (name, id, block address, block length) {...}`; deprecated for `Device` with ACPI0007."""
 
     __slots__ = ()
@@ -89,7 +89,7 @@ class Processor(_Named):
         super().__init__(name, package(EXT + b"\x83", head + body_of(terms)))
 
 
-class Method(_Named):
+class Method(Named):
     """`Method (name, arguments) {...}`; serialized methods are run by one thread at a time."""
 
     __slots__ = ()
@@ -101,7 +101,7 @@ class Method(_Named):
         super().__init__(name, package(b"\x14", name_string(name) + bytes([flags]) + body_of(terms)))
 
 
-class Mutex(_Named):
+class Mutex(Named):
     """`Mutex (name, sync level)`."""
 
     __slots__ = ()
@@ -112,7 +112,7 @@ class Mutex(_Named):
         super().__init__(name, EXT + b"\x01" + name_string(name) + bytes([sync_level]))
 
 
-class Event(_Named):
+class Event(Named):
     """`Event (name)`."""
 
     __slots__ = ()
@@ -121,7 +121,7 @@ class Event(_Named):
         super().__init__(name, EXT + b"\x02" + name_string(name))
 
 
-class External(_Named):
+class External(Named):
     """`External (name, type, arguments)`: says that another table has it. ACPI 19.6.46 lists the types."""
 
     __slots__ = ()
@@ -130,7 +130,7 @@ class External(_Named):
         super().__init__(name, b"\x15" + name_string(name) + bytes([kind, arguments]))
 
 
-class _CreateField(_Named):
+class _CreateField(Named):
     """`Create...Field (source, index, name)`: a view into a buffer."""
 
     __slots__ = ()

@@ -5,7 +5,7 @@ Source: ACPI 6.5, 19.6.48, 19.6.102 and 20.2.5.2.
 
 from __future__ import annotations
 
-from .names import EXT, _Named
+from .names import EXT, Named
 from .path import name_string, segment
 from .term import AmlError, Term, aml, bare_length, package
 
@@ -14,7 +14,7 @@ ACCESS = {"Any": 0, "Byte": 1, "Word": 2, "DWord": 3, "QWord": 4, "Buffer": 5}
 UPDATE = {"Preserve": 0, "WriteAsOnes": 1, "WriteAsZeros": 2}
 
 
-class OperationRegion(_Named):
+class OperationRegion(Named):
     """`OperationRegion (name, space, offset, length)`."""
 
     __slots__ = ()
