@@ -26,7 +26,8 @@ static int place_pages(pyvmm_userfault *self, uint64_t at, const char *source, u
     while (length) {
         struct uffdio_copy copy = {
             .dst = at, .src = (uintptr_t)source, .len = length,
-            .mode = self->write_protect ? UFFDIO_COPY_MODE_WP : 0,
+            /* whoever waits is woken when everything is counted */
+            .mode = UFFDIO_COPY_MODE_DONTWAKE | (self->write_protect ? UFFDIO_COPY_MODE_WP : 0),
         };
         if (!ioctl(self->uffd, UFFDIO_COPY, &copy)) {
             __atomic_fetch_add(&self->copied, length, __ATOMIC_RELAXED);

@@ -154,7 +154,7 @@ def used_flags(bench: Bench) -> None:
         with bench.driver(event_idx=event_idx) as driver:
             bench.request(driver)
             for ring in driver.queues:
-                flags = int.from_bytes(driver.memory.get_slice(ring.device_area, 2), "little")
+                flags = int.from_bytes(bytes(driver.memory.get_slice(ring.device_area, 2)), "little")
                 ensure(flags in ((0,) if event_idx else (0, 1)), f"the used ring's flags are {flags:#x}")
 
 
