@@ -44,7 +44,7 @@ class MmapXenFlags(IntFlag):
 
     def is_valid(self) -> bool:
         """One kind; only grants may be mapped later, piece by piece."""
-        if self & ~(MmapXenFlags.ALL | MmapXenFlags.NO_ADVANCE_MAP):
+        if int(self) & ~11:
             return False
         if self.is_grant():
             return not self.is_foreign()
