@@ -1,14 +1,15 @@
 """Access by guest address: counts, holes, alignment, lifetimes and hostile numbers."""
 
 import doctest
+import importlib
 import io
 import os
+import pkgutil
 from collections.abc import Callable, Iterator
 
 import pytest
 
 import pyvmm_memory as pm
-from pyvmm_memory import address, guest_memory
 
 
 @pytest.fixture
@@ -189,9 +190,17 @@ def test_files_and_buffers(memory: pm.GuestMemoryMmap) -> None:
     os.close(writer)
 
 
-def test_doctests() -> None:
-    for module in (address, guest_memory):
-        assert doctest.testmod(module).failed == 0
+@pytest.mark.parametrize("name", sorted(module.name for module in pkgutil.iter_modules(pm.__path__)))
+def test_doctests(name: str) -> None:
+    module = importlib.import_module(f"pyvmm_memory.{name}")
+    assert doctest.testmod(module).failed == 0
+
+
+def test_every_public_name_is_there() -> None:
+    assert sorted(pm.__all__) == list(pm.__all__)
+    for name in pm.__all__:
+        assert getattr(pm, name) is not None
+    assert doctest.testmod(pm).failed == 0
 
 
 def test_fill_zero_and_fence(memory: pm.GuestMemoryMmap) -> None:
@@ -206,7 +215,7 @@ def test_fill_zero_and_fence(memory: pm.GuestMemoryMmap) -> None:
     assert memory.read_u8(0x2FFF) == ord("x")
 
 
-def test_snapshots_outlive_hotplug(memory: pm.GuestMemoryMmap) -> None:
+def test_weakness_hotplug_goes_on_beside_accesses(memory: pm.GuestMemoryMmap) -> None:
     cell = pm.GuestMemoryAtomic(memory)
     before = cell.memory()
     with cell.lock() as guard:

@@ -128,7 +128,8 @@ def backend() -> pm.GuestMemoryMmap:
     return pm.GuestMemoryMmap.from_ranges([(0, 0x4000)], bitmap=pm.AtomicBitmap)
 
 
-def test_rights_are_checked_before_the_first_byte(backend: pm.GuestMemoryMmap) -> None:
+def test_weakness_rights_are_checked_before_the_first_byte(backend: pm.GuestMemoryMmap) -> None:
+    # memory with permissions came to vm-memory in 0.18 only
     iommu = pm.Iommu()
     iommu.iotlb.set_mapping(0x10000, 0, 0x1000, ReadWrite)
     iommu.iotlb.set_mapping(0x11000, 0x1000, 0x1000, Read)
