@@ -13,7 +13,7 @@ from pyvmm_device.pci.config_space import CAP_MSI, CAP_MSIX, CAP_VENDOR
 
 pytestmark = pytest.mark.guest
 
-PATIENCE = 400
+PATIENCE = 500
 SERIAL_BYTES = 100 << 10
 IO_FLAG, MEMORY_FLAG, PREFETCH_FLAG, WIDE_FLAG = 0x100, 0x200, 0x2000, 0x100000
 

@@ -1,5 +1,6 @@
 """The binding of pyvmm_device's interrupts to KVM: what arrives in the local APIC of a processor that does not run."""
 
+import mmap
 import os
 import time
 from collections.abc import Iterator
@@ -7,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from kvm_interrupts import KvmInterrupts
-from pyvmm_device import EventFdGroup, EventLoop, IoManager, MessageGroup, MsiIrqConfig, PciFunction, PciRoot
-from pyvmm_kvm import Kvm, VcpuFd, VmFd
+from pyvmm_device import BusRange, EventFdGroup, EventLoop, IoManager, MessageGroup, MsiIrqConfig, PciFunction, PciRoot
+from pyvmm_kvm import IoIn, IoOut, Kvm, RunControl, VcpuExit, VcpuFd, VmFd, setup_real_mode
 
 pytestmark = pytest.mark.kvm
 
@@ -114,3 +115,59 @@ def test_a_pci_function_with_msix_through_kvm(controllers: Controllers) -> None:
     assert [msix.group.is_pending(vector) for vector in range(3)] == [False, False, True]
     function.reset()
     assert "0 messages" in repr(controllers.interrupts)
+
+
+# In real mode: interrupt 10 level-triggered on KVM's 8259s, then sleep until its handler has run three times and say so
+# on port 0x502. The handler counts at 0x500 and reads port 0x500, where the device is.
+WAIT_FOR_THREE = bytes.fromhex(
+    "fa 31c0 8ed8 8ed0 bc0070"  # cli; ds = ss = 0; sp = 0x7000
+    "c706c8010011 c706ca010000"  # vector 0x72 is 0:0x1100
+    "b011 e620 e6a0 b008 e621 b070 e6a1 b004 e621 b002 e6a1 b001 e621 e6a1"  # both 8259s: vectors 8 and 0x70
+    "b0fb e621 e6a1 bad104 b004 ee"  # unmask the cascade and 10; ELCR: 10 is a level
+    "fb f4 803e000503 72f8"  # sti; again: hlt; compare the count with 3; below: again
+    "fa ba0205 ee f4"  # cli; out to 0x502; hlt
+)
+HANDLER = bytes.fromhex("5052 fe060005 ba0005 ec b020 e6a0 e620 5a58 cf")
+
+
+def test_a_level_interrupt_comes_again_until_its_device_is_content() -> None:
+    wants, seen = 3, list[int]()
+
+    class Device:
+        """Wants to be read three times."""
+
+        def read(self, offset: int, buffer: memoryview) -> None:
+            nonlocal wants
+            wants -= 1
+            seen.append(wants)
+            buffer[:] = bytes(len(buffer))
+
+        def write(self, offset: int, data: memoryview) -> None:
+            loop.stop()
+
+    def on_exit(vcpu: VcpuFd, exit_: VcpuExit) -> None:
+        match exit_:
+            case IoIn(port, data):
+                io.pio_read(port, data)
+            case IoOut(port, data):
+                io.pio_write(port, data)
+
+    io = IoManager()
+    io.register_pio(Device(), [BusRange(0x500, 4)])
+    with mmap.mmap(-1, 1 << 16) as memory, Kvm() as kvm, kvm.create_vm() as vm, EventLoop() as loop:
+        memory[0x1000 : 0x1000 + len(WAIT_FOR_THREE)] = WAIT_FOR_THREE
+        memory[0x1100 : 0x1100 + len(HANDLER)] = HANDLER
+        vm.set_user_memory_region(0, 0, memory)
+        vm.create_irq_chip()
+        interrupts = KvmInterrupts(vm, loop)
+        line = interrupts.level(10)
+        line.set_status_checker(lambda: wants > 0)
+        with vm.create_vcpu(0) as vcpu:
+            setup_real_mode(vcpu, 0x1000)
+            with RunControl([vcpu], on_exit) as control:
+                control.start()
+                line.assert_()
+                loop.call_later(60, loop.stop)
+                loop.run()
+        interrupts.close()
+        assert (memory[0x500], seen) == (3, [2, 1, 0])

@@ -8,7 +8,7 @@ from tests.vmm.test_linux import INTRODUCTION
 
 pytestmark = pytest.mark.guest
 
-PATIENCE = 240
+PATIENCE = 500
 # without a timer in the local APIC, Linux takes the 8254
 USE_THE_8254 = "clearcpuid=popcnt,smap,smep,umip,erms,fsrm,cx16,tsc_deadline_timer nolapic_timer"
 
