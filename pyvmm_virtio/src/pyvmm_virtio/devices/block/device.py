@@ -19,7 +19,7 @@ from pyvmm_virtio.devices.block.config import (
 )
 from pyvmm_virtio.devices.block.request import HEADER, Refused, Request, data_offset, ranges
 from pyvmm_virtio.devices.throttle import Throttle
-from pyvmm_virtio.errors import VirtioUsageError
+from pyvmm_virtio.errors import VirtioUsageError, VirtqueueError
 from pyvmm_virtio.memory import dirty_marker
 
 TYPE_CHECKING = False
@@ -295,8 +295,8 @@ class Block(VirtioDevice):
         views = request.writer.views() if op == READ else request.reader.views() if op == WRITE else ()
 
         def done(error: int) -> None:
-            if not self.is_current(index, epoch):
-                request.release()  # the driver took its memory back
+            if not self.is_current(index, epoch) or not self.active or self.needs_reset:
+                request.release()  # the driver took its memory back, or will have to
             elif error:
                 self._log_failure("request", OSError(error, "the server failed"))
                 self._answer(index, request, IOERR)
@@ -339,7 +339,10 @@ class Block(VirtioDevice):
         with self.lock:
             if not self.serve(self._async.on_ready):
                 # nobody is served now, but what has arrived must go away, or the loop would spin
-                self._async.on_ready()
+                try:
+                    self._async.on_ready()
+                except (VirtqueueError, GuestMemoryError) as error:
+                    self.fail(error)
             self._watch()
 
     # the end of things
