@@ -5,6 +5,7 @@ import io
 import os
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from struct import Struct
 from typing import Any
 
@@ -296,6 +297,19 @@ def test_fill_zero(each: pm.GuestMemory) -> None:
     with pytest.raises(pm.InvalidGuestAddress):
         each.fill_zero(0x2FFF, 2)
     assert each.read_u8(0x2FFF) == ord("x")
+
+
+def test_a_snapshot_has_it_all(each: pm.GuestMemory, tmp_path: Path) -> None:
+    each.write_slice(b"0123456789", 0x1FFB)
+    each.write_u8(7, 0x8FFF)
+    memory = each.physical_memory()  # type: ignore[attr-defined]
+    if memory is None:
+        memory = each.get_backend()  # type: ignore[attr-defined]
+    pm.save(memory, tmp_path / "saved")
+    with pm.Snapshot(tmp_path / "saved") as file, file.restore() as again:
+        for mine, theirs in zip(memory, again, strict=True):
+            with mine.view[:] as left, theirs.view[:] as right:
+                assert left == right
 
 
 def test_structs_and_dumps(each: pm.GuestMemory) -> None:

@@ -67,6 +67,29 @@ def test_lazily_restored_memory_is_the_same(saved: Path) -> None:
             fault.check()
 
 
+def test_saving_lazy_memory_brings_in_what_nobody_touched(saved: Path, tmp_path: Path) -> None:
+    with Snapshot(saved) as file:
+        try:
+            memory, _ = file.restore_lazily()
+        except pm.HostRefused as error:
+            pytest.skip(str(error))
+    with memory:
+        assert "lazy anonymous" in repr(memory)
+        assert memory.search(b"border") == [3 * MIB - 3]
+        pm.save(memory, tmp_path / "again")
+    with Snapshot(tmp_path / "again") as file, file.restore() as again:
+        check(again)
+
+
+def test_files_that_cannot_say_where_their_holes_are() -> None:
+    from pyvmm_memory.pagemap import _data_of
+
+    reader, writer = os.pipe()
+    assert list(_data_of(reader, 0x1000, 0x2000)) == [(0, 0x2000)]
+    os.close(reader)
+    os.close(writer)
+
+
 def test_changes_on_top_of_the_whole(saved: Path, tmp_path: Path) -> None:
     with Snapshot(saved) as file:
         memory = file.restore(bitmap=pm.AtomicBitmap)

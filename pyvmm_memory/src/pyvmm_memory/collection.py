@@ -92,7 +92,7 @@ class GuestRegionCollection(FastAccess, GuestMemory):
         for region in self._regions:
             if region.start > end:
                 parts.append(f"hole of {region.start - end:#x}")
-            parts.append(f"{region.start:#x}-{region.end - 1:#x} {region.mapping.kind}")
+            parts.append(f"{region.start:#x}-{region.end - 1:#x} {'lazy ' * region.mapping.lazy}{region.mapping.kind}")
             end = region.end
         total = sum(map(len, self._regions))
         return f"<{type(self).__name__} {total:#x} bytes: {', '.join(parts) or 'no regions'}>"

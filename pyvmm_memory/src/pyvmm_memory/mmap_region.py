@@ -70,6 +70,7 @@ class MmapRegion:
         "buffer",
         "closed",
         "kind",
+        "lazy",
         "size",
         "view",
         "window",
@@ -98,6 +99,8 @@ class MmapRegion:
         self.size = size
         self.bitmap = bitmap
         self.closed = False
+        #: whether untouched pages are still elsewhere, and not zeros
+        self.lazy = False
         #: what is behind it, in a word, for people
         self.kind = kind or ("file" if file_offset is not None else "anonymous")
         self._prot = prot

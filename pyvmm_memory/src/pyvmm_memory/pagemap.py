@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 
@@ -18,8 +19,11 @@ def populated(region: GuestRegionMmap) -> Iterator[tuple[int, int]]:
     """The parts `(offset, length)` of a region that may hold something other than zeros; whole pages, in order.
 
     Private anonymous memory is asked from /proc/self/pagemap, a shared file from SEEK_DATA. Where neither says,
-    that is the whole region.
+    that is the whole region, as for lazy memory, whose untouched pages are anything but zeros.
     """
+    if region.mapping.lazy:
+        yield 0, region.size
+        return
     file = region.file_offset()
     if file is not None:
         if region.get_mmap().flags() & mmap.MAP_SHARED:
@@ -66,8 +70,11 @@ def _data_of(fd: int, start: int, size: int) -> Iterator[tuple[int, int]]:
     while at < end:
         try:
             data = os.lseek(fd, at, os.SEEK_DATA)
-        except OSError:
-            # ENXIO: only a hole follows. A device has no holes, and no answer.
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                # hugetlbfs, guest_memfd and devices have no answer
+                yield at - start, end - at
+            # otherwise only a hole follows
             return
         if data >= end:
             return

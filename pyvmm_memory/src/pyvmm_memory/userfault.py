@@ -80,6 +80,7 @@ class UserFault:
             what, cure = _STEPS[step[0]]
             raise HostRefused(-result, what, cure)
         self._handle: Any = handle[0]
+        region.mapping.lazy = source is not None
         # the thread must not outlive the memory, and the region may be closed by whoever holds it
         region.get_mmap().on_close(self.close)
         if self.bitmap is not None and source is None:
@@ -137,6 +138,7 @@ class UserFault:
         """Stop serving; harmless twice. Pages that were never touched are zeros from then on."""
         handle, self._handle = self._handle, None
         if handle is not None:
+            self.region.mapping.lazy = False
             lib.pyvmm_userfault_stop(handle)
 
     def __enter__(self) -> Self:
