@@ -80,8 +80,8 @@ class Writer:
         for index in range(self.size):
             addr, length, flags = self._fields(self.desc + 16 * index)
             if flags & INDIRECT and addr < self.size_of_memory:
-                end = min(addr + length, self.size_of_memory - 15, addr + 16 * 4 * self.size)
-                for at in range(addr, end, 16):
+                # all of it, however long: a link may lead anywhere in a table
+                for at in range(addr, min(addr + length, self.size_of_memory) - 15, 16):
                     inner, size, bits = self._fields(at)
                     if bits & WRITE:
                         found.append((inner, size))
