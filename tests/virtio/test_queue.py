@@ -407,6 +407,17 @@ def test_heads_that_cannot_be_given_back(ring: Ring, memory: GuestMemoryMmap) ->
     queue.release()
 
 
+def test_a_chain_filled_to_the_last_byte_has_one_more_than_can_be_said(ring: Ring, memory: GuestMemoryMmap) -> None:
+    queue = ring.queue()
+    heads = [ring.offer((0, 0xFFFFFFFF, WRITE), (0, 1, WRITE)) for _ in range(2)]
+    for _ in heads:
+        pop(queue, memory)
+    queue.add_used(memory, heads[0], 1 << 32)
+    queue.add_used_batch(memory, [(heads[1], 1 << 32)])
+    assert ring.used() == [(head, 0xFFFFFFFF) for head in heads]
+    queue.release()
+
+
 def test_batches_appear_at_once(ring: Ring, memory: GuestMemoryMmap) -> None:
     queue = ring.queue()
     heads = [ring.offer((DATA, 4, WRITE)) for _ in range(3)]

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 MAX_QUEUE_SIZE = 32768
 U64_MAX = 0xFFFF_FFFF_FFFF_FFFF
 U16_MAX = 0xFFFF
+U32_MAX = 0xFFFF_FFFF
+"""The most bytes that can be said to be written; a chain may have one more."""
 
 
 def _pairs(first: int, second: int) -> Kind:

@@ -21,7 +21,7 @@ from pyvmm_virtio.constants.ring import (
     VRING_PACKED_EVENT_FLAG_ENABLE,
 )
 from pyvmm_virtio.errors import InvalidChain, InvalidDescriptorIndex, InvalidIndirectDescriptor, VirtioUsageError
-from pyvmm_virtio.queue.base import U16_MAX, BaseQueue
+from pyvmm_virtio.queue.base import U16_MAX, U32_MAX, BaseQueue
 from pyvmm_virtio.queue.chain import DescriptorChain
 from pyvmm_virtio.queue.indirect import MAX_CHAIN_BYTES, check_buffers, check_table, read_table
 from pyvmm_virtio.queue.ordering import IS_WEAK, acquire, full, release
@@ -187,7 +187,7 @@ class PackedQueue(BaseQueue):
         count = self._in_flight.pop(head)
         position = self._next_used
         index = position & ~WRAP
-        self._words[index * 4 + 2] = length
+        self._words[index * 4 + 2] = length if length <= U32_MAX else U32_MAX
         self._cells[index * 8 + 6] = head
         if IS_WEAK:
             release()  # 2.8.21.1: the descriptor is written before the flags that show it
@@ -206,7 +206,7 @@ class PackedQueue(BaseQueue):
         for head, length in used:
             count = self._in_flight.pop(head)
             index, wrap = position & ~WRAP, position & WRAP
-            words[index * 4 + 2] = length
+            words[index * 4 + 2] = length if length <= U32_MAX else U32_MAX
             cells[index * 8 + 6] = head
             # 2.8.1: AVAIL and USED both equal the wrap counter; 2.8.3: WRITE says that `length` holds
             flags = (USED_MARKS if wrap else 0) | (VRING_DESC_F_WRITE if length else 0)

@@ -15,7 +15,7 @@ from pyvmm_virtio.constants.ring import (
     VRING_USED_F_NO_NOTIFY,
 )
 from pyvmm_virtio.errors import InvalidAvailRingIndex, InvalidChain, InvalidDescriptorIndex, InvalidIndirectDescriptor
-from pyvmm_virtio.queue.base import U16_MAX, BaseQueue
+from pyvmm_virtio.queue.base import U16_MAX, U32_MAX, BaseQueue
 from pyvmm_virtio.queue.chain import DescriptorChain
 from pyvmm_virtio.queue.indirect import MAX_CHAIN_BYTES, check_buffers, check_table, read_table
 from pyvmm_virtio.queue.ordering import IS_WEAK, acquire, full, release
@@ -190,7 +190,7 @@ class SplitQueue(BaseQueue):
         slot = next_used & self._size - 1
         elements = self._used_elements
         elements[2 * slot + 1] = head
-        elements[2 * slot + 2] = length
+        elements[2 * slot + 2] = length if length <= U32_MAX else U32_MAX
         if IS_WEAK:
             release()  # 2.7.14: the element is written before the index that shows it
         self._next_used = self._used[USED_INDEX] = (next_used + 1) & U16_MAX
@@ -205,7 +205,7 @@ class SplitQueue(BaseQueue):
         for head, length in used:
             slot = next_used & mask
             elements[2 * slot + 1] = head
-            elements[2 * slot + 2] = length
+            elements[2 * slot + 2] = length if length <= U32_MAX else U32_MAX
             self._dirty(self._used_ring + 4 + 8 * slot, 8)
             next_used += 1
             self._in_flight.pop(head, None)
