@@ -130,7 +130,8 @@ class Fuzzer:
         parts = self.recipe(Random(self.report.resets), queue, len(self.driver.queues))
         readable = [data for data, _ in parts if data is not None]
         writable = [size for data, size in parts if data is None]
-        self.driver.wait(self.driver.submit(queue, readable, writable))
+        request = self.driver.wait(self.driver.submit(queue, readable, writable))
+        request.release()
 
     def _take_over(self) -> None:
         """Reset without a word and begin with empty rings."""
