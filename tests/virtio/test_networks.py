@@ -153,7 +153,10 @@ def test_frames_that_are_here_already_are_known_of() -> None:
 
 # taps
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="making a tap interface needs root")
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0 or not os.access("/dev/net/tun", os.W_OK),
+    reason="making a tap interface needs root and /dev/net/tun",
+)
 
 
 @needs_root

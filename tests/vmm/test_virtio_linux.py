@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.guest,
-    pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces and tap interfaces need root"),
+    pytest.mark.skipif(
+        os.geteuid() != 0 or not os.access("/dev/net/tun", os.W_OK),
+        reason="network namespaces and tap interfaces need root and /dev/net/tun",
+    ),
 ]
 
 RING_PACKED = 34
