@@ -16,6 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ..plan import BootPlan
     from .e820 import E820Entry
 
 SEGMENT, OFFSET = 0xF000, 0xE000
@@ -87,3 +88,10 @@ def bios(entries: Sequence[E820Entry]) -> bytes:
     if len(block) > BIOS_MAX:
         raise ProtocolViolation(f"{len(entries)} memory ranges are too many for the BIOS services; merge some")
     return block
+
+
+def add(boot: BootPlan) -> None:
+    """Put interrupt vectors, the BIOS data area and the services behind them, which answer with the plan's map."""
+    boot.add(0, vectors(), "interrupt vectors", "real mode's table: 256 times offset and segment")
+    boot.add(DATA_AREA_START, data_area(), "BIOS data area", "serial port, EBDA, base memory")
+    boot.add(BIOS_START, bios(boot.e820), "BIOS services", "text, memory map, A20, keyboard, clock")

@@ -48,14 +48,7 @@ def plan(boot: BootPlan, image: BzImageFile, cmdline: str) -> Registers:
     raw = bytes(header)[: image.header_size]
     setup[HEADER_START : HEADER_START + len(raw)] = raw
     boot.add(SETUP_START, bytes(setup), "kernel setup", "real-mode code, entered at its second sector", HEAP_END)
-    add_bios(boot)
+    boot.e820 = boot.memory_map()
+    bios.add(boot)
     # "gs = fs = ds = es = ss", "ip = 0, cs = seg + 0x20", "sp = heap_end"
     return registers.real_mode(SETUP_START + 0x200 >> 4, 0, SETUP_START >> 4, HEAP_END)
-
-
-def add_bios(boot: BootPlan) -> None:
-    """Put interrupt vectors, the BIOS data area and the services behind them."""
-    boot.e820 = boot.memory_map()
-    boot.add(0, bios.vectors(), "interrupt vectors", "real mode's table: 256 times offset and segment")
-    boot.add(bios.DATA_AREA_START, bios.data_area(), "BIOS data area", "serial port, EBDA, base memory")
-    boot.add(bios.BIOS_START, bios.bios(boot.e820), "BIOS services", "text, memory map, A20, keyboard, clock")

@@ -109,7 +109,7 @@ def amounts(ranges: Sequence[tuple[int, int]]) -> tuple[int, int]:
 
 def plan(boot: BootPlan, image: ElfFile | MultibootFile, cmdline: str) -> Registers:
     """Plan a kernel by its multiboot 1 header."""
-    from . import registers
+    from . import bios, registers
     from .multiboot_image import add_pieces
 
     header = find(image.view)
@@ -120,6 +120,8 @@ def plan(boot: BootPlan, image: ElfFile | MultibootFile, cmdline: str) -> Regist
     boot.e820 = boot.memory_map()
     line = boot.parse_cmdline(cmdline, CMDLINE_SIZE)
     modules = boot.add_modules(end, 0xFFFFFFFF)
+    # a PC's protocol: Xen goes back to real mode and asks the BIOS, and finds its low memory by the data area
+    bios.add(boot)
     lower, upper = amounts(boot.ranges)
     at = boot.find_room(len(info(0, line, boot.e820, modules, lower, upper)))
     block = info(at, line, boot.e820, modules, lower, upper)

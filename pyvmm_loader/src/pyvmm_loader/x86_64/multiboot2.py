@@ -166,7 +166,7 @@ def info(
 
 def plan(boot: BootPlan, image: ElfFile | MultibootFile, cmdline: str) -> Registers:
     """Plan a kernel by its multiboot 2 header."""
-    from . import registers
+    from . import bios, registers
     from .multiboot import amounts
     from .multiboot_image import add_pieces, relocate
 
@@ -182,6 +182,8 @@ def plan(boot: BootPlan, image: ElfFile | MultibootFile, cmdline: str) -> Regist
     boot.e820 = boot.memory_map()
     line = boot.parse_cmdline(cmdline, CMDLINE_SIZE)
     modules = boot.add_modules(end, 0xFFFFFFFF)
+    # a PC's protocol: Xen goes back to real mode and asks the BIOS, and finds its low memory by the data area
+    bios.add(boot)
     block = info(line, boot.e820, modules, *amounts(boot.ranges), base)
     at = boot.find_room(len(block))
     boot.add(at, block, "multiboot2 info", "ebx points here; tags with memory map, modules and command line")

@@ -1,0 +1,65 @@
+"""Images that others built, out of Debian packages: inspected, and planned by every entry they offer."""
+
+from pathlib import Path
+
+import pytest
+from guest import packages
+from guest.host import GuestError
+
+from pyvmm_loader import BootPlan, NotAKernel, inspect
+
+
+def file_of(package: str, path: str) -> Path:
+    try:
+        return packages.content(package) / path
+    except GuestError as error:
+        pytest.skip(str(error).splitlines()[0])
+
+
+@pytest.mark.parametrize(
+    ("package", "path", "kind", "entries"),
+    [
+        ("ipxe", "boot/ipxe.lkrn", "bzimage", ["linux16"]),
+        ("memtest86+", "boot/memtest86+ia32.bin", "bzimage", ["linux32", "linux16"]),
+        ("memtest86+", "boot/memtest86+x64.bin", "bzimage", ["linux64", "linux32", "linux16"]),
+        ("seabios", "usr/share/seabios/bios-256k.bin", "firmware", ["reset"]),
+        ("ovmf", "usr/share/OVMF/OVMF_CODE_4M.fd", "firmware", ["reset"]),
+        ("ovmf", "usr/share/ovmf/OVMF.fd", "firmware", ["reset"]),
+        ("u-boot-qemu", "usr/lib/u-boot/qemu-x86/u-boot.rom", "firmware", ["reset"]),
+        ("u-boot-qemu", "usr/lib/u-boot/qemu-x86_64/u-boot.rom", "firmware", ["reset"]),
+        ("qemu-system-data", "usr/share/qemu/qboot.rom", "firmware", ["reset"]),
+        ("grub-coreboot-bin", "usr/lib/grub/i386-coreboot/kernel.img", "multiboot", ["multiboot"]),
+        ("xen-hypervisor-4.17-amd64", "boot/xen-4.17-amd64.gz", "multiboot2", ["multiboot2", "multiboot"]),
+    ],
+)
+def test_image_is_inspected_and_planned(package: str, path: str, kind: str, entries: list[str]) -> None:
+    image = file_of(package, path)
+    found = inspect(image)
+    assert (found["format"], found["entries"]) == (kind, entries)
+    for entry in entries:
+        with BootPlan(image, 64 << 20, entry=entry) as plan:
+            assert plan.entry == entry
+
+
+def test_ovmf_with_its_variables_fills_4_mib() -> None:
+    folder = file_of("ovmf", "usr/share/OVMF")
+    variables = folder / "OVMF_VARS_4M.fd"
+    with BootPlan(folder / "OVMF_CODE_4M.fd", 64 << 20, variables=variables) as plan:
+        assert min(start for start, _ in plan.roms) == 0xFFC00000
+    with pytest.raises(NotAKernel, match="variable store"):
+        inspect(variables)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("architecture", "package", "suite"),
+    [("arm64", "linux-image-cloud-arm64", ""), ("riscv64", "linux-image-riscv64", "trixie")],
+)
+def test_debians_kernels_for_other_architectures(architecture: str, package: str, suite: str) -> None:
+    try:
+        image = packages.foreign_kernel(architecture, package, suite)
+    except GuestError as error:
+        pytest.skip(str(error).splitlines()[-1])
+    assert inspect(image)["format"] == f"{architecture}-image"
+    with BootPlan(image, 512 << 20) as plan:
+        assert plan.entry == architecture
