@@ -67,7 +67,10 @@ class DebugPort:
 class Bench(minimal_vmm.Machine):
     """The example's machine with a ROM and a debug port, which ends when `wanted` was heard or time is over."""
 
-    def __init__(self, arguments: argparse.Namespace, roms: list[tuple[int, int]], patience: float) -> None:
+    def __init__(
+        self, patch: pytest.MonkeyPatch, arguments: argparse.Namespace, roms: list[tuple[int, int]], patience: float
+    ) -> None:
+        self.patch = patch
         self.roms = roms
         self.deadline = time.monotonic() + patience
         self.heard = Heard()
@@ -80,8 +83,9 @@ class Bench(minimal_vmm.Machine):
         return sorted([*super().ranges(), *self.roms])
 
     def add_devices(self) -> None:
+        # the serial port takes the method when it is made; the test listens instead of a terminal
+        self.patch.setattr("minimal_vmm.Console.write", lambda console, data: self.heard.write(bytes(data)))
         super().add_devices()
-        self.console.write = self.heard.write  # type: ignore[method-assign]  # the test listens instead of a terminal
         self.io.register_pio(DebugPort(self.heard), [BusRange(DEBUG_PORT, 1)])
 
     def on_exit(self, vcpu: VcpuFd, exit_: VcpuExit) -> bool:
@@ -113,7 +117,7 @@ def bench(
     arguments = minimal_vmm.parse()
     arguments.entry = entry
     with BootPlan(image, memory << 20, entry=entry) as plan:
-        return Bench(arguments, plan.roms, patience)
+        return Bench(monkeypatch, arguments, plan.roms, patience)
 
 
 def listen(machine: Bench, wanted: Callable[[Bench], bool]) -> None:
