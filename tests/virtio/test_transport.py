@@ -373,6 +373,26 @@ def test_shared_memory(start: Start, transport: str) -> None:
     assert driver.port.shared_memory(8) is None
 
 
+def test_a_kick_while_the_device_comes_to_rest_takes_nothing(transport: str, ring: str) -> None:
+    class Restless(Echo):
+        def quiesce(self) -> None:
+            self.kick(0)
+
+    device = Restless()
+    driver = drive(device, transport, ring)
+    device.pause()
+    waiting = driver.submit(0, (b"two",), (3,))
+    device.resume()
+    assert driver.wait(waiting).written() == b"owt"
+    device.paused = True
+    late = driver.submit(0, (b"three",), (5,))
+    device.paused = False
+    device.pause()
+    assert device.served == 1
+    device.resume()
+    assert driver.wait(late).written() == b"eerht"
+
+
 def test_state_goes_through_json_and_to_another_machine(start: Start, transport: str, ring: str) -> None:
     first = Echo()
     one = drive(first, transport, ring)

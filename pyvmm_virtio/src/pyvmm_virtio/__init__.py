@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pyvmm_virtio.driver import drive as drive
     from pyvmm_virtio.errors import VirtioError as VirtioError
     from pyvmm_virtio.errors import VirtqueueError as VirtqueueError
+    from pyvmm_virtio.queue import Descriptor as Descriptor
     from pyvmm_virtio.queue import DescriptorChain as DescriptorChain
     from pyvmm_virtio.queue import PackedQueue as PackedQueue
     from pyvmm_virtio.queue import SplitQueue as SplitQueue
@@ -45,6 +46,7 @@ _HOMES = {
     "drive": "driver.drive",
     "VirtioError": "errors",
     "VirtqueueError": "errors",
+    "Descriptor": "queue.chain",
     "DescriptorChain": "queue.chain",
     "PackedQueue": "queue.packed",
     "SplitQueue": "queue.split",

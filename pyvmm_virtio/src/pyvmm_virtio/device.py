@@ -99,6 +99,7 @@ class VirtioDevice:
         self.config_generation = 0
         self.active = False
         self.paused = False
+        self._pausing = False
         self.needs_reset = False
         self.errors: dict[str, int] = {}
         self.last_error: Exception | None = None
@@ -355,7 +356,8 @@ class VirtioDevice:
         while True:
             with self.lock:
                 self._again.discard(index)
-                if not self.serve(self.process_queue, index) or index not in self._again:
+                # `quiesce` waits without the lock: what was taken meanwhile would be under way when it has returned
+                if self._pausing or not self.serve(self.process_queue, index) or index not in self._again:
                     return
 
     def driver_read_config(self, offset: int, buffer: memoryview) -> None:
@@ -403,11 +405,16 @@ class VirtioDevice:
 
     def pause(self) -> None:
         """Finish what was taken and take nothing more until `resume`."""
-        self.quiesce()
         with self.lock:
-            self.paused = True
-            for queue in self.queues:
-                queue.release()
+            self._pausing = True
+        try:
+            self.quiesce()
+        finally:
+            with self.lock:
+                self._pausing = False
+                self.paused = True
+                for queue in self.queues:
+                    queue.release()
 
     def resume(self) -> None:
         """Take up work again; what the driver offered meanwhile is looked at now."""
