@@ -264,3 +264,7 @@ def test_bios_refuses_more_ranges_than_it_holds() -> None:
 
     with pytest.raises(ProtocolViolation, match="memory ranges"):
         bios.bios([E820Entry(n << 20, 1 << 19, 1) for n in range(500)])
+
+
+def test_refusal_of_pvh_does_not_take_every_elf_for_linux() -> None:
+    assert "which Linux has if it is built with CONFIG_PVH" in inspect(elf())["refused"]["pvh"]

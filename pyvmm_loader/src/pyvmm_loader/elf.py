@@ -161,7 +161,7 @@ class ElfFile:
         if self.machine not in (EM_386, EM_X86_64):
             return offered, refused
         if self.pvh_entry() is None:
-            refused["pvh"] = "it has no note of type 18 by Xen; build the kernel with CONFIG_PVH"
+            refused["pvh"] = "it has no note of type 18 by Xen, which Linux has if it is built with CONFIG_PVH"
         else:
             offered.append("pvh")
         for name, header in self.multiboot.items():
