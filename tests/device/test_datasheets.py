@@ -5,7 +5,19 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from pyvmm_device import IoManager, MessageGroup, PciBridge, PcieRootPort, PciFunction, PciRoot, Ram, Serial
+from pyvmm_device import (
+    Cmos,
+    IoManager,
+    ManualClock,
+    MessageGroup,
+    PciBridge,
+    PcieRootPort,
+    PciFunction,
+    PciRoot,
+    Port92,
+    Ram,
+    Serial,
+)
 from pyvmm_device import serial as uart
 
 
@@ -104,8 +116,43 @@ ROOT_PORT = [
     Row("slot control", 0x58, 2, 0x03C0, 0x1FFF),
     Row("slot status: empty", 0x5A, 2, 0, 0),
 ]
+
+
+def cmos(name: str, index: int, reset: int, writable: int, *before: tuple[int, int]) -> Row:
+    """A byte behind the index and data ports."""
+    through = [access for at, value in before for access in ((0, at), (1, value))]
+    return Row(name, 1, 1, reset, writable, (*through, (0, index)))
+
+
+SET = (0x0B, 0x82)
+MC146818 = [
+    cmos("Address map: seconds, stopped by SET", 0, 0x59, 0xFF, SET),
+    cmos("Address map: seconds alarm", 1, 0, 0xFF),
+    cmos("Address map: minutes, stopped by SET", 2, 0x59, 0xFF, SET),
+    cmos("Address map: minutes alarm", 3, 0, 0xFF),
+    cmos("Address map: hours, stopped by SET", 4, 0x23, 0xFF, SET),
+    cmos("Address map: hours alarm", 5, 0, 0xFF),
+    cmos("Address map: day of week (Thursday), stopped by SET", 6, 5, 0xFF, SET),
+    cmos("Address map: date, stopped by SET", 7, 0x29, 0xFF, SET),
+    cmos("Address map: month, stopped by SET", 8, 2, 0xFF, SET),
+    cmos("Address map: year, stopped by SET", 9, 0x24, 0xFF, SET),
+    cmos("Register A: 32.768 kHz, 1024 Hz, UIP is read only", 10, 0x26, 0x7F),
+    cmos("Register B: 24 hours, BCD", 11, 0x02, 0xFF),
+    cmos("Register C: read only", 12, 0, 0),
+    cmos("Register D: valid RAM and time, read only", 13, 0x80, 0),
+    cmos("Address map: first byte of user RAM", 14, 0, 0xFF),
+    cmos("PC AT: century, stopped by SET", 0x32, 0x20, 0xFF, SET),
+    cmos("PC AT: last byte", 127, 0, 0xFF),
+]
+PORT_92 = [Row("System control port A", 0, 1, 0x02, 0xFF)]
+ONE_BIT_AT_A_TIME = {
+    "MCR": "in loopback the modem lines are the chip's own",
+    "Register B: 24 hours, BCD": "SET clears UIE",
+}
 SHEETS: dict[str, tuple[Callable[[], Any], list[Row]]] = {
     "PC16550D": (lambda: Serial(Sink(), Sink()), PC16550D),
+    "MC146818": (lambda: Cmos(clock=ManualClock(), time=1709251199), MC146818),
+    "port 0x92": (lambda: Port92(lambda: None), PORT_92),
     "PCI type 0": (function, PCI_TYPE_0),
     "PCI type 1": (lambda: ConfigSpaceOf(PciBridge(IoManager())), PCI_TYPE_1),
     "PCI Express root port": (lambda: ConfigSpaceOf(PcieRootPort(IoManager(), 7)), ROOT_PORT),
@@ -134,8 +181,7 @@ def test_register(make: Callable[[], Any], row: Row) -> None:
         device.write(offset, memoryview(bytes([value])))
     assert get() == row.reset
     every = (1 << 8 * row.length) - 1
-    if row.name == "MCR":
-        # one bit at a time: in loopback the modem lines are the chip's own
+    if row.name in ONE_BIT_AT_A_TIME:
         for bit in range(8):
             put(1 << bit)
             assert get() == 1 << bit & row.writable

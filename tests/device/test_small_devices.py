@@ -1,50 +1,11 @@
-"""The keyboard controller, the clock and the event loop."""
+"""The event loop with single readers, timers and calls."""
 
 import os
 import threading
-import time
 
 import pytest
 
-from pyvmm_device import I8042, Cmos, EventFdInterrupt, EventLoop
-from pyvmm_device.cmos import bcd
-
-
-def test_only_the_reset_command_resets() -> None:
-    resets = []
-    keyboard = I8042(lambda: resets.append(1))
-    for offset, value in [(0, 0xFE), (4, 0xAA), (4, 0xFF)]:
-        keyboard.write(offset, memoryview(bytes([value])))
-    assert not resets
-    keyboard.write(4, memoryview(b"\xfe"))
-    assert resets
-    status = memoryview(bytearray(b"\xff"))
-    keyboard.read(4, status)
-    assert status[0] == 0  # the driver waits for an empty input buffer
-
-
-def cmos(device: Cmos, index: int) -> int:
-    device.write(0, memoryview(bytes([index])))
-    value = memoryview(bytearray(1))
-    device.read(1, value)
-    return value[0]
-
-
-def test_clock_gives_the_time_in_bcd() -> None:
-    device = Cmos()
-    before = time.gmtime()
-    read = [cmos(device, index) for index in (0x32, 9, 8, 7)]
-    if time.gmtime()[:3] == before[:3]:
-        assert read == [bcd(before.tm_year // 100), bcd(before.tm_year % 100), bcd(before.tm_mon), bcd(before.tm_mday)]
-    assert not cmos(device, 10) & 0x80  # no update in progress, or a kernel would wait for its end
-    assert cmos(device, 13) & 0x80
-
-
-def test_memory_behind_the_clock_holds() -> None:
-    device = Cmos()
-    device.write(0, memoryview(b"\x8f"))  # bit 7 is the NMI mask
-    device.write(1, memoryview(b"\x55"))
-    assert cmos(device, 0x0F) == 0x55
+from pyvmm_device import EventFdInterrupt, EventLoop
 
 
 def test_event_loop_reads_times_and_is_asked() -> None:

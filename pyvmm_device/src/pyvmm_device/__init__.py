@@ -15,9 +15,8 @@ registered, by port or by address, and where a VMM takes each access that leaves
 42
 
 Interrupts are protocols (`interrupt`, `interrupt_group`) and time is one (`clock.Clock`), so a device works under any
-hypervisor and under none. The devices take whatever a guest writes without an exception; all but `Cmos` and `I8042`
-have ``reset()``, ``state()`` and ``restore(state)``. A device that is made of registers is shortest as a
-`RegisterDevice`.
+hypervisor and under none. The devices take whatever a guest writes without an exception, and have ``reset()``,
+``state()`` and ``restore(state)``. A device that is made of registers is shortest as a `RegisterDevice`.
 
 The names below load their modules when they are first used: a VMM pays at start-up for what it touches.
 """
@@ -71,6 +70,7 @@ if TYPE_CHECKING:
     from pyvmm_device.pci.root_port import PcieRootPort as PcieRootPort
     from pyvmm_device.pic import Pic as Pic
     from pyvmm_device.pit import Pit as Pit
+    from pyvmm_device.port92 import Port92 as Port92
     from pyvmm_device.port_device import PortDevice as PortDevice
     from pyvmm_device.port_device import Window as Window
     from pyvmm_device.port_device import register_ports as register_ports
@@ -86,6 +86,7 @@ if TYPE_CHECKING:
     from pyvmm_device.protocols import ResampleNotifier as ResampleNotifier
     from pyvmm_device.protocols import SwitchableInterrupt as SwitchableInterrupt
     from pyvmm_device.protocols import TriggerNotifier as TriggerNotifier
+    from pyvmm_device.ps2_keyboard import Ps2Keyboard as Ps2Keyboard
     from pyvmm_device.ram import Ram as Ram
     from pyvmm_device.register_device import Register as Register
     from pyvmm_device.register_device import RegisterDevice as RegisterDevice
@@ -117,12 +118,14 @@ _HOMES = {
     "pci.root_port": "PcieRootPort",
     "pic": "Pic",
     "pit": "Pit",
+    "port92": "Port92",
     "port_device": "PortDevice Window register_ports",
     "protocols": (
         "AutoRetriggerInterrupt ConfigurableInterrupt Device EdgeInterrupt InterruptSourceGroup "
         "InterruptStatusChecker LevelInterrupt MaskableInterrupt MsiRouter ResampleNotifier SwitchableInterrupt "
         "TriggerNotifier"
     ),
+    "ps2_keyboard": "Ps2Keyboard",
     "ram": "Ram",
     "register_device": "Register RegisterDevice",
     "resources": "DeviceResources",
