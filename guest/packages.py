@@ -26,14 +26,14 @@ def content(package: str) -> Path:
 
 
 def foreign_kernel(architecture: str, package: str, suite: str = "") -> Path:
-    """Debian's kernel for another architecture, with package lists of our own: the host keeps its.
+    """Debian's kernel for any architecture, with package lists of our own: the host keeps its.
 
     `package` is the meta package that depends on it. `suite` is needed where the host's own has not the architecture.
 
     Raises:
         GuestError: the archive cannot be reached or has no such kernel.
     """
-    folder = cache_folder() / "packages" / f"{package}-{architecture}"
+    folder = cache_folder() / "packages" / "-".join(word for word in (package, architecture, suite) if word)
     with locked(f"package-{folder.name}"):
         if not folder.is_dir():
             folder.parent.mkdir(exist_ok=True)

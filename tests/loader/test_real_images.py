@@ -6,7 +6,10 @@ import pytest
 from guest import packages
 from guest.host import GuestError
 
-from pyvmm_loader import BootPlan, NotAKernel, inspect
+from pyvmm_loader import BootPlan, BzImage, NotAKernel, extract, inspect
+from pyvmm_loader.aarch64 import registers as arm64_registers
+from pyvmm_loader.riscv64 import registers as riscv64_registers
+from pyvmm_memory import GuestMemoryMmap
 
 
 def file_of(package: str, path: str) -> Path:
@@ -50,16 +53,41 @@ def test_ovmf_with_its_variables_fills_4_mib() -> None:
         inspect(variables)
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # package lists of their own and up to 80 MB for each kernel
 @pytest.mark.parametrize(
-    ("architecture", "package", "suite"),
-    [("arm64", "linux-image-cloud-arm64", ""), ("riscv64", "linux-image-riscv64", "trixie")],
+    ("architecture", "package", "suite", "release"),
+    [
+        ("amd64", "linux-image-cloud-amd64", "bookworm", "6.1."),
+        ("amd64", "linux-image-cloud-amd64", "bookworm-backports", "6.12."),
+        ("arm64", "linux-image-cloud-arm64", "bookworm", "6.1."),
+        ("riscv64", "linux-image-riscv64", "trixie", "6."),
+    ],
 )
-def test_debians_kernels_for_other_architectures(architecture: str, package: str, suite: str) -> None:
+def test_debians_kernels(architecture: str, package: str, suite: str, release: str) -> None:
     try:
         image = packages.foreign_kernel(architecture, package, suite)
     except GuestError as error:
         pytest.skip(str(error).splitlines()[-1])
-    assert inspect(image)["format"] == f"{architecture}-image"
-    with BootPlan(image, 512 << 20) as plan:
-        assert plan.entry == architecture
+    found = inspect(image)
+    if architecture == "amd64":
+        assert (found["format"], found["arch"]) == ("bzimage", "x86_64")
+        assert found["entries"] == ["linux64", "linux32", "linux16"]
+        assert found["version"].startswith(release)
+        inside = inspect(extract(image))
+        assert (inside["format"], inside["entries"]) == ("elf64", ["pvh", "linux64"])
+        assert inside["version"] == found["version"].split()[0]
+        loaded = BzImage.load(GuestMemoryMmap.from_ranges([(0, 256 << 20)]), None, image)
+        assert loaded.setup_header is not None
+    else:
+        assert (found["format"], found["arch"]) == (f"{architecture}-image", architecture)
+        assert found["version"].startswith(release)
+    for entry in found["entries"]:
+        with BootPlan(image, 512 << 20, "console=ttyS0", vcpus=2, entry=entry) as plan:
+            assert plan.entry == entry
+            with GuestMemoryMmap.from_ranges(plan.ranges) as memory:
+                plan.apply(memory)
+            if architecture != "amd64":
+                ids = {"arm64": arm64_registers, "riscv64": riscv64_registers}[architecture]
+                assert plan.boot_registers["pc"] in dict(ids.one_regs(plan.boot_registers)).values()
+                tree = next(placed for placed in plan.placements if placed.name == "device tree")
+                assert tree.start in plan.boot_registers.values()
