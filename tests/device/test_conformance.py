@@ -6,6 +6,7 @@
 import json
 import os
 import random
+import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -18,6 +19,7 @@ from pyvmm_device import (
     BusRange,
     Cmos,
     Composite,
+    FwCfg,
     Ioapic,
     IoManager,
     ManualClock,
@@ -170,6 +172,40 @@ def press(controller: I8042, value: int) -> None:
     keyboard.press(bytes([value] if value & 1 else [0xF0, value]))
 
 
+class SmallMemory:
+    """A page of guest memory, which raises for what lies elsewhere."""
+
+    def __init__(self) -> None:
+        self.bytes = bytearray(0x1000)
+
+    def read_slice(self, buffer: bytearray, addr: int) -> None:
+        if addr + len(buffer) > len(self.bytes):
+            raise LookupError(addr)
+        buffer[:] = self.bytes[addr : addr + len(buffer)]
+
+    def write_slice(self, buffer: bytes, addr: int) -> None:
+        if addr + len(buffer) > len(self.bytes):
+            raise LookupError(addr)
+        self.bytes[addr : addr + len(buffer)] = buffer
+
+
+def fw_cfg(output: Output, clock: ManualClock) -> FwCfg:
+    made = FwCfg(SmallMemory())
+    made.add_file("opt/fixed", b"0123456789")
+    made.add_file("opt/made", lambda: b"a callable's")
+    made.add_file("opt/written", bytes(8), output.events.append)
+    return made
+
+
+def ask(fw_cfg: FwCfg, value: int) -> None:
+    """A DMA access of the guest to one of the first items, to the page or, in part, beyond it."""
+    memory = fw_cfg._memory
+    assert isinstance(memory, SmallMemory)
+    control = (0x20 + value % 5) << 16 | 8 | value & 0x16
+    memory.write_slice(struct.pack(">IIQ", control, value & 31, value << 5), 0)
+    fw_cfg.write(4, memoryview(bytes(8)))
+
+
 DEVICES = {
     "serial": Case(lambda output, clock: Serial(output, output), 8, receive),
     "ram": Case(lambda output, clock: Ram(24), 24),
@@ -187,6 +223,7 @@ DEVICES = {
     "i8042 alone": Case(lambda output, clock: I8042(lambda: None), 5),
     "port 0x92": Case(lambda output, clock: Port92(lambda: None), 1),
     "ioapic": Case(lambda output, clock: Ioapic(lambda *message: output.events.append(message)), 0x44, set_input),
+    "fw_cfg": Case(fw_cfg, 12, ask),
     "registers": Case(lambda output, clock: AllRegisters(), 0x18),
     "composite": Case(lambda output, clock: Composite(0x40, {0: Ram(16), 0x20: Ram(4)}), 0x40),
     "pci hotplug": Case(hotplug, 20),

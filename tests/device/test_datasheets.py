@@ -7,6 +7,7 @@ import pytest
 
 from pyvmm_device import (
     Cmos,
+    FwCfg,
     IoManager,
     ManualClock,
     MessageGroup,
@@ -27,6 +28,14 @@ class Sink:
 
     def write(self, data: bytes) -> None:
         pass
+
+
+class NoMemory:
+    def read_slice(self, buffer: bytearray, addr: int) -> None:
+        raise LookupError(addr)
+
+    def write_slice(self, buffer: bytes, addr: int) -> None:
+        raise LookupError(addr)
 
 
 class ConfigSpaceOf:
@@ -145,6 +154,11 @@ MC146818 = [
     cmos("PC AT: last byte", 127, 0, 0xFF),
 ]
 PORT_92 = [Row("System control port A", 0, 1, 0x02, 0xFF)]
+FW_CFG = [
+    Row("Selector Register: write only", 0, 1, 0, 0),
+    Row("DMA: signature without memory", 4, 8, 0, 0),
+]
+FW_CFG_DMA = [Row("DMA: signature", 4, 8, int.from_bytes(b"QEMU CFG", "little"), 0)]
 ONE_BIT_AT_A_TIME = {
     "MCR": "in loopback the modem lines are the chip's own",
     "Register B: 24 hours, BCD": "SET clears UIE",
@@ -153,6 +167,8 @@ SHEETS: dict[str, tuple[Callable[[], Any], list[Row]]] = {
     "PC16550D": (lambda: Serial(Sink(), Sink()), PC16550D),
     "MC146818": (lambda: Cmos(clock=ManualClock(), time=1709251199), MC146818),
     "port 0x92": (lambda: Port92(lambda: None), PORT_92),
+    "fw_cfg specification": (FwCfg, FW_CFG),
+    "fw_cfg specification, DMA": (lambda: FwCfg(NoMemory()), FW_CFG_DMA),
     "PCI type 0": (function, PCI_TYPE_0),
     "PCI type 1": (lambda: ConfigSpaceOf(PciBridge(IoManager())), PCI_TYPE_1),
     "PCI Express root port": (lambda: ConfigSpaceOf(PcieRootPort(IoManager(), 7)), ROOT_PORT),

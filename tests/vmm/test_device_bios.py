@@ -9,15 +9,18 @@ from guest.host import install
 from tests.vmm.device_machine import Recorder
 
 from minimal_vmm import Machine, parse
-from pyvmm_device import BusRange, PciFunction, PciRoot, Ram
+from pyvmm_device import BusRange, FwCfg, PciFunction, PciRoot, Ram
+from pyvmm_device.fw_cfg import PORT, SIZE
 from pyvmm_loader import BootPlan
+from pyvmm_memory import GuestMemoryMmap
 
 pytestmark = pytest.mark.guest
 
 IMAGE = Path("/usr/share/seabios/bios.bin")
 MEMORY = 64 << 20
 PATIENCE = 240
-DEBUG_PORT, FW_CFG = 0x402, 0x510
+DEBUG_PORT = 0x402
+CPUS, MAX_CPUS = 0x05, 0x0F
 
 
 class DebugPort:
@@ -33,31 +36,16 @@ class DebugPort:
         self.said += bytes(data)
 
 
-class Configuration:
-    """fw_cfg without DMA: a selector of 16 bits at offset 0, the selected item byte by byte at offset 1."""
+class Configuration(FwCfg):
+    """fw_cfg that remembers what was selected."""
 
-    SIGNATURE, ID, CPUS, MAX_CPUS, DIRECTORY, FIRST_FILE = 0x00, 0x01, 0x05, 0x0F, 0x19, 0x20
-
-    def __init__(self, files: dict[str, bytes]) -> None:
-        one = struct.pack("<H", 1)
-        self.items = {self.SIGNATURE: b"QEMU", self.ID: struct.pack("<I", 1), self.CPUS: one, self.MAX_CPUS: one}
-        directory = struct.pack(">I", len(files))
-        self.names: dict[int, str] = {}
-        for number, (name, content) in enumerate(sorted(files.items()), self.FIRST_FILE):
-            directory += struct.pack(">IHH56s", len(content), number, 0, name.encode())
-            self.items[number], self.names[number] = content, name
-        self.items[self.DIRECTORY] = directory
+    def __init__(self, memory: GuestMemoryMmap) -> None:
         self.selected: list[int] = []
-        self.rest = b""
+        super().__init__(memory)
 
-    def read(self, offset: int, buffer: memoryview) -> None:
-        taken, self.rest = self.rest[: len(buffer)], self.rest[len(buffer) :]
-        buffer[:] = taken.ljust(len(buffer), b"\0")
-
-    def write(self, offset: int, data: memoryview) -> None:
-        if offset == 0 and len(data) == 2:
-            self.selected.append(int.from_bytes(data, "little"))
-            self.rest = self.items.get(self.selected[-1], b"")
+    def _select(self, selector: int) -> None:
+        self.selected.append(selector)
+        super()._select(selector)
 
 
 class Bios(Machine):
@@ -79,14 +67,14 @@ class Bios(Machine):
         super().add_devices()
         self.debug = DebugPort()
         self.io.register_pio(self.debug, [BusRange(DEBUG_PORT, 1)])
-        self.fw_cfg = Configuration(
-            {
-                "etc/e820": struct.pack("<QQI", 0, MEMORY, 1),
-                "etc/show-boot-menu": struct.pack("<H", 0),
-                "etc/boot-fail-wait": struct.pack("<i", -1),
-            }
-        )
-        self.io.register_pio(self.fw_cfg, [BusRange(FW_CFG, 2)])
+        self.fw_cfg = Configuration(self.memory)
+        one = struct.pack("<H", 1)
+        self.fw_cfg.add_item(CPUS, one)
+        self.fw_cfg.add_item(MAX_CPUS, one)
+        self.fw_cfg.add_file("etc/e820", struct.pack("<QQI", 0, MEMORY, 1))
+        self.fw_cfg.add_file("etc/show-boot-menu", struct.pack("<H", 0))
+        self.fw_cfg.add_file("etc/boot-fail-wait", struct.pack("<i", -1))
+        self.io.register_pio(self.fw_cfg, [BusRange(PORT, SIZE)])
         # an i440FX, by which SeaBIOS knows where it is; with the registers that make the BIOS area writable
         bridge = PciFunction(0x8086, 0x1237, 0x060000, revision=2, subsystem_vendor=0x1AF4, subsystem_id=0x1100)
         bridge.config.set(0x59, 7, 0, (1 << 56) - 1)
@@ -125,8 +113,9 @@ def test_seabios_has_nothing_to_boot(bios: Bios) -> None:
 
 def test_it_reads_its_configuration(bios: Bios) -> None:
     assert b"Found QEMU fw_cfg" in bios.debug.said
+    assert b"QEMU fw_cfg DMA interface supported" in bios.debug.said
     assert b"qemu/e820: addr 0x0000000000000000 len 0x0000000004000000 [RAM]" in bios.debug.said
-    read = {bios.fw_cfg.names.get(number, "") for number in bios.fw_cfg.selected}
+    read = {name for name, number in bios.fw_cfg.selectors.items() if number in bios.fw_cfg.selected}
     assert {"etc/e820", "etc/show-boot-menu", "etc/boot-fail-wait"} <= read
 
 

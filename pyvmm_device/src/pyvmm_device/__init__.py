@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from pyvmm_device.errors import ResourceTaken as ResourceTaken
     from pyvmm_device.errors import StateError as StateError
     from pyvmm_device.event_loop import EventLoop as EventLoop
+    from pyvmm_device.fw_cfg import FwCfg as FwCfg
     from pyvmm_device.i8042 import I8042 as I8042
     from pyvmm_device.interrupt import EventFdInterrupt as EventFdInterrupt
     from pyvmm_device.interrupt import EventFdLevelInterrupt as EventFdLevelInterrupt
@@ -105,6 +106,7 @@ _HOMES = {
         "InvalidResource PciError ResourceExhausted ResourceTaken StateError"
     ),
     "event_loop": "EventLoop",
+    "fw_cfg": "FwCfg",
     "i8042": "I8042",
     "interrupt": "EventFdInterrupt EventFdLevelInterrupt FanOut SharedLine",
     "interrupt_group": "EventFdGroup InterruptGroup LegacyGroup LegacyIrqConfig MessageGroup MsiIrqConfig",
