@@ -12,4 +12,8 @@ def need(member: str) -> str:
     return f"{name} @ {folder.as_uri()}" if (folder / "pyproject.toml").is_file() else f"{name}~=0.1.0"
 
 
-setup(install_requires=["typing-extensions>=4.6", need("pyvmm_memory"), need("pyvmm_device")])
+setup(
+    cffi_modules=["_build_virtio.py:ffibuilder"],
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+    install_requires=["cffi>=2.0", "typing-extensions>=4.6", need("pyvmm_memory"), need("pyvmm_device")],
+)

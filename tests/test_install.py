@@ -29,7 +29,7 @@ def test_installs_alone(member: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("member", ["kvm", "memory"])
+@pytest.mark.parametrize("member", ["kvm", "memory", "virtio"])
 def test_source_distribution_builds_an_abi3_wheel(member: str, tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     python = tmp_path / "venv/bin/python"

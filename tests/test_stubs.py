@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.parametrize("name", ["pyvmm_kvm._kvm", "pyvmm_memory._memory"])
+@pytest.mark.parametrize("name", ["pyvmm_kvm._kvm", "pyvmm_memory._memory", "pyvmm_virtio._virtio"])
 def test_stub_names_every_compiled_function(name: str) -> None:
     module = importlib.import_module(name)
     package = importlib.import_module(name.partition(".")[0])

@@ -45,6 +45,7 @@ class WorkerDisk:
         from threading import Thread
 
         self.disk = disk
+        self.workers = workers
         self.size = disk.size
         self.read_only = disk.read_only
         self.topology = disk.topology

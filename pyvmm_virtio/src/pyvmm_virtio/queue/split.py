@@ -22,7 +22,7 @@ from pyvmm_virtio.queue.ordering import IS_WEAK, acquire, full, release
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from pyvmm_virtio.memory import GuestMemory
     from pyvmm_virtio.queue.chain import RawDescriptor
@@ -214,6 +214,43 @@ class SplitQueue(BaseQueue):
         self._next_used = self._used[USED_INDEX] = next_used & U16_MAX
         self._num_added = min(self._num_added + len(used), 1 << 16)
         self._dirty(self._used_ring, 4)
+
+    # what a compiled data plane needs
+
+    def is_plain(self) -> bool:
+        """Whether chains are taken and given back without an account of their order."""
+        return not self._in_order and not self._strict_order
+
+    def indirect_allowed(self) -> bool:
+        """Whether a chain may be in an indirect table."""
+        return self._indirect
+
+    def host_addresses(self, memory: GuestMemory) -> tuple[int, int, int]:
+        """Where the descriptor table, the available and the used ring are in this process, until `release`.
+
+        Raises QueueNotReady, InvalidRing.
+        """
+        self._need(memory)
+        table, avail, used = (
+            region.mapping.as_ptr() + addr - region.start
+            for addr in (self._desc_table, self._avail_ring, self._used_ring)
+            if (region := memory.find_region(addr)) is not None  # type: ignore[attr-defined] # a GuestMemoryMmap
+        )
+        return table, avail, used
+
+    def hold(self, views: Iterable[memoryview]) -> None:
+        """Keep views that are let go of together with those of the ring."""
+        self._views.extend(views)
+
+    def held(self) -> list[memoryview]:
+        """The views that are kept: another list after each `release`."""
+        return self._views
+
+    def advance(self, count: int) -> None:
+        """Note that so many chains were taken, and the same given back in their order, by somebody else."""
+        self._next_avail = (self._next_avail + count) & U16_MAX
+        self._next_used = (self._next_used + count) & U16_MAX
+        self._num_added = min(self._num_added + count, 1 << 16)
 
     # notifications
 

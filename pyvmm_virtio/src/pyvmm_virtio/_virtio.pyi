@@ -1,0 +1,9 @@
+from typing import Any
+
+class _Lib:
+    def pyvmm_pool_start(self, threads: int) -> Any: ...
+    def pyvmm_pool_stop(self, pool: object) -> None: ...
+    def pyvmm_block_run(self, queue: object, pool: object) -> int: ...
+
+lib: _Lib
+ffi: Any
