@@ -3,7 +3,7 @@
 python benchmarks/virtio_devices.py [--seconds N]
 
 Both disks serve the same file from the page cache to the same driver, in alternation: ours in the driver's process and
-thread, QEMU's in a process of its own, so it may use a processor more. A ratio is ours by QEMU's.
+thread, with its compiled data plane, QEMU's in a process of its own. A ratio is ours by QEMU's.
 """
 
 from __future__ import annotations

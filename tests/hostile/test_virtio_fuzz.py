@@ -20,7 +20,12 @@ from pyvmm_virtio.subjects import NAMES, make
 
 CHAINS = int(os.environ.get("PYVMM_FUZZ_CHAINS", "20000"))
 LONG = 5_000_000
-DEVICES = [*NAMES, "tests.virtio.echo:Echo"]
+DEVICES = [
+    *NAMES,
+    "tests.virtio.echo:Echo",
+    "tests.virtio.raw_disk:planed",
+    "tests.virtio.raw_disk:planed_with_threads",
+]
 COMBINATIONS = [
     (device, transport, ring) for device in DEVICES for transport in ("mmio", "pci") for ring in ("split", "packed")
 ]

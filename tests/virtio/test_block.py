@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import struct
 import subprocess
 
 import pytest
 from guest.host import install
+from tests.virtio.raw_disk import raw_file
 
 from pyvmm_device import EventLoop
 from pyvmm_virtio.backends.block import Topology
@@ -76,10 +78,30 @@ def status(
     return answer
 
 
+class Subject:
+    """A disk that holds something, which is seen here as it changes: in memory, in a file, and in a file behind C."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def __call__(self, content: bytes, *, serial: str = "", queues: int = 1) -> tuple[bytearray | mmap.mmap, Block]:
+        if self.kind == "memory":
+            held = bytearray(content)
+            return held, Block(MemoryDisk(held), serial=serial, queues=queues)
+        disk = raw_file(content)
+        device = Block(disk, data_plane=self.kind == "compiled", serial=serial, queues=queues)
+        return mmap.mmap(disk.fileno(), len(content)), device
+
+
+@pytest.fixture(params=["memory", "file", "compiled"])
+def make(request: pytest.FixtureRequest) -> Subject:
+    return Subject(request.param)
+
+
 @pytest.mark.parametrize(("transport", "ring"), BOTH)
-def test_a_disk_from_end_to_end(transport: str, ring: str) -> None:
-    content = bytearray(os.urandom(SIZE))
-    with drive(Block(MemoryDisk(content), serial="serial-17", queues=2), transport, ring) as driver:
+def test_a_disk_from_end_to_end(make: Subject, transport: str, ring: str) -> None:
+    content, device = make(os.urandom(SIZE), serial="serial-17", queues=2)
+    with drive(device, transport, ring) as driver:
         assert driver.capacity == SIZE // 512
         assert driver.read(3, 9) == content[3 * 512 : 12 * 512]
         driver.write(100, b"\x5a" * 4096, queue=1)
@@ -94,9 +116,9 @@ def test_a_disk_from_end_to_end(transport: str, ring: str) -> None:
 
 
 @pytest.mark.parametrize("ring", ["split", "packed"])
-def test_requests_many_deep(ring: str) -> None:
-    content = bytearray(os.urandom(SIZE))
-    with drive(Block(MemoryDisk(content)), "mmio", ring) as driver:
+def test_requests_many_deep(make: Subject, ring: str) -> None:
+    content, device = make(os.urandom(SIZE))
+    with drive(device, "mmio", ring) as driver:
         for _ in range(5):
             requests = [driver.submit_read(sector, kick=False) for sector in range(64)]
             driver.kick(0)
@@ -104,9 +126,9 @@ def test_requests_many_deep(ring: str) -> None:
                 assert driver.finish(request) == content[sector * 512 : sector * 512 + 512]
 
 
-def test_header_data_and_status_may_lie_anyhow() -> None:
-    content = bytearray(os.urandom(SIZE))
-    with drive(Block(MemoryDisk(content))) as driver:
+def test_header_data_and_status_may_lie_anyhow(make: Subject) -> None:
+    content, device = make(os.urandom(SIZE))
+    with drive(device) as driver:
         header = struct.pack("<IIQ", b.VIRTIO_BLK_T_OUT, 0, 7)
         data = os.urandom(1024)
         for readable in ([header + data], [header[:3], header[3:], data[:1], data[1:]]):
@@ -149,12 +171,14 @@ def test_header_data_and_status_may_lie_anyhow() -> None:
         (b.VIRTIO_BLK_T_WRITE_ZEROES, 0, (struct.pack("<QII", (1 << 64) - 1, 2, 0),), (), IOERR),
     ],
 )
-def test_answers(kind: int, sector: int, data: tuple[bytes, ...], into: tuple[int, ...], expected: int) -> None:
-    content = bytearray(b"\x77" * SIZE)
-    with drive(Block(MemoryDisk(content))) as driver:
+def test_answers(
+    make: Subject, kind: int, sector: int, data: tuple[bytes, ...], into: tuple[int, ...], expected: int
+) -> None:
+    content, device = make(b"\x77" * SIZE)
+    with drive(device) as driver:
         assert status(driver, kind, sector, data, into) == expected
         if expected != OK:
-            assert content == b"\x77" * SIZE
+            assert content[:] == b"\x77" * SIZE
         assert driver.read(0)
 
 

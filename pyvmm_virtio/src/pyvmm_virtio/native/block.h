@@ -142,7 +142,8 @@ static int parse(const pyvmm_block_queue *queue, const descriptor *chain, uint32
     request->count = (int)count - 2;
     for (uint32_t at = 0; at < count - 2; at++) {
         const descriptor *data = &chain[at + 1];
-        if (!(data->flags & DESC_WRITE) != request->write || !data->len)
+        int readable = !(data->flags & DESC_WRITE);
+        if (readable != request->write || !data->len)
             return 0;
         uint8_t *place = translate(queue, data->addr, data->len, !request->write);
         if (!place)

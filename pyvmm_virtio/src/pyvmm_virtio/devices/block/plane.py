@@ -52,7 +52,7 @@ class Ring:
 
     def is_current(self, queue: Queue, memory: GuestMemory) -> bool:
         """Whether nothing has moved since."""
-        return self.queue is queue and self.memory is memory and self.views is queue.held()  # type: ignore[attr-defined] # a SplitQueue then
+        return self.queue is queue and self.memory is memory and self.views is queue.held()
 
 
 class DataPlane:

@@ -1,0 +1,212 @@
+"""The compiled data plane of a disk does what the Python does, and nothing when it must not."""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.virtio.raw_disk import CONTENT, plain, planed, raw_file
+
+from pyvmm_memory import AtomicBitmap, GuestMemoryMmap
+from pyvmm_virtio.backends.workers import WorkerDisk
+from pyvmm_virtio.constants import block as b
+from pyvmm_virtio.devices import Block
+from pyvmm_virtio.devices.block.plane import DataPlane
+from pyvmm_virtio.driver import drive
+from pyvmm_virtio.fuzz import Fuzzer
+
+ROOT = Path(__file__).resolve().parents[2]
+FLAGS = "-Wall -Wextra -Werror -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g"
+
+
+class Counted(DataPlane):
+    """Counts the chains that C did."""
+
+    done = 0
+
+    def take(self, *arguments: object, **options: object) -> tuple[int, bool]:
+        count, stopped = super().take(*arguments, **options)  # type: ignore[arg-type] # handed on
+        Counted.done += count
+        return count, stopped
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> type[Counted]:
+    monkeypatch.setattr("pyvmm_virtio.devices.block.plane.DataPlane", Counted)
+    Counted.done = 0
+    return Counted
+
+
+def seen(fuzzer: Fuzzer) -> tuple[object, ...]:
+    device = fuzzer.device
+    disk = device.disk  # type: ignore[attr-defined] # it is a Block
+    content = os.pread(getattr(disk, "disk", disk).fileno(), len(CONTENT), 0)
+    queues = [queue.state() for queue in device.queues]
+    return bytes(fuzzer.view), content, queues, dict(device.errors), str(device.last_error), device.needs_reset
+
+
+@settings(max_examples=12, deadline=None)
+@given(seed=st.integers(0, 1 << 32), rate=st.integers(2, 20), event_idx=st.booleans(), indirect=st.booleans())
+def test_both_leave_the_same_behind(seed: int, rate: int, event_idx: bool, indirect: bool) -> None:
+    """Requests that are mostly right, others that are not: memory, disk, rings and errors are the same after each."""
+    devices = plain(), planed()
+    options = {"seed": seed, "rate": rate, "event_idx": event_idx, "indirect": indirect}
+    with Fuzzer(devices[0], **options) as python, Fuzzer(devices[1], **options) as compiled:  # type: ignore[arg-type]
+        for _ in range(15):
+            for fuzzer in (python, compiled):
+                fuzzer.batch(16)
+            assert seen(python) == seen(compiled)
+    for device in devices:
+        device.close()
+
+
+def test_reads_and_writes_are_c(counted: type[Counted]) -> None:
+    device = planed()
+    with drive(device) as driver:
+        driver.write(8, b"\x5a" * 1024)
+        assert driver.read(7, 4) == CONTENT[7 * 512 : 8 * 512] + b"\x5a" * 1024 + CONTENT[10 * 512 : 11 * 512]
+        assert counted.done == 2
+        driver.flush()
+        assert counted.done == 2
+        requests = [driver.submit_read(sector, kick=False) for sector in range(40)]
+        driver.kick(0)
+        for request in requests:
+            driver.finish(request)
+        assert counted.done == 42
+    device.close()
+
+
+def test_many_buffers_in_one_request(counted: type[Counted]) -> None:
+    device = planed()
+    with drive(device) as driver:
+        request = driver.submit(0, (struct.pack("<IIQ", b.VIRTIO_BLK_T_IN, 0, 3),), (512, 1024, 100, 412, 1))
+        driver.wait(request)
+        assert request.written() == CONTENT[1536 : 1536 + 2048] + b"\0"
+        assert counted.done == 1
+    device.close()
+
+
+def test_dirty_pages_are_noted_by_python(counted: type[Counted]) -> None:
+    device = planed()
+    with GuestMemoryMmap.from_ranges([(0, 1 << 20)], bitmap=AtomicBitmap) as memory:
+        with drive(device, memory=memory) as driver:
+            request = driver.submit(0, (struct.pack("<IIQ", b.VIRTIO_BLK_T_IN, 0, 0),), (4096, 1))
+            driver.wait(request)
+            (region,) = memory
+            bitmap = region.mapping.bitmap
+            assert bitmap is not None
+            assert all(bitmap.dirty_at(addr) for addr, _, flags in request.buffers if flags)
+        assert counted.done == 0
+    device.close()
+
+
+@pytest.mark.parametrize("options", [{"in_order": True}, {"ring": "packed"}])
+def test_what_c_does_not_know_is_python_s(counted: type[Counted], options: dict[str, object]) -> None:
+    device = planed()
+    with drive(device, **options) as driver:  # type: ignore[arg-type]
+        assert driver.read(1) == CONTENT[512:1024]
+    assert counted.done == 0
+    device.close()
+
+
+def test_write_through_and_read_only_stay_so(counted: type[Counted]) -> None:
+    device = Block(raw_file(), cache="writethrough")
+    with drive(device) as driver:
+        driver.write(0, bytes(512))
+        assert counted.done == 0
+        assert driver.read(0) == bytes(512)
+        assert counted.done == 1
+    device.close()
+
+
+def test_threads_share_large_requests_and_failures_are_answers(counted: type[Counted]) -> None:
+    device = Block(WorkerDisk(raw_file(bytes(16 << 20)), 3))
+    with drive(device) as driver:
+        data = [os.urandom(1 << 20) for _ in range(8)]
+        writes = [driver.submit_write(at << 11, part, kick=False) for at, part in enumerate(data)]
+        driver.kick(0)
+        for request in writes:
+            driver.finish(request)
+        assert counted.done == 8
+        os.truncate(device.disk.disk.fileno(), 5 << 20)  # type: ignore[attr-defined] # a WorkerDisk
+        kind = struct.pack("<IIQ", b.VIRTIO_BLK_T_IN, 0, 0)[:8]
+        reads = [driver.submit(0, (kind + struct.pack("<Q", at << 11),), (1 << 20, 1), kick=False) for at in range(8)]
+        driver.kick(0)
+        for at, request in enumerate(reads):
+            driver.wait(request)
+            assert request.length == (1 << 20) + 1
+            assert request.written()[-1] == (b.VIRTIO_BLK_S_OK if at < 5 else b.VIRTIO_BLK_S_IOERR)
+            if at < 5:
+                assert request.written(1 << 20) == data[at]
+        assert counted.done == 13
+        assert not driver.needs_reset
+    device.close()
+    device.close()
+
+
+def test_a_reset_waits_for_the_batch_under_way() -> None:
+    device = Block(WorkerDisk(raw_file(b"\x5a" * (4 << 20)), 2))
+    with GuestMemoryMmap.from_ranges([(0, 48 << 20)]) as memory:
+        for _ in range(5):
+            with drive(device, memory=memory) as driver:
+                header = driver.arena.put(struct.pack("<IIQ", b.VIRTIO_BLK_T_IN, 0, 0))
+                places = [driver.arena.alloc(2 << 20) for _ in range(12)]
+                for place in places:
+                    status = driver.arena.alloc(1)
+                    driver.submit_buffers(0, [(header, 16, 0), (place, 2 << 20, 2), (status, 1, 2)], kick=False)
+                thread = threading.Thread(target=device.kick, args=(0,))
+                thread.start()
+                device.driver_reset()
+                for place in places:
+                    memory.write_slice(bytes(4096), place)
+                thread.join()
+                for place in places:
+                    with memory.get_slice(place, 4096) as view:
+                        assert view == bytes(4096)
+    device.close()
+
+
+def library(name: str) -> str:
+    return subprocess.run(["cc", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.mark.slow
+def test_an_attack_under_the_sanitizers(tmp_path: Path) -> None:
+    """The package is built again, into a folder of its own, and the sanitizers' libraries come before everything."""
+    runtime = library("libasan.so")
+    if not os.path.isabs(runtime):
+        pytest.skip("the compiler has no libasan")
+    copy = tmp_path / "source"
+    subprocess.run(["cp", "-r", ROOT / "pyvmm_virtio", copy], check=True)
+    for built in (copy / "src" / "pyvmm_virtio").glob("*.so"):
+        built.unlink()
+    subprocess.run(
+        [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"],
+        cwd=copy,
+        env=os.environ | {"CFLAGS": FLAGS, "LDFLAGS": "-fsanitize=address,undefined", "CC": "cc"},
+        check=True,
+    )
+    environment = os.environ | {
+        "LD_PRELOAD": f"{runtime} {library('libubsan.so')}",
+        # the interpreter keeps some of its memory to the end
+        "ASAN_OPTIONS": "detect_leaks=0:halt_on_error=1",
+        "PYTHONMALLOC": "malloc",
+        "PYTHONPATH": f"{copy / 'src'}:{ROOT}",
+    }
+    where = [sys.executable, "-c", "import pyvmm_virtio._virtio as module; print(module.__file__)"]
+    found = subprocess.run(where, env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.startswith(str(copy))
+    for subject in ("planed", "planed_with_threads"):
+        command = [sys.executable, "-m", "pyvmm_virtio.fuzz", f"tests.virtio.raw_disk:{subject}", "--ring", "split"]
+        done = subprocess.run(
+            [*command, "--chains", "20000"], env=environment, capture_output=True, text=True, check=False, cwd=tmp_path
+        )
+        assert done.returncode == 0, done.stdout + done.stderr[-4000:]
+        assert "20000 chains" in done.stdout
