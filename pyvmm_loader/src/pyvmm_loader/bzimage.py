@@ -194,7 +194,8 @@ class BzImage:
     ) -> KernelLoaderResult:
         """Put the protected-mode kernel at `kernel_offset`, or where its header asks (usually 1 MiB).
 
-        The result's `setup_header` has `code32_start` set to that place. The 64-bit entry is `kernel_load` + 0x200.
+        The result's `setup_header` has `code32_start` set to that place, unless it lies above 4 GiB, where only the
+        64-bit entry is, and only of kernels that allow it. The 64-bit entry is `kernel_load` + 0x200.
         Raises ImageError for the file, PlacementError where it does not fit.
         """
         with Source(image) as source:
@@ -205,7 +206,12 @@ class BzImage:
                 file.close()
                 raise ProtocolViolation(f"{file.name}: wants {wanted:#x}, below {address(highmem_start):#x}")
             start = wanted if kernel_offset is None else address(kernel_offset)
-            header.code32_start = start & 0xFFFFFFFF
+            if start >> 32 == 0:
+                header.code32_start = start
+            # "Bit 1 (read): XLF_CAN_BE_LOADED_ABOVE_4G"
+            elif not header.xloadflags & XLF_CAN_BE_LOADED_ABOVE_4G:
+                file.close()
+                raise ProtocolViolation(f"{file.name}: must lie below 4 GiB, not at {start:#x}; move it", start=start)
             with file.payload as payload:
                 need_ram(memory, start, len(payload), f"{file.name}: the kernel")
                 source.populate()
