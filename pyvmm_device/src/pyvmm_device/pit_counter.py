@@ -58,11 +58,6 @@ class PitCounter(Stateful):
         return mode & 3 if mode & 2 else mode
 
     @property
-    def programmed(self) -> bool:
-        """Whether there was a control word since power-on; before it the output is undefined, here high."""
-        return self._programmed
-
-    @property
     def periodic(self) -> bool:
         """Whether it begins again by itself."""
         return self.mode in (RATE, SQUARE)
