@@ -19,6 +19,8 @@ from pyvmm_device import (
     BusRange,
     Cmos,
     Composite,
+    DebugExit,
+    DebugPort,
     FwCfg,
     Ioapic,
     IoManager,
@@ -31,8 +33,12 @@ from pyvmm_device import (
     PciRoot,
     Pic,
     Pit,
+    Pl011,
+    Pl031,
     Port92,
+    PostPort,
     Ps2Keyboard,
+    Pvpanic,
     Ram,
     Register,
     RegisterDevice,
@@ -130,6 +136,21 @@ class WholeRoot:
         write(address, data)
 
 
+class ConfigAndBar:
+    """pvpanic's PCI form: its configuration space, and behind it the BAR."""
+
+    def __init__(self, device: Pvpanic) -> None:
+        self.device, self.function = device, device.pci_function()
+        PciRoot(IoManager()).add(self.function, 1)
+        self.state, self.restore, self.reset = self.function.state, self.function.restore, self.function.reset
+
+    def read(self, offset: int, buffer: memoryview) -> None:
+        self.function.config_read(offset, buffer) if offset < 0x100 else self.device.read(offset - 0x100, buffer)
+
+    def write(self, offset: int, data: memoryview) -> None:
+        self.function.config_write(offset, data) if offset < 0x100 else self.device.write(offset - 0x100, data)
+
+
 def hotplug(output: Output, clock: ManualClock) -> PciHotplug:
     io = IoManager()
     return PciHotplug(PciRoot(io).bus, output.trigger)
@@ -206,6 +227,15 @@ def ask(fw_cfg: FwCfg, value: int) -> None:
     fw_cfg.write(4, memoryview(bytes(8)))
 
 
+def talk(uart: Pl011, value: int) -> None:
+    if value & 1:
+        uart.enqueue(bytes(range(value & 0x3F)))
+    elif value & 2:
+        uart.enqueue_error(value & 0xFF, value >> 3)
+    else:
+        uart.set_modem_lines(cts=bool(value & 4), dsr=bool(value & 8), ri=bool(value & 16), dcd=bool(value & 32))
+
+
 DEVICES = {
     "serial": Case(lambda output, clock: Serial(output, output), 8, receive),
     "ram": Case(lambda output, clock: Ram(24), 24),
@@ -222,6 +252,15 @@ DEVICES = {
     "i8042": Case(i8042, 5, press),
     "i8042 alone": Case(lambda output, clock: I8042(lambda: None), 5),
     "port 0x92": Case(lambda output, clock: Port92(lambda: None), 1),
+    "pl011": Case(lambda output, clock: Pl011(output, output), 0x1000, talk),
+    "pl031": Case(
+        lambda output, clock: Pl031(output, clock, time=1709251199), 0x1000, kept=frozenset({"load", "age", "left"})
+    ),
+    "debug port": Case(lambda output, clock: DebugPort(output.write), 1),
+    "post port": Case(lambda output, clock: PostPort(output.events.append), 1),
+    "debug exit": Case(lambda output, clock: DebugExit(output.events.append), 4),
+    "pvpanic": Case(lambda output, clock: Pvpanic(output.events.append), 1),
+    "pvpanic by pci": Case(lambda output, clock: ConfigAndBar(Pvpanic(output.events.append)), 0x110),
     "ioapic": Case(lambda output, clock: Ioapic(lambda *message: output.events.append(message)), 0x44, set_input),
     "fw_cfg": Case(fw_cfg, 12, ask),
     "registers": Case(lambda output, clock: AllRegisters(), 0x18),

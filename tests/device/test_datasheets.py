@@ -15,7 +15,11 @@ from pyvmm_device import (
     PcieRootPort,
     PciFunction,
     PciRoot,
+    Pl011,
+    Pl031,
     Port92,
+    PostPort,
+    Pvpanic,
     Ram,
     Serial,
 )
@@ -159,6 +163,40 @@ FW_CFG = [
     Row("DMA: signature without memory", 4, 8, 0, 0),
 ]
 FW_CFG_DMA = [Row("DMA: signature", 4, 8, int.from_bytes(b"QEMU CFG", "little"), 0)]
+DDI_0183 = [
+    Row("3.3.3 UARTFR: empty, and connected", 0x18, 4, 0x97, 0),
+    Row("3.3.4 UARTILPR", 0x20, 4, 0, 0xFF),
+    Row("3.3.5 UARTIBRD", 0x24, 4, 0, 0xFFFF),
+    Row("3.3.6 UARTFBRD", 0x28, 4, 0, 0x3F),
+    Row("3.3.7 UARTLCR_H", 0x2C, 4, 0, 0xFF),
+    Row("3.3.8 UARTCR: transmitter and receiver", 0x30, 4, 0x0300, 0xFF87),
+    Row("3.3.9 UARTIFLS: half", 0x34, 4, 0x12, 0x3F),
+    Row("3.3.10 UARTIMSC", 0x38, 4, 0, 0x7FF),
+    Row("3.3.11 UARTRIS", 0x3C, 4, 0, 0),
+    Row("3.3.12 UARTMIS", 0x40, 4, 0, 0),
+    Row("3.3.13 UARTICR: write only", 0x44, 4, 0, 0),
+    Row("3.3.14 UARTDMACR", 0x48, 4, 0, 0x7),
+    Row("3.3.15 UARTPeriphID0 and 1", 0xFE0, 8, 0x00000010_00000011, 0),
+    Row("3.3.15 UARTPeriphID2 (r1p5) and 3", 0xFE8, 8, 0x00000000_00000034, 0),
+    Row("3.3.16 UARTPCellID0 and 1", 0xFF0, 8, 0x000000F0_0000000D, 0),
+    Row("3.3.16 UARTPCellID2 and 3", 0xFF8, 8, 0x000000B1_00000005, 0),
+]
+DDI_0224 = [
+    Row("3.3.1 RTCDR", 0x00, 4, 0x65E11B7F, 0),
+    Row("3.3.2 RTCMR", 0x04, 4, 0, 0xFFFFFFFF),
+    Row("3.3.3 RTCLR", 0x08, 4, 0x65E11B7F, 0xFFFFFFFF),
+    Row("3.3.4 RTCCR: enabled, and stays so", 0x0C, 4, 1, 0),
+    Row("3.3.5 RTCIMSC", 0x10, 4, 0, 1),
+    Row("3.3.6 RTCRIS", 0x14, 4, 0, 0),
+    Row("3.3.7 RTCMIS", 0x18, 4, 0, 0),
+    Row("3.3.8 RTCICR: write only", 0x1C, 4, 0, 0),
+    Row("3.3.9 RTCPeriphID0 and 1", 0xFE0, 8, 0x00000010_00000031, 0),
+    Row("3.3.9 RTCPeriphID2 and 3", 0xFE8, 8, 0x00000000_00000004, 0),
+    Row("3.3.10 RTCPCellID0 and 1", 0xFF0, 8, 0x000000F0_0000000D, 0),
+    Row("3.3.10 RTCPCellID2 and 3", 0xFF8, 8, 0x000000B1_00000005, 0),
+]
+PVPANIC = [Row("the events it knows", 0, 1, 0x07, 0)]
+POST = [Row("the last code", 0, 1, 0, 0xFF)]
 ONE_BIT_AT_A_TIME = {
     "MCR": "in loopback the modem lines are the chip's own",
     "Register B: 24 hours, BCD": "SET clears UIE",
@@ -169,6 +207,10 @@ SHEETS: dict[str, tuple[Callable[[], Any], list[Row]]] = {
     "port 0x92": (lambda: Port92(lambda: None), PORT_92),
     "fw_cfg specification": (FwCfg, FW_CFG),
     "fw_cfg specification, DMA": (lambda: FwCfg(NoMemory()), FW_CFG_DMA),
+    "PL011": (lambda: Pl011(Sink(), Sink()), DDI_0183),
+    "PL031": (lambda: Pl031(Sink(), ManualClock(), time=1709251455), DDI_0224),
+    "pvpanic": (lambda: Pvpanic(print), PVPANIC),
+    "port 0x80": (PostPort, POST),
     "PCI type 0": (function, PCI_TYPE_0),
     "PCI type 1": (lambda: ConfigSpaceOf(PciBridge(IoManager())), PCI_TYPE_1),
     "PCI Express root port": (lambda: ConfigSpaceOf(PcieRootPort(IoManager(), 7)), ROOT_PORT),

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from pyvmm_device.clock import Timer as Timer
     from pyvmm_device.cmos import Cmos as Cmos
     from pyvmm_device.composite import Composite as Composite
+    from pyvmm_device.debug_ports import DebugExit as DebugExit
+    from pyvmm_device.debug_ports import DebugPort as DebugPort
+    from pyvmm_device.debug_ports import PostPort as PostPort
     from pyvmm_device.errors import DeviceError as DeviceError
     from pyvmm_device.errors import DeviceNotFound as DeviceNotFound
     from pyvmm_device.errors import DeviceOverlap as DeviceOverlap
@@ -71,6 +74,8 @@ if TYPE_CHECKING:
     from pyvmm_device.pci.root_port import PcieRootPort as PcieRootPort
     from pyvmm_device.pic import Pic as Pic
     from pyvmm_device.pit import Pit as Pit
+    from pyvmm_device.pl011 import Pl011 as Pl011
+    from pyvmm_device.pl031 import Pl031 as Pl031
     from pyvmm_device.port92 import Port92 as Port92
     from pyvmm_device.port_device import PortDevice as PortDevice
     from pyvmm_device.port_device import Window as Window
@@ -88,6 +93,7 @@ if TYPE_CHECKING:
     from pyvmm_device.protocols import SwitchableInterrupt as SwitchableInterrupt
     from pyvmm_device.protocols import TriggerNotifier as TriggerNotifier
     from pyvmm_device.ps2_keyboard import Ps2Keyboard as Ps2Keyboard
+    from pyvmm_device.pvpanic import Pvpanic as Pvpanic
     from pyvmm_device.ram import Ram as Ram
     from pyvmm_device.register_device import Register as Register
     from pyvmm_device.register_device import RegisterDevice as RegisterDevice
@@ -133,6 +139,10 @@ _HOMES = {
     "resources": "DeviceResources",
     "serial": "Serial",
     "trace": "Access",
+    "debug_ports": "DebugExit DebugPort PostPort",
+    "pl011": "Pl011",
+    "pl031": "Pl031",
+    "pvpanic": "Pvpanic",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 
