@@ -16,6 +16,10 @@ from hypothesis import strategies as st
 
 from pyvmm_device import (
     I8042,
+    AcpiGpe,
+    AcpiMode,
+    AcpiPm,
+    AcpiSleep,
     BusRange,
     Cmos,
     Composite,
@@ -42,6 +46,8 @@ from pyvmm_device import (
     Ram,
     Register,
     RegisterDevice,
+    ResetPort,
+    Sci,
     Serial,
     StateError,
 )
@@ -236,6 +242,10 @@ def talk(uart: Pl011, value: int) -> None:
         uart.set_modem_lines(cts=bool(value & 4), dsr=bool(value & 8), ri=bool(value & 16), dcd=bool(value & 32))
 
 
+def happen(pm: AcpiPm, value: int) -> None:
+    pm.set_status(value << 8 | value & 0x31)
+
+
 DEVICES = {
     "serial": Case(lambda output, clock: Serial(output, output), 8, receive),
     "ram": Case(lambda output, clock: Ram(24), 24),
@@ -263,6 +273,14 @@ DEVICES = {
     "pvpanic by pci": Case(lambda output, clock: ConfigAndBar(Pvpanic(output.events.append)), 0x110),
     "ioapic": Case(lambda output, clock: Ioapic(lambda *message: output.events.append(message)), 0x44, set_input),
     "fw_cfg": Case(fw_cfg, 12, ask),
+    "acpi fixed hardware": Case(lambda output, clock: AcpiPm(Sci(output), clock, output.events.append), 12, happen),
+    "acpi, timer of 24 bits": Case(lambda output, clock: AcpiPm(Sci(output), clock, wide=False), 12, happen),
+    "acpi general events": Case(
+        lambda output, clock: AcpiGpe(Sci(output)), 4, lambda gpe, value: gpe.trigger(value & 15)
+    ),
+    "acpi sleep": Case(lambda output, clock: AcpiSleep(output.events.append), 2, lambda sleep, value: sleep.wake()),
+    "acpi mode": Case(lambda output, clock: AcpiMode(AcpiPm(Sci(output), clock)), 1),
+    "reset port": Case(lambda output, clock: ResetPort(lambda: output.events.append("reset")), 1),
     "registers": Case(lambda output, clock: AllRegisters(), 0x18),
     "composite": Case(lambda output, clock: Composite(0x40, {0: Ram(16), 0x20: Ram(4)}), 0x40),
     "pci hotplug": Case(hotplug, 20),

@@ -6,6 +6,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from pyvmm_device import (
+    AcpiGpe,
+    AcpiPm,
+    AcpiSleep,
     Cmos,
     FwCfg,
     IoManager,
@@ -21,6 +24,8 @@ from pyvmm_device import (
     PostPort,
     Pvpanic,
     Ram,
+    ResetPort,
+    Sci,
     Serial,
 )
 from pyvmm_device import serial as uart
@@ -197,6 +202,21 @@ DDI_0224 = [
 ]
 PVPANIC = [Row("the events it knows", 0, 1, 0x07, 0)]
 POST = [Row("the last code", 0, 1, 0, 0xFF)]
+ACPI_FIXED = [
+    Row("4.8.3.1.1 PM1 status: cleared by ones", 0, 2, 0, 0),
+    Row("4.8.3.1.2 PM1 enable", 2, 2, 0, 0x0721),
+    Row("4.8.3.2.1 PM1 control: SCI_EN is the firmware's", 4, 2, 1, 0x1C02),
+    Row("4.8.3.3 PM timer: read only", 8, 4, 0, 0),
+]
+ACPI_GPE = [
+    Row("4.8.4.1.1 status: cleared by ones", 0, 2, 0, 0),
+    Row("4.8.4.1.2 enable", 2, 2, 0, 0xFFFF),
+]
+ACPI_REDUCED = [
+    Row("4.8.3.7 sleep control: SLP_TYP", 0, 1, 0, 0x1C),
+    Row("4.8.3.7 sleep status: cleared by ones", 1, 1, 0, 0),
+]
+RST_CNT = [Row("RST_CNT: RST_CPU reads as zero", 0, 1, 0, 0x0A)]
 ONE_BIT_AT_A_TIME = {
     "MCR": "in loopback the modem lines are the chip's own",
     "Register B: 24 hours, BCD": "SET clears UIE",
@@ -205,6 +225,10 @@ SHEETS: dict[str, tuple[Callable[[], Any], list[Row]]] = {
     "PC16550D": (lambda: Serial(Sink(), Sink()), PC16550D),
     "MC146818": (lambda: Cmos(clock=ManualClock(), time=1709251199), MC146818),
     "port 0x92": (lambda: Port92(lambda: None), PORT_92),
+    "ACPI fixed hardware": (lambda: AcpiPm(Sci(Sink()), ManualClock()), ACPI_FIXED),
+    "ACPI general purpose events": (lambda: AcpiGpe(Sci(Sink())), ACPI_GPE),
+    "ACPI reduced hardware": (lambda: AcpiSleep(lambda kind: None), ACPI_REDUCED),
+    "ICH9 13.7.5": (lambda: ResetPort(lambda: None), RST_CNT),
     "fw_cfg specification": (FwCfg, FW_CFG),
     "fw_cfg specification, DMA": (lambda: FwCfg(NoMemory()), FW_CFG_DMA),
     "PL011": (lambda: Pl011(Sink(), Sink()), DDI_0183),

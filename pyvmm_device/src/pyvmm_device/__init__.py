@@ -27,6 +27,12 @@ __version__ = "0.1.0"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pyvmm_device.acpi_control import AcpiMode as AcpiMode
+    from pyvmm_device.acpi_control import AcpiSleep as AcpiSleep
+    from pyvmm_device.acpi_control import ResetPort as ResetPort
+    from pyvmm_device.acpi_pm import AcpiGpe as AcpiGpe
+    from pyvmm_device.acpi_pm import AcpiPm as AcpiPm
+    from pyvmm_device.acpi_pm import Sci as Sci
     from pyvmm_device.allocator import IdPool as IdPool
     from pyvmm_device.allocator import RangePool as RangePool
     from pyvmm_device.allocator import SystemAllocator as SystemAllocator
@@ -102,6 +108,8 @@ if TYPE_CHECKING:
     from pyvmm_device.trace import Access as Access
 
 _HOMES = {
+    "acpi_control": "AcpiMode AcpiSleep ResetPort",
+    "acpi_pm": "AcpiGpe AcpiPm Sci",
     "allocator": "IdPool RangePool SystemAllocator",
     "bus": "Bus BusEntry BusRange",
     "clock": "ManualClock Timer",
