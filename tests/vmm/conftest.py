@@ -38,9 +38,9 @@ def demo() -> DemoGuest:
 def vmm() -> Vmm:
     """Run the example to its end without input."""
 
-    def run(*options: str) -> subprocess.CompletedProcess[str]:
+    def run(*options: str, patience: float = PATIENCE) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [*VMM, *options], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE, check=False
+            [*VMM, *options], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=patience, check=False
         )
 
     return run
