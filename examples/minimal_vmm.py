@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from virtio_machine import TerminalPort
 
 COM1, COM1_IRQ = 0x3F8, 4
-CMOS, I8042_PORTS = 0x70, 0x60
+CMOS, CMOS_IRQ = 0x70, 8
+I8042_PORTS = 0x60
 TSS_ADDRESS = 0xFFFBD000
 """Three pages that KVM borrows on Intel processors, in the hole below 4 GiB, away from everything."""
 ENTRIES = ("auto", "linux64", "linux32", "linux16", "pvh", "multiboot")
@@ -99,7 +100,7 @@ class Machine:
         self.serial = Serial(self.interrupt(COM1_IRQ), self.console)
         self.io.register_pio(self.serial, [BusRange(COM1, 8)])
         self.io.register_pio(I8042(self.on_reset), [BusRange(I8042_PORTS, 5)])
-        self.io.register_pio(Cmos(), [BusRange(CMOS, 2)])
+        self.io.register_pio(Cmos(self.interrupt(CMOS_IRQ), self.loop), [BusRange(CMOS, 2)])
 
     def add_virtio(self) -> None:
         """Disks, networks, a second console and random numbers, where the command line asks for some."""

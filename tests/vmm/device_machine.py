@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from kvm_interrupts import KvmInterrupts
 from minimal_vmm import Machine, parse
-from pyvmm_device import BusRange, PciBridge, PcieRootPort, PciFunction, PciRoot, Ram, Serial
+from pyvmm_device import BusRange, PciBridge, PcieRootPort, PciFunction, PciRoot, Pvpanic, Ram, Serial
 from terminal import Console
 
 if TYPE_CHECKING:
@@ -70,6 +70,8 @@ class DeviceMachine(Machine):
         self.ejected: list[list[PciFunction]] = []
         self.port = PcieRootPort(self.io, 5, self.interrupts.group(1), self.ejected.append)
         self.root.add(self.port, 3)
+        self.events: list[int] = []
+        self.root.add(Pvpanic(self.events.append).pci_function(), 4)
 
     def patiently(self, seconds: float) -> tuple[int, str]:
         """Run to the end, but not for ever."""

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from minimal_vmm import COM1_IRQ, Machine, parse
-from pyvmm_device import BusRange, PciFunction, PciHotplug, PciRoot, Ram
+from pyvmm_device import BusRange, FwCfg, PciFunction, PciHotplug, PciRoot, Ram
 from pyvmm_device.register_device import Register, RegisterDevice
 from pyvmm_kvm.x86_64.structs import LapicState
 from pyvmm_loader import BootPlan, split_ram
@@ -19,6 +19,7 @@ from pyvmm_loader.acpi.devices.isa import rtc, serial_port
 from pyvmm_loader.acpi.devices.pci import PciHost
 from pyvmm_loader.acpi.devices.pci_hotplug import PORT, SIZE, PciHotplugSlots
 from pyvmm_loader.acpi.devices.power_button import power_button, pressed
+from pyvmm_loader.acpi.devices.qemu import FW_CFG_PORT, FW_CFG_SIZE, fw_cfg
 from pyvmm_loader.acpi.devices.virtio_mmio import virtio_mmio
 from pyvmm_loader.acpi.fadt import PmBlock, Reset, SleepRegisters
 from pyvmm_loader.acpi.fixed import spcr
@@ -136,6 +137,9 @@ class TablesMachine(Machine):
         else:
             self.io.register_pio(SleepControl(off), [BusRange(POWER, 2)])
         self.io.register_mmio(VirtioPlaceholder(), [BusRange(VIRTIO, 0x1000)])
+        firmware = FwCfg(self.memory)
+        firmware.add_file("opt/org.example/greeting", b"hello from the host")
+        self.io.register_pio(firmware, [BusRange(FW_CFG_PORT, FW_CFG_SIZE)])
         self.add_pci()
         read_line = self.console.read_line
 
@@ -178,7 +182,7 @@ class TablesMachine(Machine):
 
     def plan(self) -> BootPlan:
         asked = self.arguments
-        devices = [serial_port(1, irq=COM1_IRQ), rtc(), virtio_mmio(0, VIRTIO, VIRTIO_GSI)]
+        devices = [serial_port(1, irq=COM1_IRQ), rtc(), virtio_mmio(0, VIRTIO, VIRTIO_GSI), fw_cfg()]
         slots = PciHotplugSlots(range(1, 8))
         ecam = None if self.kind == "pc" else ECAM
         host = PciHost(ecam=ecam, mmio32=(PCI_MEMORY, 0x10000000), io=(0x1000, 0x1000), irqs=range(16, 20))

@@ -2,6 +2,7 @@
 
 import random
 import re
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from guest import initramfs, kernel
@@ -10,6 +11,7 @@ from tests.vmm.device_machine import DeviceMachine, options
 from pyvmm_device import PciFunction, Ram
 from pyvmm_device.pci.bar import ROM_INDEX
 from pyvmm_device.pci.config_space import CAP_MSI, CAP_MSIX, CAP_VENDOR
+from pyvmm_device.pvpanic import PANICKED
 
 pytestmark = pytest.mark.guest
 
@@ -45,7 +47,8 @@ class Boot:
     """A machine that ran to its end, and what its guest said."""
 
     def __init__(self) -> None:
-        words = f"do=pci,plug,serial slot=0000:02:00.0 bytes={SERIAL_BYTES}"
+        words = "do=pci,plug,serial,rtc,show,crash slot=0000:02:00.0 show=/proc/interrupts"
+        words += f" bytes={SERIAL_BYTES}"
         self.machine = machine = DeviceMachine(options(kernel.build("full").vmlinux, initramfs.devices(), words))
         self.input = random.Random(1).randbytes(SERIAL_BYTES)
         self.pending = bytearray(self.input)
@@ -82,8 +85,7 @@ def boot() -> Boot:
 
 
 def test_the_guest_reached_its_end(boot: Boot) -> None:
-    assert boot.end == (0, "the guest powered off"), boot.text
-    assert "devices: end" in boot.text
+    assert boot.end == (1, "the guest's kernel panicked: Attempted to kill init! exitcode=0x00000100"), boot.text
 
 
 def test_linux_finds_every_function_as_it_was_placed(boot: Boot) -> None:
@@ -94,6 +96,7 @@ def test_linux_finds_every_function_as_it_was_placed(boot: Boot) -> None:
         "00:01.3": machine.root.bus.get(1, 3),
         "00:02.0": machine.bridge,
         "00:03.0": machine.port,
+        "00:04.0": machine.root.bus.get(4, 0),
         "01:07.0": machine.behind,
     }
     assert set(boot.functions) - {"02:00.0"} == set(placed)
@@ -154,3 +157,18 @@ def test_linux_takes_a_device_in_and_lets_go_of_it(boot: Boot) -> None:
 def test_100_kib_of_serial_input_arrive(boot: Boot) -> None:
     assert f"serial: {SERIAL_BYTES} bytes, checksum {fnv(boot.input):016x}\n" in boot.text
     assert not boot.machine.second.state()["overrun"]
+
+
+def test_linux_reads_and_sets_the_clock_and_has_its_alarm(boot: Boot) -> None:
+    read = re.search(r"^rtc: (\d+) (\d+) (\d+) (\d+) (\d+) (\d+)$", boot.text, re.MULTILINE)
+    assert read, boot.text
+    then = datetime(*map(int, read.groups()), tzinfo=UTC)  # type: ignore[arg-type, misc] # there are six
+    assert abs(then - datetime.now(UTC)) < timedelta(seconds=PATIENCE)
+    assert "rtc: set to 2033 11 12 23 58 40\n" in boot.text
+    # RTC_IRQF and RTC_AF: the alarm's interrupt came, at the second it was set to
+    assert re.search(r"^rtc: events 000001a0 at 2033 11 12 23 58 4[3-9]$", boot.text, re.MULTILINE), boot.text
+    assert re.search(r"^ *8: +[1-9]\d* .*rtc0$", boot.text, re.MULTILINE), boot.text
+
+
+def test_linux_tells_of_its_panic(boot: Boot) -> None:
+    assert boot.machine.events == [PANICKED]

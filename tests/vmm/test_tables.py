@@ -26,6 +26,7 @@ SHOWN = [
     "/proc/interrupts", "/proc/bootconfig", "/sys/class/dmi/id/sys_vendor", "/sys/class/dmi/id/product_name",
     "/sys/class/dmi/id/product_serial", "/sys/bus/acpi/devices", "/sys/bus/platform/devices", "/sys/bus/pnp/devices",
     "/sys/firmware/acpi/tables", "/sys/devices/system/cpu/online", "/proc/iomem", "/sys/bus/pci/devices",
+    "/sys/firmware/qemu_fw_cfg/rev", "/sys/firmware/qemu_fw_cfg/by_name/opt/org.example/greeting/raw",
 ]  # fmt: skip
 
 
@@ -86,6 +87,9 @@ def test_guest_finds_its_machine_by_acpi(kind: str, entry: str, initrd: Path) ->
     assert shown["/sys/class/dmi/id/product_name"].strip() == "Tables"
     assert shown["/sys/class/dmi/id/product_serial"].strip() == "S-1"
     assert shown["/proc/bootconfig"].strip() == 'tables.read = "yes"'
+    # the traditional interface, and DMA, which Linux's driver reads files by
+    assert shown["/sys/firmware/qemu_fw_cfg/rev"].strip() == "3", said
+    assert shown["/sys/firmware/qemu_fw_cfg/by_name/opt/org.example/greeting/raw"].strip() == "hello from the host"
     # the device in slot 3 was ejected, which pressed the button, and the one in slot 5 was found and given memory
     assert shown["/sys/bus/pci/devices"].split() == ["0000:00:00.0", "0000:00:05.0"], said
     assert re.search(
