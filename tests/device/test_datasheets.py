@@ -11,6 +11,7 @@ from pyvmm_device import (
     AcpiSleep,
     Cmos,
     FwCfg,
+    Ioapic,
     IoManager,
     ManualClock,
     MessageGroup,
@@ -18,6 +19,7 @@ from pyvmm_device import (
     PcieRootPort,
     PciFunction,
     PciRoot,
+    Pic,
     Pl011,
     Pl031,
     Port92,
@@ -64,6 +66,8 @@ class Row(NamedTuple):
     reset: int
     writable: int
     before: tuple[tuple[int, int], ...] = ()
+    whole: bool = False
+    """Whether it is written in one access, and not a byte at a time."""
 
 
 def function() -> ConfigSpaceOf:
@@ -162,6 +166,31 @@ MC146818 = [
     cmos("PC AT: century, stopped by SET", 0x32, 0x20, 0xFF, SET),
     cmos("PC AT: last byte", 127, 0, 0xFF),
 ]
+
+
+def ioapic(name: str, index: int, reset: int, writable: int) -> Row:
+    """32 bits behind the select register and the window."""
+    return Row(name, 0x10, 4, reset, writable, ((0, index),), whole=True)
+
+
+I82093AA = [
+    Row("3.1.1 IOREGSEL", 0x00, 1, 0, 0xFF),
+    ioapic("3.2.1 IOAPICID", 0x00, 0, 0x0F000000),
+    ioapic("3.2.2 IOAPICVER: 24 entries", 0x01, 0x00170011, 0),
+    ioapic("3.2.3 IOAPICARB: read only", 0x02, 0, 0),
+    ioapic("3.2.4 IOREDTBL 0: masked; status and remote IRR are read only", 0x10, 0x00010000, 0x0001AFFF),
+    ioapic("3.2.4 IOREDTBL 0: destination", 0x11, 0, 0xFF000000),
+    ioapic("3.2.4 IOREDTBL 23", 0x3E, 0x00010000, 0x0001AFFF),
+    ioapic("beyond the table", 0x40, 0, 0),
+]
+I8259A = [
+    Row("OCW1: the first chip's mask", 1, 1, 0, 0xFF),
+    Row("OCW1: the second chip's mask", 3, 1, 0, 0xFF),
+    Row("the first chip's IRR", 0, 1, 0, 0),
+    Row("the second chip's IRR", 2, 1, 0, 0),
+    Row("ELCR1: not for IRQ 0 to 2", 4, 1, 0, 0xF8),
+    Row("ELCR2: not for IRQ 8 and 13", 5, 1, 0, 0xDE),
+]
 PORT_92 = [Row("System control port A", 0, 1, 0x02, 0xFF)]
 FW_CFG = [
     Row("Selector Register: write only", 0, 1, 0, 0),
@@ -224,6 +253,8 @@ ONE_BIT_AT_A_TIME = {
 SHEETS: dict[str, tuple[Callable[[], Any], list[Row]]] = {
     "PC16550D": (lambda: Serial(Sink(), Sink()), PC16550D),
     "MC146818": (lambda: Cmos(clock=ManualClock(), time=1709251199), MC146818),
+    "82093AA": (lambda: Ioapic(print, version=0x11), I82093AA),
+    "8259A": (lambda: Pic(print), I8259A),
     "port 0x92": (lambda: Port92(lambda: None), PORT_92),
     "ACPI fixed hardware": (lambda: AcpiPm(Sci(Sink()), ManualClock()), ACPI_FIXED),
     "ACPI general purpose events": (lambda: AcpiGpe(Sci(Sink())), ACPI_GPE),
@@ -256,6 +287,9 @@ def test_register(make: Callable[[], Any], row: Row) -> None:
         return value
 
     def put(value: int) -> None:
+        if row.whole:
+            device.write(row.offset, memoryview(value.to_bytes(row.length, "little")))
+            return
         for at in range(row.length):
             device.write(row.offset + at, memoryview(bytes([value >> 8 * at & 0xFF])))
 
