@@ -10,7 +10,7 @@ from collections import deque
 from pyvmm_device.amba import AmbaDevice
 from pyvmm_device.interrupt import line_of
 from pyvmm_device.register_device import Register
-from pyvmm_device.state import array, uint
+from pyvmm_device.state import FLAG, array, uint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,7 +62,12 @@ class Pl011(AmbaDevice):
     """
 
     IDS = bytes.fromhex("111034000df005b1")
-    STATE: ClassVar[dict[str, Kind]] = {"received": array(uint(11), FIFO_SIZE), "lines": uint(9), "seen": uint(9)}
+    STATE: ClassVar[dict[str, Kind]] = {
+        "received": array(uint(11), FIFO_SIZE),
+        "overrun": FLAG,
+        "lines": uint(9),
+        "seen": uint(9),
+    }
 
     data = Register(0x00, writable=0)
     receive_status = Register(0x04, writable=0)
@@ -87,6 +92,7 @@ class Pl011(AmbaDevice):
         self.on_break: Callable[[bool], object] | None = None
         self.lost_output = 0
         self._received: deque[int] = deque()
+        self._overrun = False  # as the data register tells it, once; the status register keeps it
         self._lines = self._seen = CONNECTED  # as they are, and as the interrupts have told
         self._raised = self._broken = False
 
@@ -95,6 +101,7 @@ class Pl011(AmbaDevice):
         with self._lock:
             super().reset()
             self._received.clear()
+            self._overrun = False
             self._seen = self._lines
             self._tell_break()
             self._update()
@@ -124,9 +131,12 @@ class Pl011(AmbaDevice):
     def _depth(self) -> int:
         return FIFO_SIZE if self.line_control & LCR_FIFO else 1
 
+    def _listening(self) -> bool:
+        return self.control & (CR_ENABLE | CR_RXE) == CR_ENABLE | CR_RXE
+
     def _room(self) -> int:
-        listening = self.control & (CR_ENABLE | CR_RXE | CR_LOOP) == CR_ENABLE | CR_RXE
-        return max(0, self._depth() - len(self._received)) if listening else 0
+        connected = self._listening() and not self.control & CR_LOOP
+        return max(0, self._depth() - len(self._received)) if connected else 0
 
     @data.on_read
     def _read_data(self) -> int:
@@ -135,8 +145,10 @@ class Pl011(AmbaDevice):
         item = self._received.popleft()
         # "The received data character must be read first from UARTDR before reading the error status"
         self.receive_status = self.receive_status & OVERRUN_ERROR | item >> 8
+        # "cleared to 0 once there is an empty space in the FIFO and a new character can be written to it"
+        overrun, self._overrun = self._overrun, False
         self._follow_receiver()
-        return item | (self.receive_status & OVERRUN_ERROR) << 8
+        return item | (OVERRUN_ERROR << 8 if overrun else 0)
 
     @data.on_write
     def _write_data(self, value: int) -> None:
@@ -204,7 +216,10 @@ class Pl011(AmbaDevice):
     # what becomes of it
 
     def _receive(self, item: int) -> None:
+        if not self._listening():
+            return
         if len(self._received) >= self._depth():
+            self._overrun = True
             self.receive_status |= OVERRUN_ERROR
             self.raw_interrupt |= INT_OVERRUN
             return
