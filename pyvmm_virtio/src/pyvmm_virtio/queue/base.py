@@ -83,7 +83,6 @@ class BaseQueue(Stateful):
         "_size",
         "_strict_order",
         "_used_ring",
-        "_used_ring",
         "_views",
     )
 
