@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from struct import pack
 from typing import TYPE_CHECKING
 
@@ -119,3 +120,15 @@ def firmware(size: int = 0x10000, jump: bytes = b"\xe9\x00\xf0", start: bytes = 
 def zboot(payload: bytes, name: bytes = b"gzip", machine: int = 0xAA64) -> bytes:
     head = pack("<2s2x4sII8x32s", b"MZ", b"zimg", 0x80, len(payload), name).ljust(0x3C, b"\0") + pack("<I", 0x40)
     return (head + b"PE\0\0" + machine.to_bytes(2, "little")).ljust(0x80, b"\0") + payload
+
+
+def patch_dictionary(data: bytearray, size: int) -> bytearray:
+    """Make an xz or lzma file ask for another dictionary, without the memory to write one."""
+    if data.startswith(b"\x5d"):
+        data[1:5] = pack("<I", size)
+        return data
+    # The block's header stands behind the stream's 12 bytes: its size, flags, the filter's id and properties, a CRC.
+    end = 12 + 4 * data[12]
+    data[16] = next(bits for bits in range(40) if (2 | bits & 1) << bits // 2 + 11 == size)
+    data[end : end + 4] = pack("<I", zlib.crc32(data[12:end]))
+    return data

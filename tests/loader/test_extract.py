@@ -5,7 +5,6 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
-import shutil
 import subprocess
 import sys
 from struct import pack
@@ -13,10 +12,12 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.loader.images import bzimage, elf
+from tests.loader.images import bzimage, elf, patch_dictionary
+from tests.loader.tools import need
 
 from pyvmm_loader import InvalidHeader, NotAKernel, UnsupportedCompression, decompression, extract
 from pyvmm_loader.__main__ import main
+from pyvmm_loader.decompression import LZ4_LEGACY
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,12 +84,36 @@ def test_every_flipped_byte_is_a_typed_error_or_still_unpacks(packed: bytes) -> 
 @pytest.mark.parametrize("tool", ["lz4 -l -9", "zstd -19", "xz --check=crc32", "gzip -9", "bzip2 -9", "lzop -9"])
 def test_what_the_tools_of_the_kernels_build_write(tool: str) -> None:
     command = tool.split()
-    if shutil.which(command[0]) is None:
-        pytest.skip(f"{command[0]} is not installed")
     if command[0] == "lzop":
         pytest.importorskip("lzo", reason="python-lzo is not installed")
-    data = subprocess.run([*command, "-c"], input=KERNEL, capture_output=True, check=True).stdout
+    data = subprocess.run([need(command[0]), *command[1:], "-c"], input=KERNEL, capture_output=True, check=True).stdout
     assert extract(data) == KERNEL
+
+
+def test_streams_that_follow_each_other(packed: bytes) -> None:
+    if packed.startswith(b"\x5d"):
+        with pytest.raises(InvalidHeader, match="damaged"):
+            extract(packed[:-1] + b"\xff" + packed)
+        return
+    assert extract(packed + packed) == 2 * KERNEL, "pbzip2, pzstd and cat write such files"
+    assert extract(packed + packed[:4]) == KERNEL, "the unpacked size that a bzImage appends may look like a magic"
+    if not packed.startswith(LZ4_LEGACY):  # whose blocks go on to the end of the file
+        assert extract(packed + b"something else") == KERNEL, "the tools ignore it as well"
+    with pytest.raises(InvalidHeader, match="damaged"):
+        extract(packed + packed[: len(packed) // 2])
+
+
+def test_a_dictionary_is_as_large_as_a_kernel_may_ask_for() -> None:
+    # the kernel's scripts/xz_wrap.sh: --lzma2=dict=128MiB
+    for size, fits in ((128 << 20, True), (192 << 20, False)):
+        for form, check in ((lzma.FORMAT_XZ, lzma.FILTER_LZMA2), (lzma.FORMAT_ALONE, lzma.FILTER_LZMA1)):
+            data = bytearray(lzma.compress(KERNEL, form, filters=[{"id": check, "dict_size": 1 << 20}]))
+            patch_dictionary(data, size)
+            if fits:
+                assert extract(data) == KERNEL
+            else:
+                with pytest.raises(InvalidHeader, match="damaged"):
+                    extract(data)
 
 
 class FakeLzo:
@@ -131,6 +156,16 @@ def test_lzop_files(monkeypatch: pytest.MonkeyPatch) -> None:
         extract(lzop(block)[:-4])
     with pytest.raises(InvalidHeader, match="magic"):
         extract(b"\x89LZO" + bytes(60))
+    with pytest.raises(InvalidHeader, match="more than 1000 bytes"):
+        extract(lzop(pack(">II", 2000, 100) + bytes(100)), 1000)
+
+
+def test_lzop_files_of_stored_blocks_need_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lzo", None)
+    stored = pack(">II", len(KERNEL), len(KERNEL)) + KERNEL
+    assert extract(lzop(stored)) == KERNEL
+    with pytest.raises(UnsupportedCompression):
+        extract(lzop(pack(">II", 9, 3) + b"xyz"))
 
 
 def test_a_missing_library_is_named_by_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +175,7 @@ def test_a_missing_library_is_named_by_its_extra(monkeypatch: pytest.MonkeyPatch
         (b"\x28\xb5\x2f\xfd", "zstd", "compression"),
         (b"\x02\x21\x4c\x18", "lz4", "compression"),
         (b"\x04\x22\x4d\x18", "lz4", "compression"),
-        (b"\x89LZO", "lzo", "lzo"),
+        (lzop(pack(">II", 9, 3) + b"xyz"), "lzo", "lzo"),
     ):
         with pytest.raises(UnsupportedCompression, match=rf"{name} .*pyvmm-loader\[{extra}\]") as caught:
             extract(magic + bytes(100))
@@ -174,3 +209,15 @@ def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert all(name in out for name in ("dev", "init", "link", "other"))
     assert main(["extract", str(target), str(source)]) == 1
+    assert gzip.decompress(source.read_bytes()) == KERNEL, "the output is not touched before the image is understood"
+    assert main(["extract", str(source), str(source)]) == 1
+    assert gzip.decompress(source.read_bytes()) == KERNEL
+    source.write_bytes(source.read_bytes()[:-9])
+    assert main(["extract", str(source), str(target)]) == 1
+    assert not target.exists(), "half a kernel would be taken for a whole one"
+    err = capsys.readouterr().err.splitlines()
+    assert len(err) == 3
+    assert "nothing compressed" in err[0]
+    assert "the image itself" in err[1]
+    assert "damaged" in err[2]
+    assert main(["extract", str(source), str(tmp_path / "no" / "folder")]) == 1

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import gzip
 import os
+import random
 import subprocess
+import tracemalloc
+from pathlib import Path
 from struct import unpack_from
-from typing import TYPE_CHECKING
 
 import pytest
 from tests.loader.images import FlatMemory, arm64, bzimage, elf, firmware, riscv64, zboot
 
 from pyvmm_loader import (
     BootPlan,
+    BzImage,
+    Elf,
     EntryNotOffered,
     Firmware,
     Flat,
@@ -28,12 +32,10 @@ from pyvmm_loader import (
     extract,
     inspect,
 )
+from pyvmm_loader.__main__ import main
 from pyvmm_loader.firmware import NVRAM_GUID
 from pyvmm_loader.x86_64 import bios
 from pyvmm_memory import GuestMemoryMmap
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SIZE = 4 << 20
 OVMF = b"\0" * 0x28 + b"_FVH"
@@ -143,9 +145,58 @@ def test_compressed_images_load_and_plan() -> None:
 
 def test_compressed_images_are_bounded() -> None:
     bomb = gzip.compress(bytes(64 << 20), 9)
-    for call in (inspect, lambda image: Image.load(FlatMemory(SIZE), None, image), lambda image: BootPlan(image, SIZE)):
+    for call in (inspect, lambda image: BootPlan(image, SIZE)):
         with pytest.raises(InvalidHeader, match="more than"):
             call(bomb)
+    kernel = gzip.compress(arm64(body=64 << 20), 9)
+    with pytest.raises(InvalidHeader, match="more than"):
+        Image.load(FlatMemory(SIZE), None, kernel)
+    with pytest.raises(MemoryTooSmall):
+        Image.load(FlatMemory(1 << 20), None, kernel)
+
+
+def test_a_compressed_image_goes_to_memory_piece_by_piece() -> None:
+    noise = random.Random(1).randbytes(8 << 20)
+    packed = gzip.compress(arm64(9 << 20) + noise, 1)
+    memory = FlatMemory(16 << 20)
+    tracemalloc.start()
+    try:
+        result = Image.load(memory, None, packed)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20, "neither file nor content is copied to the heap"
+    finally:
+        tracemalloc.stop()
+    assert (result.kernel_load, result.kernel_end) == (0x80000, 0x80000 + (9 << 20))
+    assert memory.data[0x81000 : 0x81000 + len(noise)] == noise
+    assert not any(memory.data[0x81000 + len(noise) : 0x80000 + (9 << 20)])
+    assert memory.data[0x80000 + (9 << 20)] == 0xAA
+    with pytest.raises(InvalidHeader, match="damaged"):
+        Image.load(FlatMemory(16 << 20), None, packed[:-100])
+
+
+@pytest.mark.parametrize("command", ["inspect", "plan", "extract"])
+def test_what_is_no_regular_file_is_refused_at_once(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "empty").touch()
+    rest = [str(tmp_path / "output")] if command == "extract" else []
+    for path, reason in (
+        (tmp_path / "fifo", "no regular file"),
+        (Path("/dev/zero"), "no regular file"),
+        (tmp_path, "directory"),
+        (tmp_path / "empty", "empty"),
+        (tmp_path / "missing", "No such file"),
+    ):
+        assert main([command, str(path), *rest]) == 1
+        line = capsys.readouterr().err
+        assert line.count("\n") == 1
+        assert reason in line
+
+
+def test_compressed_kernels_for_the_other_loaders_are_named() -> None:
+    for load in (Elf.load, BzImage.load):
+        with pytest.raises(NotAKernel, match=r"gzip-compressed data, .*extract"):
+            load(FlatMemory(SIZE), None, gzip.compress(elf()))
 
 
 def test_zboot() -> None:

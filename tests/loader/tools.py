@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 PACKAGES = {"iasl": "acpica-tools", "dtc": "device-tree-compiler", "fdtdump": "device-tree-compiler"}
 PACKAGES |= {"dmidecode": "dmidecode", "cpio": "cpio", "rsvg-convert": "librsvg2-bin", "xmllint": "libxml2-utils"}
+PACKAGES |= {"lzop": "lzop", "zstd": "zstd", "xz": "xz-utils", "bzip2": "bzip2", "lz4": "lz4", "gzip": "gzip"}
 
 
 def need(tool: str) -> str:

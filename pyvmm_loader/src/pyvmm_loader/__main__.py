@@ -6,15 +6,8 @@ import argparse
 import json
 import sys
 
-from . import LoaderError, extract, inspect
-from .commands import initramfs, plan
-
-
-def write(path: str, data: bytes) -> str:
-    """Write a file and say so."""
-    with open(path, "wb") as file:
-        file.write(data)
-    return f"{path}: {len(data)} bytes"
+from . import LoaderError, inspect
+from .commands import extract, initramfs, plan
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,16 +18,12 @@ def main(arguments: list[str] | None = None) -> int:
     look.add_argument("--json", action="store_true", help="print one JSON object")
     look.add_argument("path")
     plan.add_to(commands)
-    unpack = commands.add_parser("extract", help="unpack the kernel inside a bzImage or a compressed file")
-    unpack.add_argument("path")
-    unpack.add_argument("output")
+    extract.add_to(commands)
     initramfs.add_to(commands)
     options = parser.parse_args(arguments)
     try:
-        if options.command in ("plan", "initramfs"):
+        if options.command != "inspect":
             text = options.run(options)
-        elif options.command == "extract":
-            text = write(options.output, extract(options.path))
         else:
             found = inspect(options.path)
             if options.json:

@@ -5,8 +5,8 @@ Source: Documentation/x86/boot.rst, "The Real-Mode Kernel Header" and "Loading T
 
 from __future__ import annotations
 
-from .errors import ImageTruncated, InvalidHeader, NotAKernel, ProtocolViolation
-from .formats import compression
+from .errors import ImageTruncated, InvalidHeader, ProtocolViolation
+from .formats import compression, refuse_magic
 from .memory import address, need_ram
 from .result import KernelLoaderResult
 from .source import Source
@@ -38,9 +38,7 @@ class BzImageFile:
         self.view = view
         self.name = name
         if len(view) < 0x206 or bytes(view[0x202:0x206]) != b"HdrS":
-            raise NotAKernel(
-                f"{name}: no setup header (HdrS at 0x202); pass a bzImage, or load a vmlinux as ELF", path=name
-            )
+            raise refuse_magic(view, name, "no setup header (HdrS at 0x202); pass a bzImage, or load a vmlinux as ELF")
         if len(view) < 0x268:
             raise ImageTruncated(
                 f"{name}: ends inside the setup header; copy or build it again", needed=0x268, available=len(view)

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 LZ4_LEGACY = b"\x02\x21\x4c\x18"
 LZ4_LEGACY_BLOCK = 8 << 20
 FORMS = ("gzip", "xz", "lzma", "bzip2", "zstd", "lz4")
-LIBRARIES = {"zstd": ("compression.zstd", "backports.zstd"), "lz4": ("lz4.block",)}
 
 
 class CompressionUnavailable(LoaderError):
@@ -69,11 +68,11 @@ def _lz4(data: Buffer, block: ModuleType) -> bytes:
 def _library(form: str) -> ModuleType:
     from importlib import import_module
 
-    for name in LIBRARIES[form]:
-        try:
-            return import_module(name)
-        except ImportError:
-            continue
-    raise CompressionUnavailable(
-        f"{form} needs a library; pip install 'pyvmm-loader[compression]', or use gzip or xz", compression=form
-    )
+    from .decompression import zstd_module
+
+    try:
+        return import_module(zstd_module() if form == "zstd" else "lz4.block")
+    except ImportError as error:
+        raise CompressionUnavailable(
+            f"{form} needs a library; pip install 'pyvmm-loader[compression]', or use gzip or xz", compression=form
+        ) from error

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from struct import Struct
 
-from .errors import ImageTruncated, InvalidHeader, NotAKernel, ProtocolViolation, WrongArchitecture
-from .formats import banner
+from .errors import ImageTruncated, InvalidHeader, ProtocolViolation, WrongArchitecture
+from .formats import banner, refuse_magic
 from .memory import Loadable, Piece, address, need_ram, write_zeros
 from .result import KernelLoaderResult, PvhEntryIgnored, PvhEntryNotPresent, PvhEntryPresent
 from .source import Source
@@ -75,7 +75,7 @@ class ElfFile:
         self.name = name
         self._multiboot: dict[str, Header] | None = None
         if bytes(view[:4]) != b"\x7fELF":
-            raise NotAKernel(f"{name}: no ELF magic; pass vmlinux, or load a bzImage as one", path=name)
+            raise refuse_magic(view, name, "no ELF magic; pass vmlinux, or load a bzImage as one")
         if len(view) < 16 or view[4] not in EHDR:
             raise InvalidHeader(f"{name}: ELF class is neither 32 nor 64 bits; the file is damaged", field="EI_CLASS")
         if view[5] != 1:

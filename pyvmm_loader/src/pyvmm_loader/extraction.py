@@ -9,9 +9,11 @@ from .source import Source
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from .source import ImageLike
 
-__all__ = ["LIMIT", "UnsupportedCompression", "extract"]
+__all__ = ["LIMIT", "UnsupportedCompression", "extract", "extract_pieces"]
 
 
 def extract(image: ImageLike, limit: int = LIMIT) -> bytes:
@@ -20,11 +22,21 @@ def extract(image: ImageLike, limit: int = LIMIT) -> bytes:
     Raises InvalidHeader for damaged data or output above `limit`, NotAKernel where nothing is compressed,
     UnsupportedCompression.
     """
+    from io import BytesIO
+
+    content = BytesIO()  # gives away what it holds without a copy
+    for piece in extract_pieces(image, limit):
+        content.write(piece)
+    return content.getvalue()
+
+
+def extract_pieces(image: ImageLike, limit: int = LIMIT) -> Iterator[bytes]:
+    """Yield what `extract` returns, piece by piece, for content that need not be in memory as a whole."""
     with Source(image) as source, _packed(source) as packed:
         name = compression(packed)
         if name is None:
             raise NotAKernel(f"{source.name}: nothing compressed in it that is known here", path=source.name)
-        return bytes(unpack(packed, name, source.name, limit))
+        yield from unpack(packed, name, source.name, limit)
 
 
 def _packed(source: Source) -> memoryview:

@@ -161,12 +161,21 @@ def refuse(kind: str, name: str, size: int) -> LoaderError:
     if kind == "text":
         return NotAKernel(f"{name}: a text file; pass a bzImage or vmlinux", path=name)
     if kind != "unknown":
-        return NotAKernel(f"{name}: {kind}-compressed data, no kernel as it is; decompress it first", path=name)
+        return NotAKernel(
+            f"{name}: {kind}-compressed data, no kernel as it is; unpack it first (python -m pyvmm_loader extract)",
+            path=name,
+        )
     if size < 0x268:
         return ImageTruncated(
             f"{name}: {size} bytes and no known magic; was its download interrupted?", needed=0x268, available=size
         )
     return NotAKernel(f"{name}: no known kernel format; pass a bzImage or vmlinux", path=name)
+
+
+def refuse_magic(view: memoryview, name: str, reason: str) -> LoaderError:
+    """Return the error for a file without the one magic that was wanted: it is compressed, or else `reason`."""
+    packed = compression(view)
+    return NotAKernel(f"{name}: {reason}", path=name) if packed is None else refuse(packed, name, len(view))
 
 
 def refuse_arch(arch: str, name: str, guest: str) -> WrongArchitecture:

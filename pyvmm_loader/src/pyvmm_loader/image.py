@@ -112,20 +112,30 @@ class Image:
     ) -> KernelLoaderResult:
         """Put `image` at `kernel_offset` (2 MiB aligned; default 0) plus its text_offset, and zero what follows it.
 
-        `image` may be compressed. `kernel_end` counts `image_size`, which includes the BSS.
+        `image` may be compressed; it is unpacked into `memory` piece by piece, so that damage behind its header
+        is found when a part of it is there already. `kernel_end` counts `image_size`, which includes the BSS.
+
+        Raises ImageError for the file, PlacementError where it does not fit.
         """
         with Source(image) as source:
-            source.unpack()
-            file = ImageFile(source.view, source.name)
-            base = 0 if kernel_offset is None else address(kernel_offset)
-            if base % ALIGNMENT:
-                raise ProtocolViolation(f"{file.name}: base {base:#x} is not a multiple of 2 MiB; align it", base=base)
-            start = base + file.text_offset
-            if highmem_start is not None and start < address(highmem_start):
-                raise ProtocolViolation(f"{file.name}: would lie at {start:#x}, below {address(highmem_start):#x}")
-            size = max(file.image_size, len(file.view))
-            need_ram(memory, start, size, f"{file.name}: the kernel")
-            source.populate()
-            memory.write_slice(file.view, start)
-            write_zeros(memory, start + len(file.view), size - len(file.view))
-            return KernelLoaderResult(start, start + size)
+            pieces = source.pieces()
+            with memoryview(next(pieces, b"")) as head:
+                file = ImageFile(head, source.name)
+                base = 0 if kernel_offset is None else address(kernel_offset)
+                if base % ALIGNMENT:
+                    raise ProtocolViolation(
+                        f"{file.name}: base {base:#x} is not a multiple of 2 MiB; align it", base=base
+                    )
+                start = base + file.text_offset
+                if highmem_start is not None and start < address(highmem_start):
+                    raise ProtocolViolation(f"{file.name}: would lie at {start:#x}, below {address(highmem_start):#x}")
+                need_ram(memory, start, max(file.image_size, len(head)), f"{file.name}: the kernel")
+                source.populate()
+                memory.write_slice(head, start)
+                end = start + len(head)
+            for piece in pieces:
+                need_ram(memory, end, len(piece), f"{file.name}: the kernel")
+                memory.write_slice(piece, end)
+                end += len(piece)
+            write_zeros(memory, end, start + file.image_size - end)
+            return KernelLoaderResult(start, max(end, start + file.image_size))

@@ -20,20 +20,23 @@ if TYPE_CHECKING:
 MAX_ARCHIVES = 256
 
 
-def read_archives(initrd: Buffer) -> Iterator[Entry]:
+def read_archives(initrd: Buffer, limit: int | None = None) -> Iterator[Entry]:
     """Yield the entries of all archives in an initrd, in their order; a bootconfig at its end is left out.
 
-    What is compressed must be the last part, since only unpacking it tells where it ends.
+    What is compressed must be the last part, since only unpacking it tells where it ends. It may unpack to `limit`
+    bytes, by default 16 times its size.
 
     Raises InvalidHeader and ImageTruncated, and UnsupportedCompression where a library is missing.
     """
     data, _ = split_bootconfig(initrd)
     rest = yield from _read_plain(data)
     if rest < len(data):
+        from .decompression import bound
         from .extraction import extract
 
         # once only, as in the kernel: what unpacks to something compressed again is no initramfs
-        unpacked = extract(data[rest:])
+        packed = data[rest:]
+        unpacked = extract(packed, bound(len(packed)) if limit is None else limit)
         end = yield from _read_plain(unpacked)
         if end < len(unpacked):
             raise InvalidHeader(f"no newc header at {end:#x} of what was compressed", field="magic")

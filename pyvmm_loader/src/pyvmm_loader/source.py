@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import mmap
 import os
+import stat
 
 from .errors import ImageEmpty, ImageNotFound
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
     from typing import Protocol, Self
 
@@ -37,7 +39,8 @@ class Source:
         if isinstance(image, (str, os.PathLike)):
             self.name = os.fspath(image)
             try:
-                fd = os.open(self.name, os.O_RDONLY | os.O_CLOEXEC)
+                # without O_NONBLOCK, a FIFO would let the caller wait for somebody to write
+                fd = os.open(self.name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             except OSError as error:
                 raise ImageNotFound(
                     f"{self.name}: {error.strerror}; name a kernel image that this user can read", path=self.name
@@ -55,9 +58,12 @@ class Source:
             self._refuse_empty()
 
     def _open(self, fd: int) -> None:
-        if os.path.isdir(self.name):
+        status = os.fstat(fd)
+        if stat.S_ISDIR(status.st_mode):
             raise ImageNotFound(f"{self.name}: is a directory; name the kernel image inside it", path=self.name)
-        size = os.fstat(fd).st_size
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageNotFound(f"{self.name}: is no regular file; copy the image to one", path=self.name)
+        size = status.st_size
         self.view = memoryview(b"")
         if size:
             try:
@@ -71,25 +77,45 @@ class Source:
         if not len(self.view):
             raise ImageEmpty(f"{self.name}: the file is empty; was its build or download interrupted?", path=self.name)
 
-    def unpack(self, limit: int | None = None) -> None:
+    def unpack(self) -> None:
         """Replace a compressed file's view by that of its content and set `compression`; leave others as they are.
 
-        `limit` is the largest size in bytes; by default 16 times that of the file. Raises InvalidHeader for damaged
-        data and above the limit, UnsupportedCompression.
+        The content may have 16 times the size of the file. It lies in a mapping of its own, not on the heap. Raises
+        InvalidHeader for damaged data and above the limit, UnsupportedCompression.
         """
+        pieces = self._unpacked()
+        if pieces is None:
+            return
+        from .decompression import bound
+
+        content = mmap.mmap(-1, bound(len(self.view)), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        try:
+            for piece in pieces:
+                content.write(piece)
+            size = content.tell()
+            if size:
+                content.resize(size)
+        except BaseException:
+            content.close()
+            raise
+        self.close()
+        self._map = content
+        self.view = memoryview(content)[:size]
+        self._refuse_empty()
+
+    def pieces(self) -> Iterator[bytes | memoryview]:
+        """Return the content of the file, in one piece where it is not compressed; raises what `unpack` does."""
+        return self._unpacked() or iter((self.view,))
+
+    def _unpacked(self) -> Iterator[bytes] | None:
         from .formats import compression
 
-        name = compression(self.view)
-        if name is None:
-            return
+        self.compression = compression(self.view)
+        if self.compression is None:
+            return None
         from .decompression import bound, unpack
 
-        most = bound(len(self.view))
-        content = unpack(self.view, name, self.name, most if limit is None else min(limit, most))
-        self.close()
-        self.view = memoryview(content)
-        self.compression = name
-        self._refuse_empty()
+        return unpack(self.view, self.compression, self.name, bound(len(self.view)))
 
     def populate(self) -> None:
         """Map all pages at once, which copies faster than one fault for every sixteen pages."""
