@@ -109,6 +109,42 @@ def test_nothing_typed_is_lost_while_there_are_no_buffers() -> None:
         assert request.done
 
 
+@pytest.mark.parametrize("ring", ["split", "packed"])
+def test_a_client_that_comes_and_speaks_at_once(ring: str, tmp_path: Path) -> None:
+    port = SocketPort(str(tmp_path / "socket"))
+    device = Console(port)
+    with drive(device, ring=ring) as driver, socket.socket(socket.AF_UNIX) as client:
+        client.connect(port.path)
+        client.sendall(b"hello")
+        # that it came is news in the middle of reading what it says, when a buffer for that is taken already
+        device.poll()
+        assert driver.read(5) == b"hello"
+        for number in range(40):
+            client.sendall(b"%03d" % number)
+            device.poll()
+            assert driver.read(3) == b"%03d" % number
+    device.close()
+
+
+@pytest.mark.parametrize("ring", ["split", "packed"])
+def test_functions_that_answer_at_once(ring: str) -> None:
+    answers: list[bytes] = []
+
+    def answer(said: bytes) -> None:
+        answers.append(said)
+        port.feed(said)
+
+    port = CallablePort(answer)
+    parts = [(b"a%02d" % number, b"b%02d" % number) for number in range(100)]
+    with drive(Console(port), ring=ring) as driver:
+        for both in parts:
+            driver.submit(1, both, kick=False)
+        driver.kick(1)
+        everything = b"".join(b"".join(both) for both in parts)
+        assert driver.read(len(everything)) == everything
+        assert b"".join(answers) == everything
+
+
 def test_the_emergency_register_needs_no_queues() -> None:
     said: list[bytes] = []
     with drive(Console(CallablePort(said.append)), start=False) as driver:

@@ -425,6 +425,7 @@ class VirtioDevice:
                 for index, queue in enumerate(self.queues):
                     if queue.ready():
                         self.interrupt.signal_queue(index)
+                self.interrupt.signal_config()
             self._restored = False
         for index in range(len(self.queues)):
             self.kick(index)
@@ -432,7 +433,7 @@ class VirtioDevice:
     # state
 
     def state(self) -> dict[str, Any]:
-        """Return everything a driver could notice, for a device that is paused or has no worker threads."""
+        """Return everything a driver could notice. The device is paused (`pause`), or nothing it took is under way."""
         from pyvmm_virtio.saved import save
 
         with self.lock:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 
+from pyvmm_device.state import FLAG, array, blob
 from pyvmm_virtio.constants import console as c
 from pyvmm_virtio.constants.device_ids import VIRTIO_ID_CONSOLE
 from pyvmm_virtio.device import RING_FEATURES, VirtioDevice, mask
@@ -12,7 +13,8 @@ from pyvmm_virtio.errors import InvalidChain, VirtioUsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from typing import Any
 
     from pyvmm_device import EventLoop
     from pyvmm_virtio.backends.port import PortBackend
@@ -30,6 +32,8 @@ CONTROL_RECEIVE, CONTROL_TRANSMIT = 2, 3
 MAX_PORTS = 511
 MAX_WAITING = 2048
 """Control messages that may wait for a driver that does not take them."""
+MAX_MESSAGE = 4096
+"""Bytes in one of them: the longest name of a port, and more."""
 
 
 class Console(VirtioDevice):
@@ -78,11 +82,12 @@ class Console(VirtioDevice):
         self.max_ports = most
         self.ports: dict[int, Port] = {}
         self._waiting: list[bytes] = []
-        self._size = size or (0, 0)
         self._driver_ready = False
+        self._busy = False
+        self._news: list[Port] = []  # whose back ends said something while we were busy
         super().__init__(
             features=mask(*features),
-            config=CONFIG.pack(*self._size, most, 0),
+            config=CONFIG.pack(*(size or (0, 0)), most, 0),
             queue_max_sizes=(queue_size,) * (2 * most + 2 if several else 2),
             ring_features=ring_features,
         )
@@ -123,7 +128,6 @@ class Console(VirtioDevice):
         """Say that a console has another size now."""
         with self.lock:
             if number == 0:
-                self._size = columns, rows
                 self.update_config(0, SIZE.pack(columns, rows))
             port = self.ports.get(number)
             if port is not None and port.ready and self.negotiated(c.VIRTIO_CONSOLE_F_SIZE):
@@ -136,18 +140,32 @@ class Console(VirtioDevice):
 
     def on_backend(self, port: Port) -> None:
         """Take a back end's word that something changed: in its thread, so all is done in the loop's where there is."""
-
-        def look() -> None:
-            self.serve(self._look, port)
-
         if self.loop is not None:
-            self.loop.call_soon(look)
-        else:
-            look()
+            self.loop.call_soon(lambda: self.serve(self._look, port))
+            return
+        with self.lock:
+            self._news.append(port)
+            if not self._busy:
+                self.serve(self._attend)
+                self._news.clear()
+
+    def _attend(self, index: int = -1) -> None:
+        """Look at a queue, then at back ends that had something to say meanwhile.
+
+        They say it while they are read or written to, when the chain for that is taken and not yet given back.
+        """
+        self._busy = True
+        try:
+            if index >= 0:
+                self._move(index)
+            while self._news:
+                self._look(self._news.pop(0))
+        finally:
+            self._busy = False
+            self._news.clear()
 
     def _look(self, port: Port) -> None:
-        if port.ready and port.opened != port.backend.connected:
-            self._tell_open(port)
+        self._tell_if_changed(port)
         port.pump_out()
         port.pump_in()
 
@@ -161,19 +179,24 @@ class Console(VirtioDevice):
 
     def process_queue(self, index: int) -> None:
         """Move bytes of one port, or control messages."""
+        self._attend(index)
+
+    def _move(self, index: int) -> None:
         if self.multiport and index in (CONTROL_RECEIVE, CONTROL_TRANSMIT):
             if index == CONTROL_TRANSMIT:
                 self._take_control()
+            for port in self.ports.values():
+                self._tell_if_changed(port)
             self._send_control()
             return
         number = 0 if index < 2 else (index - 2) // 2
-        port = self.ports.get(number)
-        if port is None or (number and not self.multiport):
+        plugged = self.ports.get(number)
+        if plugged is None or (number and not self.multiport):
             return
-        if index == port.transmit_queue:
-            port.pump_out()
+        if index == plugged.transmit_queue:
+            plugged.pump_out()
         else:
-            port.pump_in()
+            plugged.pump_in()
 
     def write_config(self, offset: int, data: memoryview) -> None:
         """Print a character of a driver in distress, which has no queues yet or any more."""
@@ -209,11 +232,15 @@ class Console(VirtioDevice):
         if port.console:
             self._tell(port.number, c.VIRTIO_CONSOLE_CONSOLE_PORT, 1)
             if self.negotiated(c.VIRTIO_CONSOLE_F_SIZE) and port.number == 0:
-                self._tell(port.number, c.VIRTIO_CONSOLE_RESIZE, more=SIZE.pack(*self._size))
+                self._tell(port.number, c.VIRTIO_CONSOLE_RESIZE, more=bytes(self.config[: SIZE.size]))
         if port.name:
             self._tell(port.number, c.VIRTIO_CONSOLE_PORT_NAME, 1, port.name.encode())
         self._tell_open(port)
         port.pump_in()
+
+    def _tell_if_changed(self, port: Port) -> None:
+        if port.ready and port.opened != port.backend.connected:
+            self._tell_open(port)
 
     def _tell_open(self, port: Port) -> None:
         port.opened = port.backend.connected
@@ -253,6 +280,36 @@ class Console(VirtioDevice):
             for port in self.ports.values():
                 if index == port.transmit_queue:
                     port.forget_held()
+
+    def quiesce(self) -> None:
+        """Put back the buffers of which a part was written; the rest is written when they are taken again."""
+        with self.lock:
+            for port in self.ports.values():
+                port.put_back()
+
+    def device_state(self) -> dict[str, Any]:
+        """Return what the driver knows of each port, and what it has not been told yet."""
+        return {
+            "driver_ready": self._driver_ready,
+            "waiting": [message.hex() for message in self._waiting],
+            "ports": [port.state() for _, port in sorted(self.ports.items())],
+        }
+
+    def restore_device(self, state: Mapping[str, Any]) -> None:
+        """Become what a state says; the same ports have to be plugged in."""
+        from pyvmm_device.errors import StateError
+
+        ports = [port for _, port in sorted(self.ports.items())]
+        try:
+            driver_ready = FLAG.load(state["driver_ready"])
+            waiting = array(blob(CONTROL.size, MAX_MESSAGE), MAX_WAITING).load(state["waiting"])
+            fields = [port.check_state(each) for port, each in zip(ports, state["ports"], strict=True)]
+        except (KeyError, ValueError, TypeError) as error:
+            raise StateError(type(self).__name__, repr(error)) from None
+        self._driver_ready = driver_ready
+        self._waiting = [bytes(message) for message in waiting]
+        for port, values in zip(ports, fields, strict=True):
+            port.restore(values)
 
     def close(self) -> None:
         """Close every back end; once is enough."""

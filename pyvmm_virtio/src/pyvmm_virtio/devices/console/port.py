@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from pyvmm_device.state import FLAG, uint
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
     from pyvmm_device import EventLoop
     from pyvmm_virtio.backends.port import PortBackend
     from pyvmm_virtio.devices.console.device import Console
@@ -38,6 +43,7 @@ class Port:
         self.receive_queue = self.transmit_queue = -1
         self._device: Console | None = None
         self._held: tuple[int, Reader] | None = None  # a chain of which the other end took only a part
+        self._passed = 0  # how much of the next chain it took already, before that was put back
         self._reading = self._writing = -1  # descriptors that the loop waits for
 
     # called by the device, under its lock
@@ -50,7 +56,9 @@ class Port:
         self.backend.on_change = lambda: device.on_backend(self)
 
     def unplug(self) -> None:
-        """Be no device's port any more."""
+        """Be no device's port any more; what the other end did not take is lost."""
+        if self._held is not None and self._device is not None:
+            self._device.serve(self._device.complete, self.transmit_queue, self._held[0], 0)
         self.give_up()
         self._device = None
 
@@ -63,6 +71,14 @@ class Port:
     def forget_held(self) -> None:
         """Forget the buffer of which the other end took only a part."""
         self._held = None
+        self._passed = 0
+
+    def put_back(self) -> None:
+        """Put that buffer back into the ring, as if it had not been taken."""
+        if self._held is not None and self._device is not None:
+            _, reader = self._held
+            self._held, self._passed = None, reader.bytes_read()
+            self._device.queues[self.transmit_queue].go_to_previous_position()
 
     def pump_out(self) -> None:
         """Hand on what the guest wrote, as far as the other end takes it; the rest stays in the guest's buffers."""
@@ -79,6 +95,9 @@ class Port:
             device.complete(index, head, 0)
         for chain in device.chains(index):
             reader = chain.reader(device.memory)
+            if self._passed:
+                reader.advance(self._passed)
+                self._passed = 0
             if not self._write(reader):
                 self._held = chain.head_index, reader
                 break
@@ -119,6 +138,25 @@ class Port:
         if device is None or not device.active:
             return False
         return not device.multiport or (self.ready and (self.console or self.guest_open))
+
+    # state
+
+    def state(self) -> dict[str, Any]:
+        """Return what the driver knows of it, and how much of its next output is written already."""
+        fields = {name: getattr(self, name) for name in ("number", "name", "console", "ready", "guest_open", "opened")}
+        return {**fields, "passed": self._passed}
+
+    def check_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the fields of a state; raises ValueError, KeyError or TypeError, and changes nothing."""
+        if [state[name] for name in ("number", "name", "console")] != [self.number, self.name, self.console]:
+            raise ValueError(f"it has {state['number']}, {state['name']!r} where {self!r} is")
+        kinds = {"ready": FLAG, "guest_open": FLAG, "opened": FLAG, "passed": uint(32)}
+        return {name: kind.load(state[name]) for name, kind in kinds.items()}
+
+    def restore(self, fields: Mapping[str, Any]) -> None:
+        """Become what `check_state` returned."""
+        self.ready, self.guest_open, self.opened = fields["ready"], fields["guest_open"], fields["opened"]
+        self._passed = fields["passed"]
 
     # waiting
 

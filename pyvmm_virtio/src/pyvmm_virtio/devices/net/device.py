@@ -191,6 +191,7 @@ class Net(VirtioDevice):
         if self._set_before:
             self._set_before = False
             self.filter.mac = bytes(self.config[:6])
+            self.set_status(c.VIRTIO_NET_S_LINK_UP, self.link_up)  # of this back end, not of the one it had
         else:
             self._offloads = self.driver_features & GUEST_OFFLOADS
             self.filter.vlans = set() if self.negotiated(c.VIRTIO_NET_F_CTRL_VLAN) else None
