@@ -9,6 +9,7 @@ import subprocess
 import tracemalloc
 from pathlib import Path
 from struct import unpack_from
+from typing import TYPE_CHECKING
 
 import pytest
 from tests.loader.images import FlatMemory, arm64, bzimage, elf, firmware, riscv64, zboot
@@ -34,8 +35,14 @@ from pyvmm_loader import (
 )
 from pyvmm_loader.__main__ import main
 from pyvmm_loader.firmware import NVRAM_GUID
+from pyvmm_loader.source import Source
 from pyvmm_loader.x86_64 import bios
 from pyvmm_memory import GuestMemoryMmap
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyvmm_loader import KernelLoaderResult
 
 SIZE = 4 << 20
 OVMF = b"\0" * 0x28 + b"_FVH"
@@ -191,6 +198,49 @@ def test_what_is_no_regular_file_is_refused_at_once(
         line = capsys.readouterr().err
         assert line.count("\n") == 1
         assert reason in line
+
+
+@pytest.mark.parametrize(
+    ("load", "image"),
+    [
+        (Elf.load, elf(b"code" * 5000, bss=5000)),
+        (BzImage.load, bzimage(b"code" * 5000)),
+        (Image.load, arm64()),
+        (Image.load, gzip.compress(arm64())),
+        (Flat.load, b"\xf4" * 5000),
+    ],
+    ids=["elf", "bzimage", "image", "compressed image", "flat"],
+)
+def test_files_are_read_into_memory_as_buffers_are_copied(
+    load: Callable[..., KernelLoaderResult], image: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(image)
+    copied = FlatMemory(SIZE)
+    expected = load(copied, None, image)
+    before = os.listdir("/proc/self/fd")
+    with GuestMemoryMmap.from_ranges([(0, SIZE)]) as memory, path.open("rb") as file:
+        file.read(3)
+        for kernel in (path, file):
+            memory.write_slice(b"\xaa" * SIZE, 0)
+            loaded = load(memory, None, kernel)
+            assert (loaded.kernel_load, loaded.kernel_end) == (expected.kernel_load, expected.kernel_end)
+            written = bytearray(SIZE)
+            memory.read_slice(written, 0)
+            assert written == copied.data
+        assert file.tell() == 3, "the file is the caller's, with its position"
+        with pytest.raises(LoaderError):
+            load(memory, SIZE, path)
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_a_file_that_becomes_shorter_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(bytes(9000))
+    with GuestMemoryMmap.from_ranges([(0, SIZE)]) as memory, Source(path) as source:
+        os.truncate(path, 5000)
+        with pytest.raises(ImageTruncated, match="shorter"):
+            source.write_to(memory, 0)
 
 
 def test_compressed_kernels_for_the_other_loaders_are_named() -> None:

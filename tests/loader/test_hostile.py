@@ -8,7 +8,8 @@ returns it as one object. xz, lzma and zstd files also name the size of a dictio
 it is reserved up to that limit, and touched only as far as there is content, which a test of its own shows.
 
 `PYVMM_MUTATIONS=1000000 PYVMM_MEASURED=20` runs the long campaign, and measures the allocations of every twentieth
-mutation only, which takes several times as long as the rest; a plain run is short and measures them all.
+mutation only, which takes several times as long as the rest; a plain run is short and measures them all. Time is that
+of the thread, so that a busy machine fails no test.
 """
 
 from __future__ import annotations
@@ -169,9 +170,9 @@ def test_mutations_raise_typed_errors_only(name: str) -> None:
     for number in range(MUTATIONS // len(SEEDS)):
         image = mutate(seed, chance)
         entry = entries[number % len(entries)]
-        begin = time.monotonic()
+        begin = time.thread_time()
         refused += load_everything(image, entry)
-        assert time.monotonic() - begin < 1, image.hex()
+        assert time.thread_time() - begin < 1, image.hex()
         if number % MEASURED == 0:
             most = 4 * len(image) + FLOOR + (DICTIONARY_LIMIT if name in DICTIONARIES else 0)
             assert allocated(partial(load_everything, image, entry)) <= most, image.hex()

@@ -71,12 +71,12 @@ def test_mutations_raise_typed_errors_only(name: str) -> None:
     refused = 0
     for number in range(MUTATIONS // len(PARSERS)):
         data = mutate(seed, chance)
-        begin = time.monotonic()
+        begin = time.thread_time()
         try:
             parse(data)
         except LoaderError:
             refused += 1
-        assert time.monotonic() - begin < 1, data.hex()
+        assert time.thread_time() - begin < 1, data.hex()
         if number % MEASURED == 0:
             assert allocated(partial(parse, data)) <= 4 * len(data) + FLOOR, data.hex()
     assert refused

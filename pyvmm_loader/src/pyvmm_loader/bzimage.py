@@ -212,6 +212,5 @@ class BzImage:
                 raise ProtocolViolation(f"{file.name}: must lie below 4 GiB, not at {start:#x}; move it", start=start)
             with file.payload as payload:
                 need_ram(memory, start, len(payload), f"{file.name}: the kernel")
-                source.populate()
-                memory.write_slice(payload, start)
+                source.write_to(memory, start, file.setup_size)
                 return KernelLoaderResult(start, start + len(payload), header)

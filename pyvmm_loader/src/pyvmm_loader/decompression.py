@@ -10,7 +10,7 @@ from .formats import compression
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
     from types import ModuleType
     from typing import Protocol
 
@@ -63,7 +63,7 @@ class UnsupportedCompression(ImageError):
     """No library for the image's compression is installed (`compression`, `extra`)."""
 
 
-def unpack(packed: Buffer, name: str, path: str, limit: int = LIMIT) -> Iterator[bytes]:
+def unpack(packed: Buffer, name: str, path: str, limit: int = LIMIT) -> Generator[bytes, None, None]:
     """Yield what `packed` holds, piece by piece, at most `limit` bytes of it.
 
     `name` says how it is compressed, `path` is for messages. No piece is larger than a block of the compression, 8 MiB

@@ -324,8 +324,7 @@ class Elf:
                     f"{elf.name}: entry {entry:#x} lies below {address(highmem_start):#x}; link the kernel higher",
                     entry=entry,
                 )
-            source.populate()
-            end = load_segments(memory, elf, offset)
+            end = _load_segments(memory, source, elf, offset)
             pvh = None if kernel_offset is not None else elf.pvh_entry()
             if kernel_offset is not None:
                 capability = PvhEntryIgnored
@@ -334,14 +333,14 @@ class Elf:
             return KernelLoaderResult(offset + entry, end, None, capability)
 
 
-def load_segments(memory: GuestMemory, elf: ElfFile, offset: int = 0) -> int:
+def _load_segments(memory: GuestMemory, source: Source, elf: ElfFile, offset: int) -> int:
     """Write the segments, all checked before the first byte is written; return where the last one ends."""
     segments = elf.segments
     for segment in segments:
         need_ram(memory, offset + segment.paddr, segment.memsz, f"{elf.name}: a segment")
     for segment in segments:
         start = offset + segment.paddr
-        with elf.view[segment.offset : segment.offset + segment.filesz] as data:
-            memory.write_slice(data, start)
+        if segment.filesz:
+            source.write_to(memory, start, segment.offset, segment.filesz)
         write_zeros(memory, start + segment.filesz, segment.memsz - segment.filesz)
     return max(offset + segment.paddr + segment.memsz for segment in segments)

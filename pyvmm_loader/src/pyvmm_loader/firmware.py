@@ -130,8 +130,7 @@ class Firmware:
             if highmem_start is not None and start < address(highmem_start):
                 raise MemoryTooSmall(f"{file.name}: would begin at {start:#x}, below {address(highmem_start):#x}")
             need_ram(memory, start, len(file.view), f"{file.name}: the ROM")
-            source.populate()
-            memory.write_slice(file.view, start)
+            source.write_to(memory, start)
             end = start + len(file.view)
             return KernelLoaderResult(end - (TOP - RESET_VECTOR), end)
 

@@ -68,8 +68,7 @@ class Flat:
             chosen = kernel_offset if kernel_offset is not None else highmem_start
             start = BOOT_SECTOR if chosen is None else address(chosen)
             need_ram(memory, start, len(source.view), f"{source.name}: the program")
-            source.populate()
-            memory.write_slice(source.view, start)
+            source.write_to(memory, start)
             return KernelLoaderResult(start, start + len(source.view))
 
 

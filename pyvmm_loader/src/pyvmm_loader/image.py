@@ -5,6 +5,7 @@ Sources: Documentation/arm64/booting.rst, "Call the kernel image"; Documentation
 
 from __future__ import annotations
 
+from itertools import chain
 from struct import Struct
 
 from .errors import ImageTruncated, InvalidHeader, ProtocolViolation
@@ -118,24 +119,31 @@ class Image:
         Raises ImageError for the file, PlacementError where it does not fit.
         """
         with Source(image) as source:
-            pieces = source.pieces()
-            with memoryview(next(pieces, b"")) as head:
-                file = ImageFile(head, source.name)
-                base = 0 if kernel_offset is None else address(kernel_offset)
-                if base % ALIGNMENT:
-                    raise ProtocolViolation(
-                        f"{file.name}: base {base:#x} is not a multiple of 2 MiB; align it", base=base
-                    )
-                start = base + file.text_offset
-                if highmem_start is not None and start < address(highmem_start):
-                    raise ProtocolViolation(f"{file.name}: would lie at {start:#x}, below {address(highmem_start):#x}")
-                need_ram(memory, start, max(file.image_size, len(head)), f"{file.name}: the kernel")
-                source.populate()
-                memory.write_slice(head, start)
-                end = start + len(head)
-            for piece in pieces:
-                need_ram(memory, end, len(piece), f"{file.name}: the kernel")
-                memory.write_slice(piece, end)
-                end += len(piece)
+            pieces = source.unpacked()
+            head = source.view if pieces is None else next(pieces, b"")
+            with memoryview(head) as view:
+                file = ImageFile(view, source.name)
+                start = _start(file, kernel_offset, highmem_start)
+                need_ram(memory, start, max(file.image_size, len(view)), f"{file.name}: the kernel")
+            end = start
+            if pieces is None:
+                source.write_to(memory, start)
+                end += len(source.view)
+            else:
+                for piece in chain((head,), pieces):
+                    need_ram(memory, end, len(piece), f"{file.name}: the kernel")
+                    memory.write_slice(piece, end)
+                    end += len(piece)
             write_zeros(memory, end, start + file.image_size - end)
             return KernelLoaderResult(start, max(end, start + file.image_size))
+
+
+def _start(file: ImageFile, kernel_offset: SupportsIndex | None, highmem_start: SupportsIndex | None) -> int:
+    """Return where the Image goes."""
+    base = 0 if kernel_offset is None else address(kernel_offset)
+    if base % ALIGNMENT:
+        raise ProtocolViolation(f"{file.name}: base {base:#x} is not a multiple of 2 MiB; align it", base=base)
+    start: int = base + file.text_offset
+    if highmem_start is not None and start < address(highmem_start):
+        raise ProtocolViolation(f"{file.name}: would lie at {start:#x}, below {address(highmem_start):#x}")
+    return start

@@ -6,15 +6,17 @@ import mmap
 import os
 import stat
 
-from .errors import ImageEmpty, ImageNotFound
+from .errors import ImageEmpty, ImageNotFound, ImageTruncated
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
     from types import TracebackType
     from typing import Protocol, Self
 
     from typing_extensions import Buffer
+
+    from .memory import GuestMemory
 
     class HasFileno(Protocol):
         """An open file."""
@@ -31,24 +33,27 @@ MADV_POPULATE_READ = 22  # linux/mman.h since 5.14; Python names it nowhere
 class Source:
     """A read-only view of an image: `view`, its `name` for messages, and `close()`."""
 
-    __slots__ = ("_map", "compression", "name", "view")
+    __slots__ = ("_fd", "_map", "_owned", "_pieces", "compression", "name", "view")
 
     def __init__(self, image: ImageLike) -> None:
         self._map: mmap.mmap | None = None
+        self._pieces: Generator[bytes, None, None] | None = None
+        self._fd = self._owned = -1
         self.compression: str | None = None
         if isinstance(image, (str, os.PathLike)):
             self.name = os.fspath(image)
             try:
                 # without O_NONBLOCK, a FIFO would let the caller wait for somebody to write
-                fd = os.open(self.name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+                self._owned = os.open(self.name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             except OSError as error:
                 raise ImageNotFound(
                     f"{self.name}: {error.strerror}; name a kernel image that this user can read", path=self.name
                 ) from error
             try:
-                self._open(fd)
-            finally:
-                os.close(fd)
+                self._open(self._owned)
+            except BaseException:
+                self._close_file()
+                raise
         elif hasattr(image, "fileno"):
             self.name = str(getattr(image, "name", "<file>"))
             self._open(image.fileno())
@@ -71,6 +76,7 @@ class Source:
             except OSError as error:
                 raise ImageNotFound(f"{self.name}: cannot be mapped ({error.strerror}); name a regular file") from error
             self.view = memoryview(self._map)
+            self._fd = fd
         self._refuse_empty()
 
     def _refuse_empty(self) -> None:
@@ -83,7 +89,7 @@ class Source:
         The content may have 16 times the size of the file. It lies in a mapping of its own, not on the heap. Raises
         InvalidHeader for damaged data and above the limit, UnsupportedCompression.
         """
-        pieces = self._unpacked()
+        pieces = self.unpacked()
         if pieces is None:
             return
         from .decompression import bound
@@ -103,11 +109,8 @@ class Source:
         self.view = memoryview(content)[:size]
         self._refuse_empty()
 
-    def pieces(self) -> Iterator[bytes | memoryview]:
-        """Return the content of the file, in one piece where it is not compressed; raises what `unpack` does."""
-        return self._unpacked() or iter((self.view,))
-
-    def _unpacked(self) -> Iterator[bytes] | None:
+    def unpacked(self) -> Iterator[bytes] | None:
+        """Return the content of a compressed file, piece by piece, or None; sets `compression`, raises as `unpack`."""
         from .formats import compression
 
         self.compression = compression(self.view)
@@ -115,7 +118,23 @@ class Source:
             return None
         from .decompression import bound, unpack
 
-        return unpack(self.view, self.compression, self.name, bound(len(self.view)))
+        self._pieces = unpack(self.view, self.compression, self.name, bound(len(self.view)))
+        return self._pieces
+
+    def write_to(self, memory: GuestMemory, start: int, offset: int = 0, size: int | None = None) -> None:
+        """Write `size` bytes from `offset`, by default all, to the guest address `start`.
+
+        A file is read into guest memory where the memory can do that: to map all pages of a kernel first takes longer
+        than a tenth of the copy. Raises ImageTruncated where the file has become shorter.
+        """
+        size = len(self.view) - offset if size is None else size
+        read = getattr(memory, "read_exact_volatile_from", None)
+        if self._fd >= 0 and read is not None:
+            read(start, _Reader(self._fd, offset, self.name), size)
+            return
+        self.populate()
+        with self.view[offset : offset + size] as data:
+            memory.write_slice(data, start)
 
     def populate(self) -> None:
         """Map all pages at once, which copies faster than one fault for every sixteen pages."""
@@ -127,10 +146,20 @@ class Source:
 
     def close(self) -> None:
         """Unmap; the `view` and its slices are dead afterwards."""
+        if self._pieces is not None:
+            self._pieces.close()  # it has a view of the map
+            self._pieces = None
         self.view.release()
         if self._map is not None:
             self._map.close()
             self._map = None
+        self._close_file()
+
+    def _close_file(self) -> None:
+        self._fd = -1
+        if self._owned >= 0:
+            os.close(self._owned)
+            self._owned = -1
 
     def __enter__(self) -> Self:
         return self
@@ -140,3 +169,22 @@ class Source:
 
     def __repr__(self) -> str:
         return f"<Source {self.name}>"
+
+
+class _Reader:
+    """A file from an offset on, for `read_exact_volatile_from`; its own position stays where it is."""
+
+    __slots__ = ("fd", "name", "offset")
+
+    def __init__(self, fd: int, offset: int, name: str) -> None:
+        self.fd = fd
+        self.offset = offset
+        self.name = name
+
+    def readinto(self, buffer: Buffer, /) -> int:
+        """Fill the buffer as far as one read goes."""
+        count = os.preadv(self.fd, [buffer], self.offset)
+        if not count:
+            raise ImageTruncated(f"{self.name}: became shorter while it was loaded; copy it again", path=self.name)
+        self.offset += count
+        return count
