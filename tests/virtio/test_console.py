@@ -246,8 +246,9 @@ def test_drivers_that_know_of_one_port_only() -> None:
 
 def test_drivers_that_cannot_use_a_port(caplog: pytest.LogCaptureFixture) -> None:
     with drive(Console(CallablePort(), CallablePort())) as driver:
-        driver.control(1, c.VIRTIO_CONSOLE_PORT_READY, 0)
-        assert "cannot use" in caplog.text
+        for _ in range(3):
+            driver.control(1, c.VIRTIO_CONSOLE_PORT_READY, 0)
+        assert caplog.text.count("cannot use") == 1, "a guest does not fill the log"
         driver.control(99, c.VIRTIO_CONSOLE_PORT_READY, 1)
         driver.control(0, 77, 1)
         assert not driver.needs_reset

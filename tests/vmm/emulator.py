@@ -14,8 +14,9 @@ SKIPPED = {
     b"\xd9\x2d": 6,  # fldcw, address behind the opcode
     b"\x0f\xae\x15": 7,  # ldmxcsr, address behind the opcode
 }
-IRET, OPERAND_SIZE = 0xCF, 0x66
-PROTECTED, LONG = 1, 1 << 10
+IRET = 0xCF
+PROTECTED, LONG = 1, 1 << 10  # in cr0 and efer
+RFLAGS_ALWAYS = 2  # the bit that is never clear
 
 
 def emulate(vcpu: VcpuFd, exit_: InternalError, memory: GuestMemoryMmap) -> bool:
@@ -35,11 +36,14 @@ def _iret(vcpu: VcpuFd, memory: GuestMemoryMmap) -> bool:
     regs, sregs = vcpu.get_regs(), vcpu.get_sregs()
     if not sregs.cr0 & PROTECTED or sregs.efer & LONG or not sregs.cs.db:
         return False
-    frame = bytearray(12)
-    memory.read_slice(frame, sregs.ss.base + regs.rsp & 0xFFFFFFFF)
-    rip, segment, rflags = unpack("<III", frame)
-    if segment & 0xFFFF != sregs.cs.selector:  # pushed as 32 bits, of which the upper half is undefined
-        return False
-    regs.rip, regs.rflags, regs.rsp = rip, rflags, regs.rsp + 12
-    vcpu.set_regs(regs)
-    return True
+    # KVM-PVM delivers an interrupt with a frame at rsp itself, as if the base of ss were zero
+    for base in (0, sregs.ss.base):
+        frame = bytearray(12)
+        memory.read_slice(frame, base + regs.rsp & 0xFFFFFFFF)
+        rip, segment, rflags = unpack("<III", frame)
+        # pushed as 32 bits, of which the upper half is undefined
+        if segment & 0xFFFF == sregs.cs.selector and rflags & RFLAGS_ALWAYS:
+            regs.rip, regs.rflags, regs.rsp = rip, rflags, regs.rsp + 12
+            vcpu.set_regs(regs)
+            return True
+    return False

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from guest import packages
-from guest.host import GuestError, is_pvm
+from guest.host import GuestError
 from tests.vmm.conftest import DemoGuest, Vmm
 from tests.vmm.emulator import emulate
 from tests.vmm.test_linux import INTRODUCTION
@@ -159,7 +159,6 @@ def test_memtest_clears_its_screen_on_serial(image: str, entry: str, monkeypatch
 
 
 @pytest.mark.slow  # it unpacks itself instruction by instruction where the CPU has no unrestricted guest mode
-@pytest.mark.skipif(is_pvm(), reason="KVM-PVM's emulator lacks iret in protected mode, which iPXE's library needs")
 def test_ipxe_by_its_16_bit_entry_to_its_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
     image = package_file("ipxe", "boot/ipxe.lkrn")
     machine = bench(monkeypatch, image, "linux16", 500)

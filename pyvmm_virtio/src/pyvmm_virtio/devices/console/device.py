@@ -220,7 +220,9 @@ class Console(VirtioDevice):
             if event == c.VIRTIO_CONSOLE_PORT_READY and value == 1:
                 self._introduce(port)
             elif event == c.VIRTIO_CONSOLE_PORT_READY:
-                self._log().warning("%r: the driver cannot use %r", self, port)
+                if not port.refusals:
+                    self._log().warning("%r: the driver cannot use %r (said once)", self, port)
+                port.refusals += 1
             elif event == c.VIRTIO_CONSOLE_PORT_OPEN:
                 port.guest_open = value == 1
                 if port.guest_open:

@@ -39,6 +39,7 @@ class Port:
         self.guest_open = False
         self.ready = False
         self.opened = False
+        self.refusals = 0  # how often the driver said that it cannot use it
         self.number = -1
         self.receive_queue = self.transmit_queue = -1
         self._device: Console | None = None
