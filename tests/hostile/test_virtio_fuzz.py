@@ -4,6 +4,7 @@ PYVMM_FUZZ_CHAINS says how many chains all of it takes together: 20,000 by defau
 integration runs 200,000; the long run is ``pytest --slow``, 5 million.
 """
 
+import gc
 import os
 import subprocess
 import sys
@@ -37,6 +38,15 @@ def often_switched() -> Iterator[None]:
     sys.setswitchinterval(1e-5)
     yield
     sys.setswitchinterval(before)
+
+
+@pytest.fixture(autouse=True)
+def no_collector() -> Iterator[None]:
+    """What holds a view of guest memory lets it go by itself, or the memory could not be closed at the end."""
+    gc.disable()
+    yield
+    gc.enable()
+    gc.collect()
 
 
 def attack(device: str, transport: str, ring: str, chains: int, seed: int, *, racing: bool = False) -> Fuzzer:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.rebuilt import ROOT, rebuild, rebuild_with_sanitizers
 from tests.virtio.raw_disk import CONTENT, plain, planed, raw_file
 
 from pyvmm_memory import AtomicBitmap, GuestMemoryMmap
@@ -21,9 +22,6 @@ from pyvmm_virtio.devices import Block
 from pyvmm_virtio.devices.block.plane import DataPlane
 from pyvmm_virtio.driver import drive
 from pyvmm_virtio.fuzz import Fuzzer
-
-ROOT = Path(__file__).resolve().parents[2]
-FLAGS = "-Wall -Wextra -Werror -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g"
 
 
 class Counted(DataPlane):
@@ -173,40 +171,35 @@ def test_a_reset_waits_for_the_batch_under_way() -> None:
     device.close()
 
 
-def library(name: str) -> str:
-    return subprocess.run(["cc", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
+def attack_disks(environment: dict[str, str], chains: int) -> None:
+    for subject in ("planed", "planed_with_threads"):
+        command = [sys.executable, "-m", "pyvmm_virtio.fuzz", f"tests.virtio.raw_disk:{subject}", "--ring", "split"]
+        done = subprocess.run(
+            [*command, "--chains", str(chains)], env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr[-4000:]
+        assert f"{chains} chains" in done.stdout
 
 
 @pytest.mark.slow
 def test_an_attack_under_the_sanitizers(tmp_path: Path) -> None:
-    """The package is built again, into a folder of its own, and the sanitizers' libraries come before everything."""
-    runtime = library("libasan.so")
-    if not os.path.isabs(runtime):
-        pytest.skip("the compiler has no libasan")
-    copy = tmp_path / "source"
-    subprocess.run(["cp", "-r", ROOT / "pyvmm_virtio", copy], check=True)
-    for built in (copy / "src" / "pyvmm_virtio").glob("*.so"):
-        built.unlink()
-    subprocess.run(
-        [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"],
-        cwd=copy,
-        env=os.environ | {"CFLAGS": FLAGS, "LDFLAGS": "-fsanitize=address,undefined", "CC": "cc"},
-        check=True,
-    )
-    environment = os.environ | {
-        "LD_PRELOAD": f"{runtime} {library('libubsan.so')}",
-        # the interpreter keeps some of its memory to the end
-        "ASAN_OPTIONS": "detect_leaks=0:halt_on_error=1",
-        "PYTHONMALLOC": "malloc",
-        "PYTHONPATH": f"{copy / 'src'}:{ROOT}",
-    }
-    where = [sys.executable, "-c", "import pyvmm_virtio._virtio as module; print(module.__file__)"]
-    found = subprocess.run(where, env=environment, capture_output=True, text=True, check=True)
-    assert found.stdout.startswith(str(copy))
-    for subject in ("planed", "planed_with_threads"):
-        command = [sys.executable, "-m", "pyvmm_virtio.fuzz", f"tests.virtio.raw_disk:{subject}", "--ring", "split"]
-        done = subprocess.run(
-            [*command, "--chains", "20000"], env=environment, capture_output=True, text=True, check=False, cwd=tmp_path
-        )
-        assert done.returncode == 0, done.stdout + done.stderr[-4000:]
-        assert "20000 chains" in done.stdout
+    attack_disks(rebuild_with_sanitizers("pyvmm_virtio", "_virtio", tmp_path, "-Wall -Wextra -Werror"), 20000)
+
+
+@pytest.mark.slow
+def test_the_tests_run_every_line_of_c(tmp_path: Path) -> None:
+    """What gcov says of this file's tests and an attack; cffi's wrappers are not counted."""
+    environment = rebuild("pyvmm_virtio", tmp_path, "--coverage -O0", "--coverage")
+    attack_disks(environment, 2000)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", __file__]
+    subprocess.run(command, env=environment, check=True, capture_output=True, cwd=ROOT)
+    (notes,) = tmp_path.rglob("*.gcno")
+    # where the compiler ran, for the name of the source is relative
+    folder = tmp_path / "pyvmm_virtio"
+    subprocess.run(["gcov", "--object-directory", notes.parent, notes], check=True, capture_output=True, cwd=folder)
+    ours = set((ROOT / "pyvmm_virtio/src/pyvmm_virtio/native/block.h").read_text().splitlines())
+    counts = [line.split(":", 2) for line in (folder / "pyvmm_virtio._virtio.c.gcov").read_text().splitlines()]
+    counts = [each for each in counts if each[0].strip() != "-" and each[2] in ours and len(each[2].strip()) > 1]
+    missed = [f"{number.strip()}: {text.strip()}" for count, number, text in counts if count.strip() == "#####"]
+    assert len(counts) > 150
+    assert len(missed) < len(counts) * 0.05, missed

@@ -165,11 +165,8 @@ class RawFile:
 
 def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
     """Do what `os.posix_fallocate` does not: the system call with a `mode`."""
-    import ctypes
+    from pyvmm_virtio._virtio import ffi, lib
 
-    libc = ctypes.CDLL(None, use_errno=True)
-    offsets = (ctypes.c_longlong(offset), ctypes.c_longlong(length))
-    while libc.fallocate(fd, mode, *offsets):
-        number = ctypes.get_errno()
-        if number != errno.EINTR:
-            raise BackendError(number, f"fallocate: {os.strerror(number)}")
+    while lib.fallocate(fd, mode, offset, length):
+        if ffi.errno != errno.EINTR:
+            raise BackendError(ffi.errno, f"fallocate: {os.strerror(ffi.errno)}")

@@ -80,5 +80,5 @@ class Rng(VirtioDevice):
         except OSError as error:
             self.errors["source"] = self.errors.get("source", 0) + 1
             if self.errors["source"] == 1:
-                self._log().error("%r: its source failed (later failures are only counted): %s", self, error)
+                self._log().error("%r: its source failed (later failures are only counted): %s", self, str(error))
             return b""

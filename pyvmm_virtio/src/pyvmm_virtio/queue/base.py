@@ -219,7 +219,7 @@ class BaseQueue(Stateful):
         except QueueConfigError as error:
             import logging
 
-            logging.getLogger(__name__).error("queue %d: ignored: %s", self._index, error)
+            logging.getLogger(__name__).error("queue %d: ignored: %s", self._index, str(error))
 
     # features and readiness
 
@@ -304,7 +304,8 @@ class BaseQueue(Stateful):
         except VirtqueueError as error:
             import logging
 
-            logging.getLogger(__name__).error("%s", error)
+            # the text, for the error's traceback holds whatever its callers have in hand
+            logging.getLogger(__name__).error("%s", str(error))
             return False
         return True
 
