@@ -7,7 +7,6 @@ import struct
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -22,6 +21,10 @@ from pyvmm_virtio.devices import Block
 from pyvmm_virtio.devices.block.plane import DataPlane
 from pyvmm_virtio.driver import drive
 from pyvmm_virtio.fuzz import Fuzzer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class Counted(DataPlane):
