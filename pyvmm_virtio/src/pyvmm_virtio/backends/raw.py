@@ -167,6 +167,6 @@ def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
     """Do what `os.posix_fallocate` does not: the system call with a `mode`."""
     from pyvmm_virtio._virtio import ffi, lib
 
-    while lib.fallocate(fd, mode, offset, length):
+    while lib.pyvmm_fallocate(fd, mode, offset, length):
         if ffi.errno != errno.EINTR:
             raise BackendError(ffi.errno, f"fallocate: {os.strerror(ffi.errno)}")

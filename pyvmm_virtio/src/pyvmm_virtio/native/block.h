@@ -320,3 +320,9 @@ static int pyvmm_block_run(pyvmm_block_queue *queue, pyvmm_pool *pool)
         __atomic_store_n((uint16_t *)(void *)(used + 2), queue->next_used, __ATOMIC_RELEASE);
     return (int)count;
 }
+
+/* Makes and fills holes, which Python's os.posix_fallocate has no mode for. */
+static int pyvmm_fallocate(int fd, int mode, int64_t offset, int64_t length)
+{
+    return fallocate(fd, mode, offset, length);
+}

@@ -19,5 +19,5 @@ typedef struct pyvmm_pool pyvmm_pool;
 
 pyvmm_pool *pyvmm_pool_start(uint32_t threads);
 void pyvmm_pool_stop(pyvmm_pool *pool);
-int fallocate(int fd, int mode, int64_t offset, int64_t length);
+int pyvmm_fallocate(int fd, int mode, int64_t offset, int64_t length);
 int pyvmm_block_run(pyvmm_block_queue *queue, pyvmm_pool *pool);
