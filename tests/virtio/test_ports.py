@@ -128,6 +128,18 @@ def test_sockets_of_the_dead_are_replaced_and_of_the_living_are_not(tmp_path: Pa
     with SocketPort(path), pytest.raises(OSError, match="in use") as refusal:
         SocketPort(path)
     assert refusal.value.errno == errno.EADDRINUSE
+    assert refusal.value.filename == path
+
+
+def test_what_is_no_socket_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    path.write_bytes(b"precious")
+    with pytest.raises(OSError, match="no socket can be made there") as refusal:
+        SocketPort(str(path))
+    assert refusal.value.errno == errno.EADDRINUSE
+    assert path.read_bytes() == b"precious"
+    with pytest.raises(OSError, match="no socket can be made there"):
+        SocketPort("/" + "a" * 200)
 
 
 def test_functions_may_take_a_part() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from pyvmm_virtio.errors import VirtioError
 
 
@@ -13,9 +15,11 @@ class ImageLocked(BackendError):
     """Another process uses the image; `holders` are those that could be found, as `(pid, name)`."""
 
     def __init__(self, errno: int, path: str, holders: list[tuple[int, str]], read_only: bool) -> None:
+        ours = [pid for pid, _ in holders] == [os.getpid()]
         who = ", ".join(f"{name} ({pid})" for pid, name in holders) or "another process"
-        cure = "stop it first" if read_only else "stop it first, or open the image read-only in both"
-        super().__init__(errno, f"{who} has locked it: {cure}; lock=False takes no lock and may destroy it", path)
+        who, cure = ("this process itself", "give each disk its own image") if ours else (who, "stop it first")
+        cure += "" if read_only else ", or open the image read-only in both"
+        super().__init__(errno, f"{who} has locked it: {cure}", path)
         self.holders = holders
 
 

@@ -15,6 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+PREAMBLE = ("Failed to send", "Don't run as root")
+"""What it says before it says why it ends: that there is no syslog, and that it gives up privileges."""
 CURE = "install Debian's package passt"
 
 
@@ -57,8 +59,8 @@ class Passt(StreamNet):
             return
         said = self._process.stderr.read().decode(errors="replace") if self._process.stderr else ""
         self.close()
-        # it complains of a missing syslog as well, and prints its whole manual after an option it does not know
-        why = next((line for line in said.splitlines() if line and not line.startswith("Failed to send")), "no reason")
+        # it prints its whole manual after an option it does not know
+        why = next((line for line in said.splitlines() if line and not line.startswith(PREAMBLE)), "no reason")
         raise NetError(errno.ECONNREFUSED, f"passt ended with status {self._process.returncode}: {why}")
 
     def close(self) -> None:

@@ -213,8 +213,10 @@ class SocketPort(BasePort):
             try:
                 self._listener.bind(path)
             except OSError as error:
-                if error.errno != errno.EADDRINUSE or _answers(path):
-                    raise
+                if error.errno != errno.EADDRINUSE or not _is_abandoned(path):
+                    raise OSError(error.errno, f"no socket can be made there ({error.strerror or error})", path) from (
+                        error
+                    )
                 os.unlink(path)
                 self._listener.bind(path)
             self._listener.listen(1)
@@ -283,11 +285,15 @@ class SocketPort(BasePort):
         return f"<SocketPort {self.path!r} {'connected' if self.connected else 'listening'}>"
 
 
-def _answers(path: str) -> bool:
+def _is_abandoned(path: str) -> bool:
+    """Whether it is a socket, and nothing else that somebody may want to keep, on which nobody listens."""
     import socket
+    import stat
 
+    if not stat.S_ISSOCK(os.lstat(path).st_mode):
+        return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        return probe.connect_ex(path) == 0
+        return probe.connect_ex(path) == errno.ECONNREFUSED
 
 
 class CallablePort(BasePort):

@@ -50,7 +50,7 @@ class RawFile:
         self.read_only = read_only
         self.can_discard = True
         self._can_zero = True
-        self._fd = fd if fd >= 0 else os.open(self.path, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC)
+        self._fd = fd if fd >= 0 else self._open()
         try:
             self.is_device = stat.S_ISBLK(os.fstat(self._fd).st_mode)
             self.size = self._probe_size()
@@ -61,12 +61,21 @@ class RawFile:
             os.close(self._fd)
             raise
 
+    def _open(self) -> int:
+        # opening a named pipe would wait for somebody at its other end
+        self._check_kind(os.stat(self.path).st_mode)
+        return os.open(self.path, (os.O_RDONLY if self.read_only else os.O_RDWR) | os.O_CLOEXEC)
+
+    def _check_kind(self, mode: int) -> None:
+        if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
+            what = "a directory" if stat.S_ISDIR(mode) else "neither a file nor a block device"
+            raise BadImage(errno.EINVAL, f"it is {what}: give an image, or a block device", self.path)
+
     def _probe_size(self) -> int:
         mode = os.fstat(self._fd)
         if self.is_device:
             return int.from_bytes(fcntl.ioctl(self._fd, BLKGETSIZE64, bytes(8)), "little")
-        if not stat.S_ISREG(mode.st_mode):
-            raise BadImage(errno.EINVAL, "it is neither a file nor a block device", self.path)
+        self._check_kind(mode.st_mode)
         if mode.st_size % SECTOR or not mode.st_size:
             whole = -(-mode.st_size // SECTOR or -1) * SECTOR
             cure = f"'truncate -s {whole} {self.path}' makes it one"

@@ -61,8 +61,10 @@ class Tap:
     link_up = True
 
     def __init__(self, name: str, queue_pairs: int = 1) -> None:
-        if not 1 <= queue_pairs <= MAX_QUEUES or not 1 <= len(name.encode()) < 16:
-            raise NetError(errno.EINVAL, f"{queue_pairs} queues of {name!r}: 1 to 256, and a name of 1 to 15 bytes")
+        if not 1 <= queue_pairs <= MAX_QUEUES:
+            raise NetError(errno.EINVAL, f"{queue_pairs} queues: an interface has 1 to {MAX_QUEUES}")
+        if not 1 <= len(name.encode()) < 16:
+            raise NetError(errno.EINVAL, f"{name!r} is no interface: give a name of 1 to 15 bytes")
         self.queue_pairs = queue_pairs
         self.name = name
         self.on_link: Callable[[], object] = nobody

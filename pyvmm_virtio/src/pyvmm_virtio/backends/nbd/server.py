@@ -107,7 +107,9 @@ class QemuNbdServer:
                     return
                 except OSError:
                     if self._process is not None and self._process.poll() is not None:
-                        raise BadImage(errno.EINVAL, f"QEMU does not serve it: {self._said()}", self.path) from None
+                        raise BadImage(
+                            errno.EINVAL, f"QEMU does not serve it as {self.format}: {self._said()}", self.path
+                        ) from None
                     if time.monotonic() > deadline:
                         why = f"QEMU did not begin to serve it within {PATIENCE:g} s: {self._said()}"
                         raise BackendError(errno.ETIMEDOUT, why, self.path) from None
@@ -115,7 +117,8 @@ class QemuNbdServer:
 
     def _said(self) -> str:
         with open(f"{self._folder.name}/messages", errors="replace") as messages:
-            return messages.read().strip() or "it said nothing"
+            # behind the options that we gave it, as JSON
+            return messages.read().strip().rpartition("}: ")[2] or "it said nothing"
 
     def connect(self) -> NbdDisk:
         """Open the image; closing the disk ends the server."""

@@ -103,7 +103,9 @@ class Block(VirtioDevice):
                 f"{queues} queues, {seg_max} segments, cache {cache!r}: give 1 to 65535, 1 to {most}, one of {CACHES}"
             )
         self.disk = disk
-        self.serial = serial.encode("ascii")[: c.VIRTIO_BLK_ID_BYTES]
+        if not serial.isascii() or len(serial) > c.VIRTIO_BLK_ID_BYTES:
+            raise VirtioUsageError(f"serial {serial!r}: give up to {c.VIRTIO_BLK_ID_BYTES} characters of ASCII")
+        self.serial = serial.encode("ascii")
         self.cache = cache
         self.loop = loop
         self._throttle = Throttle(self, rate_limiter, loop)
