@@ -7,8 +7,9 @@ what happens on each exit, when the machine has ended. Read it from `main` downw
     main       the command line in, the exit status out
     Machine    memory, KVM, devices, kernel; what to do on an exit; how a machine ends
 
-What the guest prints and the person types is in `terminal.py` beside it, disks, networks and their like are in
-`virtio_machine.py`. A machine of your own is a subclass of `Machine` that overrides one of its `add_` steps.
+What the guest prints and the person types is in `terminal.py` beside it; disks, networks and their like are in
+`virtio_devices.py`, and how they meet KVM in `virtio_machine.py`. A machine of your own is a subclass of `Machine` that
+overrides one of its `add_` steps.
 
 Some modules are imported where they are first needed: a guest of ten instructions says its first byte sooner.
 """
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from pyvmm_device import EdgeInterrupt
     from pyvmm_kvm import CpuId, VcpuExit, VcpuFd
     from pyvmm_loader import AcpiTables
-    from virtio_machine import TerminalPort
+    from virtio_devices import TerminalPort
 
 COM1, COM1_IRQ = 0x3F8, 4
 CMOS, CMOS_IRQ = 0x70, 8
@@ -112,11 +113,11 @@ class Machine:
         from virtio_machine import VirtioMachine
 
         try:
-            virtio = VirtioMachine(self)
+            self.virtio = VirtioMachine(self)
         except (VirtioUsageError, ValueError) as error:
             raise UsageError(str(error)) from error
-        self.virtio_words = virtio.words
-        self.keyboard = virtio.terminal or self.keyboard
+        self.virtio_words = self.virtio.words
+        self.keyboard = self.virtio.terminal or self.keyboard
 
     def make_console(self) -> Console:
         """Where the first serial port's output goes."""
@@ -299,14 +300,14 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def main() -> int:
-    """Boot what the command line says; returns the exit status."""
+def main(kind: type[Machine] = Machine) -> int:
+    """Boot what the command line says, in a machine of this kind; returns the exit status."""
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing to restore yet
     arguments = parse()
     try:
-        machine = Machine(arguments)
+        machine = kind(arguments)
     except (UsageError, LoaderError, OSError) as error:
         print(f"minimal_vmm: {error}", file=sys.stderr)
         return 2

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pyvmm_device import EventLoop, Serial
-    from virtio_machine import TerminalPort
+    from virtio_devices import TerminalPort
 
 CTRL_A = 0x01
 HELP = b"\r\n[Ctrl-A x: leave   Ctrl-A h: this help   Ctrl-A b: break   Ctrl-A Ctrl-A: a Ctrl-A for the guest]\r\n"

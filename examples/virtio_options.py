@@ -1,4 +1,4 @@
-"""The options of the example that ask for virtio devices; what they mean is in `virtio_machine.py`."""
+"""The options of the example that ask for virtio devices; what they mean is in `virtio_devices.py`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 def virtio_wanted(asked: argparse.Namespace) -> bool:
     """Whether the command line asks for any of this."""
-    return bool(asked.disk or asked.net or asked.console or asked.rng)
+    return bool(asked.disk or asked.net or asked.console or asked.port or asked.rng)
 
 
 def disk(text: str) -> argparse.Namespace:
@@ -26,8 +26,19 @@ def net(text: str) -> argparse.Namespace:
     kind, _, asked.tap = asked.kind.partition("=")
     if (kind, bool(asked.tap)) not in (("user", False), ("tap", True)):
         raise argparse.ArgumentTypeError(f"{asked.kind!r} is no network: give user, or tap=NAME")
+    asked.name = f"tap={asked.tap}" if asked.tap else kind
     asked.kind = kind
     return asked
+
+
+def port(text: str) -> argparse.Namespace:
+    """Read NAME=SOCKET."""
+    import argparse
+
+    name, _, path = text.partition("=")
+    if not name or not path:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: give NAME=SOCKET, as in lesson=/tmp/lesson.socket")
+    return argparse.Namespace(name=name, path=path)
 
 
 def _options(text: str, first: str, defaults: dict[str, str]) -> argparse.Namespace:
@@ -54,7 +65,7 @@ def _options(text: str, first: str, defaults: dict[str, str]) -> argparse.Namesp
 
 def add_virtio_options(parser: argparse.ArgumentParser) -> None:
     """Add the options to a command line."""
-    add = parser.add_argument_group("virtio devices (--disk and --net may be given several times)").add_argument
+    add = parser.add_argument_group("virtio devices (--disk, --net and --port may be given several times)").add_argument
     formats = "raw unless format=qcow2, vmdk, vhdx or another that QEMU knows; or nbd:unix:SOCKET, nbd://HOST/EXPORT"
     add(
         "--disk",
@@ -67,6 +78,8 @@ def add_virtio_options(parser: argparse.ArgumentParser) -> None:
     networks = "an interface of the host, or passt's network, which needs no privilege"
     add("--net", type=net, action="append", default=[], metavar="tap=NAME|user", help=networks)
     add("--console", action="store_true", help="a console at this terminal for console=hvc0; what is typed goes there")
+    programs = "a port for the guest's programs (/sys/class/virtio-ports/*/name); SOCKET is its other end, on this host"
+    add("--port", type=port, action="append", default=[], metavar="NAME=SOCKET", help=programs)
     add("--rng", action="store_true", help="a source of random numbers")
     add("--transport", choices=("mmio", "pci"), default="mmio", help="how the guest reaches them (%(default)s)")
     add("--ring", choices=("split", "packed"), default="packed", help="the newest format to offer (%(default)s)")

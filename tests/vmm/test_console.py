@@ -12,6 +12,8 @@ import pytest
 from tests.vmm.conftest import PATIENCE, VMM, DemoGuest
 
 FOREVER = bytes.fromhex("ebfe")  # jmp to itself
+COLUMNS_FOREVER = bytes.fromhex("baf8030000 a0000100d0 ee ebf8")
+"""mov edx, 0x3f8; again: mov al, [0xd0000100]; out dx, al; jmp again: the virtio console's columns as a character."""
 
 
 class Session:
@@ -19,6 +21,7 @@ class Session:
 
     def __init__(self, *options: str) -> None:
         self.fd, self.terminal = pty.openpty()
+        self.resize("P")
         self.before = termios.tcgetattr(self.terminal)
         self.said = b""
         self.process = subprocess.Popen(
@@ -32,6 +35,10 @@ class Session:
             assert time.monotonic() < deadline, self.said
             self.said += os.read(self.fd, 4096)
         self.said = self.said.partition(text)[2]
+
+    def resize(self, columns: str) -> None:
+        """Make it as wide as a character's number."""
+        termios.tcsetwinsize(self.terminal, (25, ord(columns)))
 
     def is_raw(self) -> bool:
         flags: int = termios.tcgetattr(self.terminal)[3]
@@ -93,3 +100,15 @@ def test_signals_restore_the_terminal(
     console.process.send_signal(number)
     assert console.process.wait(PATIENCE) == 128 + number, os.read(console.fd, 8192).decode()
     assert termios.tcgetattr(console.terminal) == console.before
+
+
+@pytest.mark.kvm
+def test_the_virtio_console_is_as_wide_as_the_terminal(
+    program: Callable[[bytes], str], session: Callable[..., Session]
+) -> None:
+    console = session("--kernel", program(COLUMNS_FOREVER), "--console")
+    console.expect(b"PPP")
+    console.resize("c")
+    # the kernel sends it to a terminal's foreground processes; this one is nobody's
+    console.process.send_signal(signal.SIGWINCH)
+    console.expect(b"ccc")
