@@ -43,7 +43,7 @@ def virtio() -> Path:
 
 def _compiled(name: str, source: Path) -> Path:
     install(["gcc", "libc6-dev", "cpio"], "which build the guest's initramfs")
-    ingredients = source.read_bytes() + (HERE / "init.h").read_bytes()
+    ingredients = b"".join(path.read_bytes() for path in (source, *sorted(HERE.glob("*.h"))))
     return _cached(name, ingredients, lambda folder: compile_init(source, folder))
 
 

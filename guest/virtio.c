@@ -2,144 +2,29 @@
  * An init that uses virtio devices as programs do, and says what it saw. `do=WORD,WORD,...` on the kernel command line
  * says what to use, in order; then it powers off:
  *   features  each virtio device: its type and the features that its driver took
+ *   queues    how many queues the drivers of /dev/vda and eth0 use
  *   disk      mount /dev/vda, read `input`, write `output` and have it on the disk, unmount
- *   blocks    read /dev/vdb past the page cache on each processor, discard its second MiB, zero its third
+ *   blocks    on each processor read from /dev/vdb past the page cache, and write; discard its second MiB, zero its third
+ *   grow      wait until /dev/vda has another size
  *   rng       read from /dev/hwrng
  *   console   write to /dev/hvc0, read a line from it, and write that back
- *   port      the same with the port named "lesson"
- *   net       ping `ping=A.B.C.D`, then fetch from `server=A.B.C.D:PORT` by HTTP, and send it `bytes=SIZE` bytes
- *   resize    wait until /dev/vda has another size
- * Checksums are those of zlib's crc32.
+ *   window    wait for the signal that says that /dev/hvc0 has another size, and say which
+ *   port      the same as "console" with the port named "lesson"
+ *   late      the same with a port named "late" that comes and goes meanwhile
+ *   link      wait until eth0's link is down, and up again
+ *   net       ping `ping=A.B.C.D`; then on each processor fetch from `server=A.B.C.D:PORT` by HTTP, and send it
+ *             `bytes=SIZE` bytes
+ *   interrupts  what /proc/interrupts says of virtio devices
+ * What waits says "WORD: now" first. Checksums are those of zlib's crc32.
  */
-#define _GNU_SOURCE
-#include <fcntl.h>
+#include "virtio.h"
+
 #include <linux/fs.h>
 #include <linux/reboot.h>
-#include <netinet/in.h>
 #include <sys/mount.h>
 
-#include <asm/ioctls.h>
-#include <asm/termbits.h>
-
-#include "init.h"
-
-#define CALL5(number, a, b, c, d, e) syscall5(number, (long)(a), (long)(b), (long)(c), (long)(d), (long)(e))
-#define CHUNK 65536
-#define MIB (1 << 20)
-
-static char buffer[CHUNK] __attribute__((aligned(4096)));
-static char **environment;
-static unsigned int crc_table[256];
-
-static long syscall6(long number, long a, long b, long c, long d, long e, long f)
-{
-    register long r9 __asm__("r9") = f;
-    long result;
-    register long r10 __asm__("r10") = d;
-    register long r8 __asm__("r8") = e;
-    __asm__ volatile("syscall"
-                     : "=a"(result)
-                     : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
-                     : "rcx", "r11", "memory");
-    return result;
-}
-
-void *memset(void *to, int value, size_t count)
-{
-    for (size_t i = 0; i < count; i++)
-        ((char *)to)[i] = value;
-    return to;
-}
-
-static void hex(unsigned long value)
-{
-    for (int shift = 28; shift >= 0; shift -= 4) {
-        char digit[2] = {"0123456789abcdef"[value >> shift & 15], 0};
-        text(digit);
-    }
-}
-
-static unsigned long decimal(const char **at)
-{
-    unsigned long value = 0;
-    for (; **at >= '0' && **at <= '9'; ++*at)
-        value = value * 10 + **at - '0';
-    return value;
-}
-
-static int begins(const char *word, const char *with)
-{
-    while (*with && *word == *with)
-        word++, with++;
-    return !*with;
-}
-
-static unsigned int crc32(unsigned int crc, const char *data, long count)
-{
-    if (!crc_table[1])
-        for (unsigned int i = 0; i < 256; i++) {
-            unsigned int value = i;
-            for (int bit = 0; bit < 8; bit++)
-                value = value & 1 ? value >> 1 ^ 0xedb88320 : value >> 1;
-            crc_table[i] = value;
-        }
-    crc = ~crc;
-    while (count--)
-        crc = crc >> 8 ^ crc_table[(crc ^ *data++) & 255];
-    return ~crc;
-}
-
-/* Bytes that look like nothing in particular, the same in each boot. */
-static void fill(unsigned int *seed)
-{
-    for (int i = 0; i < CHUNK; i++) {
-        *seed = *seed * 1664525 + 1013904223;
-        buffer[i] = *seed >> 24;
-    }
-}
-
-static void failed(const char *what, long error)
-{
-    text("failed: ");
-    text(what);
-    text(", error ");
-    number(-error);
-    text("\n");
-    say();
-}
-
-static void sum_up(const char *what, unsigned long length, unsigned int crc)
-{
-    text(what);
-    text(" ");
-    number(length);
-    text(" bytes, crc ");
-    hex(crc);
-    text("\n");
-    say();
-}
-
-static long open_file(const char *path, int flags)
-{
-    long fd = CALL(SYS_open, path, flags, 0644);
-    if (fd < 0)
-        failed(path, fd);
-    return fd;
-}
-
-/* Say what a small file holds, up to its first line's end. */
-static void quote(const char *path)
-{
-    long fd = CALL(SYS_open, path, O_RDONLY, 0);
-    long count = fd < 0 ? 0 : CALL(SYS_read, fd, buffer, 256);
-    if (fd >= 0)
-        CALL(SYS_close, fd, 0, 0);
-    buffer[count > 0 ? count : 0] = 0;
-    for (char *at = buffer; *at; at++)
-        if (*at == '\n')
-            *at = 0;
-    text(buffer);
-}
+#include "virtio_console.h"
+#include "virtio_net.h"
 
 static void features(void)
 {
@@ -155,6 +40,29 @@ static void features(void)
         quote(path);
         text("\n");
     }
+    say();
+}
+
+static int count(char *path, char *digit)
+{
+    int found = 0;
+    for (*digit = '0'; *digit <= '9' && !CALL(SYS_access, path, 0, 0); ++*digit)
+        found++;
+    return found;
+}
+
+static void queues(void)
+{
+    char disk[] = "/sys/block/vda/mq/0";
+    char receive[] = "/sys/class/net/eth0/queues/rx-0", transmit[] = "/sys/class/net/eth0/queues/tx-0";
+
+    text("queues: block ");
+    number(count(disk, disk + sizeof disk - 2));
+    text(" receive ");
+    number(count(receive, receive + sizeof receive - 2));
+    text(" transmit ");
+    number(count(transmit, transmit + sizeof transmit - 2));
+    text("\n");
     say();
 }
 
@@ -222,22 +130,36 @@ static void disk(void)
         failed("umount", error);
 }
 
+/* One processor's requests go through one queue, which is its own where there are enough. */
+static void blocks_of(long fd, int cpu)
+{
+    unsigned int seed = 100 + cpu;
+    long at = 3 * MIB + cpu * CHUNK;
+
+    pin(cpu);
+    long length = CALL5(SYS_pread64, fd, buffer, 4096, cpu * 4096, 0);
+    text("blocks: processor ");
+    number(cpu);
+    sum_up(" read", length, crc32(0, buffer, length));
+    fill(&seed);
+    length = CALL5(SYS_pwrite64, fd, buffer, CHUNK, at, 0);
+    if (length != CHUNK)
+        failed("write", length);
+    memset(buffer, 0, CHUNK);
+    length = CALL5(SYS_pread64, fd, buffer, CHUNK, at, 0);
+    text("blocks: processor ");
+    number(cpu);
+    sum_up(" wrote", length, crc32(0, buffer, length));
+}
+
 static void blocks(void)
 {
-    unsigned long mask[16] = {0}, one[16] = {0};
     unsigned long second[2] = {MIB, MIB}, third[2] = {2 * MIB, MIB};
     long error;
 
-    CALL(SYS_sched_getaffinity, 0, sizeof mask, mask);
     long fd = open_file("/dev/vdb", O_RDWR | O_DIRECT);
-    for (int cpu = 0; mask[0] >> cpu & 1; cpu++) {
-        one[0] = 1ul << cpu;
-        CALL(SYS_sched_setaffinity, 0, sizeof one, one);
-        long count = CALL5(SYS_pread64, fd, buffer, 4096, cpu * 4096, 0);
-        text("blocks: processor ");
-        number(cpu);
-        sum_up(" read", count, crc32(0, buffer, count));
-    }
+    for (int cpu = 0; cpu < processors(); cpu++)
+        blocks_of(fd, cpu);
     if ((error = CALL(SYS_ioctl, fd, BLKDISCARD, second)))
         failed("discard", error);
     if ((error = CALL(SYS_ioctl, fd, BLKZEROOUT, third)))
@@ -246,6 +168,30 @@ static void blocks(void)
         failed("fsync", error);
     CALL(SYS_close, fd, 0, 0);
     text("blocks: done\n");
+    say();
+}
+
+static void grow(void)
+{
+    unsigned long before = 0, size = 0;
+
+    long fd = open_file("/dev/vda", O_RDONLY);
+    CALL(SYS_ioctl, fd, BLKGETSIZE64, &before);
+    wait_for("grow");
+    for (int tries = 0; tries < PATIENCE; tries++) {
+        CALL(SYS_ioctl, fd, BLKGETSIZE64, &size);
+        if (size != before)
+            break;
+        rest();
+    }
+    CALL(SYS_close, fd, 0, 0);
+    text("grow: from ");
+    number(before);
+    text(" to ");
+    number(size);
+    text(" bytes, sectors ");
+    quote("/sys/block/vda/size");
+    text("\n");
     say();
 }
 
@@ -259,188 +205,14 @@ static void rng(void)
     sum_up("", count, crc32(0, buffer, count));
 }
 
-static void talk(const char *name, const char *path)
-{
-    static const char hello[] = "hello from the guest\n";
-    struct termios terminal;
-    long length = 0;
-
-    long fd = open_file(path, O_RDWR | O_NOCTTY);
-    if (!CALL(SYS_ioctl, fd, TCGETS, &terminal)) {
-        terminal.c_lflag &= ~ECHO;
-        CALL(SYS_ioctl, fd, TCSETS, &terminal);
-    }
-    CALL(SYS_write, fd, hello, sizeof hello - 1);
-    while (length < 4096 && (!length || buffer[length - 1] != '\n')) {
-        long count = CALL(SYS_read, fd, buffer + length, 4096 - length);
-        if (count < 0)
-            break;
-        length += count;
-    }
-    CALL(SYS_write, fd, "it said: ", 9);
-    CALL(SYS_write, fd, buffer, length);
-    CALL(SYS_close, fd, 0, 0);
-    text(name);
-    sum_up(": got", length, crc32(0, buffer, length));
-}
-
-static void port(void)
-{
-    char path[] = "/dev/vport0p1";
-    char name[] = "/sys/class/virtio-ports/vport0p1/name";
-    for (char device = '0'; device <= '9'; device++)
-        for (char which = '0'; which <= '9'; which++) {
-            path[10] = name[29] = device;
-            path[12] = name[31] = which;
-            if (CALL(SYS_access, path, 0, 0))
-                continue;
-            quote(name);
-            used = 0;
-            if (begins(line, "lesson")) {
-                talk("port", path);
-                return;
-            }
-        }
-    failed("no such port", 0);
-}
-
-static struct sockaddr_in address_of(const char *at)
-{
-    struct sockaddr_in to = {.sin_family = AF_INET};
-    unsigned int address = 0;
-
-    for (int i = 0; i < 4; i++, at += *at != 0)
-        address = address << 8 | decimal(&at);
-    to.sin_addr.s_addr = __builtin_bswap32(address);
-    to.sin_port = __builtin_bswap16(decimal(&at));
-    return to;
-}
-
-static void ping(struct sockaddr_in to)
-{
-    struct timeval patience = {20, 0};
-    unsigned char packet[8 + 56] = {8, 0, 0, 0, 0x12, 0x34, 0, 1};
-    unsigned long sum = 0;
-
-    for (int i = 8; i < 64; i++)
-        packet[i] = i;
-    for (int i = 0; i < 64; i += 2)
-        sum += packet[i] << 8 | packet[i + 1];
-    sum = (sum & 0xffff) + (sum >> 16);
-    packet[2] = ~sum >> 8;
-    packet[3] = ~sum;
-    long fd = CALL(SYS_socket, AF_INET, SOCK_RAW, IPPROTO_ICMP);
-    CALL5(SYS_setsockopt, fd, SOL_SOCKET, 20 /* SO_RCVTIMEO */, &patience, sizeof patience);
-    syscall6(SYS_sendto, fd, (long)packet, sizeof packet, 0, (long)&to, sizeof to);
-    for (int tries = 0; tries < 8; tries++) {
-        long count = CALL(SYS_read, fd, buffer, CHUNK);
-        if (count < 0)
-            break;
-        if (count >= 28 && buffer[20] == 0 && buffer[24] == 0x12 && buffer[25] == 0x34) {
-            text("net: ping came back with ");
-            number(count - 28);
-            text(" bytes\n");
-            say();
-            break;
-        }
-    }
-    CALL(SYS_close, fd, 0, 0);
-}
-
-static long call_server(const struct sockaddr_in *to, const char *method, unsigned long length)
-{
-    long fd = CALL(SYS_socket, AF_INET, SOCK_STREAM, 0);
-    long error = CALL(SYS_connect, fd, to, sizeof *to);
-    if (error)
-        failed("connect", error);
-    text(method);
-    text(" /data HTTP/1.0\r\nContent-Length: ");
-    number(length);
-    text("\r\n\r\n");
-    CALL(SYS_write, fd, line, used);
-    used = 0;
-    return fd;
-}
-
-/* Read an answer to its end, and sum up what comes after its header. */
-static void answer(long fd, const char *what)
-{
-    unsigned int crc = 0;
-    unsigned long length = 0;
-    int ends = 0;
-
-    for (long count; (count = CALL(SYS_read, fd, buffer, CHUNK)) > 0;) {
-        long at = 0;
-        for (; ends < 4 && at < count; at++)
-            ends = buffer[at] == "\r\n\r\n"[ends] ? ends + 1 : buffer[at] == '\r';
-        crc = crc32(crc, buffer + at, count - at);
-        length += count - at;
-    }
-    CALL(SYS_close, fd, 0, 0);
-    sum_up(what, length, crc);
-}
-
-static void net(void)
-{
-    struct sockaddr_in to = address_of(setting(environment, "server", "10.0.0.1:80"));
-    const char *bytes = setting(environment, "bytes", "65536");
-    unsigned long size = decimal(&bytes);
-    unsigned int crc = 0, seed = 2;
-
-    text("net: address of ");
-    quote("/sys/class/net/eth0/address");
-    text(" mtu ");
-    quote("/sys/class/net/eth0/mtu");
-    text("\n");
-    say();
-    ping(address_of(setting(environment, "ping", "10.0.0.1")));
-    answer(call_server(&to, "GET", 0), "net: fetched");
-    long fd = call_server(&to, "PUT", size);
-    for (unsigned long done = 0; done < size; done += CHUNK) {
-        fill(&seed);
-        crc = crc32(crc, buffer, CHUNK);
-        for (long sent = 0; sent < CHUNK;) {
-            long count = CALL(SYS_write, fd, buffer + sent, CHUNK - sent);
-            if (count <= 0) {
-                failed("send", count);
-                return;
-            }
-            sent += count;
-        }
-    }
-    sum_up("net: sent", size, crc);
-    answer(fd, "net: answered");
-}
-
-static void resize(void)
-{
-    struct timespec pause = {0, 100000000};
-    unsigned long before = 0, size = 0;
-
-    long fd = open_file("/dev/vda", O_RDONLY);
-    CALL(SYS_ioctl, fd, BLKGETSIZE64, &before);
-    text("resize: now\n");
-    say();
-    for (int tries = 0; tries < 600; tries++) {
-        CALL(SYS_ioctl, fd, BLKGETSIZE64, &size);
-        if (size != before)
-            break;
-        CALL(SYS_nanosleep, &pause, 0, 0);
-    }
-    CALL(SYS_close, fd, 0, 0);
-    text("resize: ");
-    number(size);
-    text(" bytes\n");
-    say();
-}
-
 static void start(long *stack)
 {
     static const struct {
         const char *word;
         void (*function)(void);
-    } words[] = {{"features", features}, {"disk", disk}, {"blocks", blocks}, {"rng", rng}, {"port", port},
-                 {"net", net}, {"resize", resize}, {"interrupts", interrupts}};
+    } words[] = {{"features", features}, {"queues", queues}, {"disk", disk}, {"blocks", blocks}, {"grow", grow},
+                 {"rng", rng}, {"console", console}, {"window", window}, {"port", port}, {"late", late},
+                 {"link", cable}, {"net", net}, {"interrupts", interrupts}};
 
     environment = (char **)(stack + 1 + stack[0] + 1);
     CALL(SYS_mkdir, "/proc", 0555, 0);
@@ -450,8 +222,6 @@ static void start(long *stack)
     CALL5(SYS_mount, "sysfs", "/sys", "sysfs", 0, 0);
     CALL5(SYS_mount, "devtmpfs", "/dev", "devtmpfs", 0, 0);
     for (const char *at = setting(environment, "do", "features"); *at;) {
-        if (begins(at, "console"))
-            talk("console", "/dev/hvc0");
         for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
             if (begins(at, words[i].word))
                 words[i].function();

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -14,15 +15,18 @@ from typing import NamedTuple
 
 from guest import initramfs, kernel
 from guest.host import install
-from tests.vmm.conftest import VMM
+from tests.vmm.conftest import ROOT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+VMM = [sys.executable, "-m", "tests.vmm.changing_vmm"]
 PATIENCE = 900
 MIB = 1 << 20
+CHUNK = 1 << 16
+"""How much the guest's init writes at once."""
 PINGED = "198.51.100.1"
 
 
@@ -77,7 +81,14 @@ def boot(
     command = [*(prefix or []), *VMM, "--kernel", str(kernel.build("full").vmlinux)]
     command += ["--initrd", str(initramfs.virtio()), "--cmdline", cmdline, *options]
     process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "examples")},
     )
     output: list[str] = []
 
@@ -108,6 +119,34 @@ def boot(
                 stream.close()
         process.wait()
     return Guest("".join(output), errors, process.returncode)
+
+
+class Client(threading.Thread):
+    """Somebody at a port's socket, who answers a line of the guest by one of his own."""
+
+    def __init__(self, path: Path, said: bytes) -> None:
+        super().__init__(daemon=True)
+        self.path, self.said = path, said
+        self.heard = b""
+        self.start()
+
+    def run(self) -> None:
+        deadline = time.monotonic() + PATIENCE
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
+            while line.connect_ex(str(self.path)) and time.monotonic() < deadline:
+                time.sleep(0.1)  # until the VMM is there
+            while data := line.recv(4096):
+                self.heard += data
+                if self.heard.endswith(b"hello from the guest\n"):
+                    line.sendall(self.said)
+
+
+def captured(path: Path) -> Iterator[bytes]:
+    """The frames of a capture."""
+    with path.open("rb") as file:
+        file.seek(24)
+        while header := file.read(16):
+            yield file.read(int.from_bytes(header[8:12], "little"))
 
 
 class Network(NamedTuple):
@@ -142,7 +181,7 @@ http.server.ThreadingHTTPServer(("0.0.0.0", int(sys.argv[1])), Handler).serve_fo
 
 
 @contextlib.contextmanager
-def namespace(kind: str, folder: Path, size: int) -> Iterator[Network]:
+def namespace(kind: str, folder: Path, size: int, queues: int = 1) -> Iterator[Network]:
     """A namespace in which a tap interface ("tap") or passt ("user") reaches an HTTP server with `size` bytes."""
     install(["iproute2", "dnsmasq-base", "passt"], "which make networks for guests")
     name = f"pyvmm{os.getpid()}"
@@ -158,7 +197,8 @@ def namespace(kind: str, folder: Path, size: int) -> Iterator[Network]:
         )
         if kind == "tap":
             address = "10.77.0.1"
-            setup += "ip tuntap add tap0 mode tap; ip addr add 10.77.0.1/24 dev tap0; ip link set tap0 up"
+            several = "multi_queue" if queues > 1 else ""
+            setup += f"ip tuntap add tap0 mode tap {several}; ip addr add 10.77.0.1/24 dev tap0; ip link set tap0 up"
         else:
             # passt gives the guest this interface's address, and takes the gateway's for the host itself
             address = "192.0.2.1"
@@ -166,15 +206,8 @@ def namespace(kind: str, folder: Path, size: int) -> Iterator[Network]:
             setup += "ip route add default via 192.0.2.1"
         subprocess.run([*inside, "sh", "-ec", setup], check=True)
         if kind == "tap":
-            dhcp = [
-                "dnsmasq",
-                "--no-daemon",
-                "--port=0",
-                "--interface=tap0",
-                "--bind-interfaces",
-                "--conf-file=/dev/null",
-            ]
-            dhcp += ["--conf-file=/dev/null", "--dhcp-range=10.77.0.10,10.77.0.20", f"--dhcp-leasefile={folder}/leases"]
+            dhcp = "dnsmasq --no-daemon --port=0 --interface=tap0 --bind-interfaces --conf-file=/dev/null".split()
+            dhcp += ["--dhcp-range=10.77.0.10,10.77.0.20", f"--dhcp-leasefile={folder}/leases"]
             processes.append(subprocess.Popen([*inside, *dhcp], stderr=subprocess.DEVNULL, text=True))
         server = [*inside, sys.executable, "-c", SERVER, "8000", str(folder / "data")]
         processes.append(subprocess.Popen(server, stdout=subprocess.PIPE, text=True))

@@ -1,0 +1,158 @@
+/*
+ * What the parts of virtio.c share: checksums, bytes to send, files, processors and waiting.
+ */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <time.h>
+
+#include "init.h"
+
+#define CALL5(number, a, b, c, d, e) syscall5(number, (long)(a), (long)(b), (long)(c), (long)(d), (long)(e))
+#define CHUNK 65536
+#define MIB (1 << 20)
+#define PATIENCE 600 /* rests */
+
+static char buffer[CHUNK] __attribute__((aligned(4096)));
+static char **environment;
+static unsigned int crc_table[256];
+
+static long syscall6(long number, long a, long b, long c, long d, long e, long f)
+{
+    register long r9 __asm__("r9") = f;
+    long result;
+    register long r10 __asm__("r10") = d;
+    register long r8 __asm__("r8") = e;
+    __asm__ volatile("syscall"
+                     : "=a"(result)
+                     : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
+                     : "rcx", "r11", "memory");
+    return result;
+}
+
+void *memset(void *to, int value, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        ((char *)to)[i] = value;
+    return to;
+}
+
+static void hex(unsigned long value)
+{
+    for (int shift = 28; shift >= 0; shift -= 4) {
+        char digit[2] = {"0123456789abcdef"[value >> shift & 15], 0};
+        text(digit);
+    }
+}
+
+static unsigned long decimal(const char **at)
+{
+    unsigned long value = 0;
+    for (; **at >= '0' && **at <= '9'; ++*at)
+        value = value * 10 + **at - '0';
+    return value;
+}
+
+static int begins(const char *word, const char *with)
+{
+    while (*with && *word == *with)
+        word++, with++;
+    return !*with;
+}
+
+static unsigned int crc32(unsigned int crc, const char *data, long count)
+{
+    if (!crc_table[1])
+        for (unsigned int i = 0; i < 256; i++) {
+            unsigned int value = i;
+            for (int bit = 0; bit < 8; bit++)
+                value = value & 1 ? value >> 1 ^ 0xedb88320 : value >> 1;
+            crc_table[i] = value;
+        }
+    crc = ~crc;
+    while (count-- > 0)
+        crc = crc >> 8 ^ crc_table[(crc ^ *data++) & 255];
+    return ~crc;
+}
+
+/* Bytes that look like nothing in particular, the same in each boot. */
+static void fill(unsigned int *seed)
+{
+    for (int i = 0; i < CHUNK; i++) {
+        *seed = *seed * 1664525 + 1013904223;
+        buffer[i] = *seed >> 24;
+    }
+}
+
+static void failed(const char *what, long error)
+{
+    text("failed: ");
+    text(what);
+    text(", error ");
+    number(-error);
+    text("\n");
+    say();
+}
+
+static void sum_up(const char *what, unsigned long length, unsigned int crc)
+{
+    text(what);
+    text(" ");
+    number(length);
+    text(" bytes, crc ");
+    hex(crc);
+    text("\n");
+    say();
+}
+
+static long open_file(const char *path, int flags)
+{
+    long fd = CALL(SYS_open, path, flags, 0644);
+    if (fd < 0)
+        failed(path, fd);
+    return fd;
+}
+
+/* Say what a small file holds, up to its first line's end. */
+SHARED void quote(const char *path)
+{
+    long fd = CALL(SYS_open, path, O_RDONLY, 0);
+    long count = fd < 0 ? 0 : CALL(SYS_read, fd, buffer, 256);
+    if (fd >= 0)
+        CALL(SYS_close, fd, 0, 0);
+    buffer[count > 0 ? count : 0] = 0;
+    for (char *at = buffer; *at; at++)
+        if (*at == '\n')
+            *at = 0;
+    text(buffer);
+}
+
+static void rest(void)
+{
+    struct timespec tenth = {0, 100000000};
+    CALL(SYS_nanosleep, &tenth, 0, 0);
+}
+
+/* Tell the host that it is its turn. */
+static void wait_for(const char *what)
+{
+    text(what);
+    text(": now\n");
+    say();
+}
+
+static int processors(void)
+{
+    static unsigned long mask[16];
+    int count = 0;
+    if (!mask[0])
+        CALL(SYS_sched_getaffinity, 0, sizeof mask, mask);
+    while (mask[0] >> count & 1)
+        count++;
+    return count;
+}
+
+static void pin(int cpu)
+{
+    unsigned long one[16] = {1ul << cpu};
+    CALL(SYS_sched_setaffinity, 0, sizeof one, one);
+}
