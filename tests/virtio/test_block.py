@@ -13,7 +13,7 @@ from guest.host import install
 from tests.virtio.raw_disk import raw_file
 
 from pyvmm_device import EventLoop
-from pyvmm_virtio.backends.block import Topology
+from pyvmm_virtio.backends.block import FLUSH, Topology
 from pyvmm_virtio.backends.memory import MemoryDisk
 from pyvmm_virtio.backends.nbd import QemuNbdServer
 from pyvmm_virtio.backends.raw import RawFile
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from pyvmm_virtio.backends.block import Done
     from pyvmm_virtio.driver.block import BlockDriver
 
 SIZE = 1 << 20
@@ -150,6 +151,8 @@ def test_header_data_and_status_may_lie_anyhow(make: Subject) -> None:
         (b.VIRTIO_BLK_T_IN, (1 << 64) - 1, (), (512,), IOERR),
         (b.VIRTIO_BLK_T_IN, 0, (), (511,), IOERR),
         (b.VIRTIO_BLK_T_IN, 0, (), (), OK),
+        (b.VIRTIO_BLK_T_IN, 0, (bytes(512),), (), IOERR),
+        (b.VIRTIO_BLK_T_IN, 0, (bytes(1),), (512,), IOERR),
         (b.VIRTIO_BLK_T_OUT, SIZE // 512, (bytes(512),), (), IOERR),
         (b.VIRTIO_BLK_T_OUT, (1 << 55), (bytes(512),), (), IOERR),
         (b.VIRTIO_BLK_T_OUT, 0, (bytes(100),), (), IOERR),
@@ -393,6 +396,85 @@ def test_threads_do_what_takes_long(tmp_path: Path, looped: bool) -> None:
             assert "0 requests under way" in repr(disk)
         device.close()
     device.close()
+
+
+class Held(MemoryDisk):
+    """Answers a request when it is told to, into memory that may not be the driver's to give any more."""
+
+    def __init__(self) -> None:
+        super().__init__(SIZE)
+        self.waiting: list[tuple[Sequence[memoryview], Done]] = []
+
+    def submit(self, op: int, views: Sequence[memoryview], offset: int, length: int, done: Done) -> None:
+        self.waiting.append((views, done))
+
+    def fileno(self) -> int:
+        return -1
+
+    def wants_write(self) -> bool:
+        return False
+
+    def on_ready(self) -> None:
+        while self.waiting:
+            views, done = self.waiting.pop(0)
+            for view in views:
+                view[:] = b"x" * len(view)
+            done(0)
+
+    def drain(self, seconds: float) -> None:
+        self.on_ready()
+
+
+@pytest.mark.parametrize("ring", ["split", "packed"])
+@pytest.mark.parametrize("ending", ["reset", "queue reset", "pause"])
+def test_nothing_is_under_way_after_any_end_even_of_a_device_that_needs_a_reset(ring: str, ending: str) -> None:
+    with EventLoop() as loop:
+        disk = Held()
+        device = Block(disk, loop=loop, queues=2)
+        with drive(device, ring=ring) as driver:
+            driver.submit_read(0, 256)
+            assert len(disk.waiting) == 1
+            driver.submit_buffers(1, [(1 << 40, 16, 0)])
+            assert driver.needs_reset
+            if ending == "reset":
+                driver.port.set_status(0)
+            elif ending == "queue reset":
+                driver.port.reset_queue(0)
+            else:
+                device.pause()
+            assert not disk.waiting
+
+
+class Broken(MemoryDisk):
+    """Fails in a way of its own."""
+
+    def readv(self, views: Sequence[memoryview], offset: int) -> None:
+        raise ZeroDivisionError
+
+
+def test_a_disk_with_a_bug_fails_its_requests_and_keeps_nobody_waiting(caplog: pytest.LogCaptureFixture) -> None:
+    device = Block(WorkerDisk(Broken(SIZE), 1))
+    with drive(device) as driver:
+        for _ in range(3):
+            with pytest.raises(BlockError):
+                driver.read(0, 256)
+    assert "ZeroDivisionError" in caplog.text
+    device.close()
+
+
+def test_an_answer_that_fails_leaves_the_others_to_be_given(tmp_path: Path) -> None:
+    with WorkerDisk(MemoryDisk(SIZE), 1) as disk:
+        ended: list[int] = []
+
+        def fail(error: int) -> None:
+            raise RuntimeError
+
+        for done in (fail, ended.append, ended.append):
+            disk.submit(FLUSH, (), 0, 0, done)
+        with pytest.raises(RuntimeError):
+            disk.drain(1)
+        disk.drain(1)
+        assert ended == [0, 0]
 
 
 @pytest.mark.parametrize("looped", [False, True])

@@ -145,6 +145,19 @@ def test_functions_that_answer_at_once(ring: str) -> None:
         assert b"".join(answers) == everything
 
 
+@pytest.mark.parametrize("looped", [False, True])
+@pytest.mark.parametrize(("transport", "ring"), BOTH)
+def test_more_is_typed_than_fits_into_a_whole_ring(transport: str, ring: str, looped: bool) -> None:
+    port = CallablePort()
+    with EventLoop() as loop:
+        device = Console(port, queue_size=4, loop=loop if looped else None)
+        pump = (lambda: loop.run_once(0.01)) if looped else None
+        with drive(device, transport, ring, indirect=False, pump=pump) as driver:
+            port.feed(TEXT)
+            assert driver.read(len(TEXT)) == TEXT
+        device.close()
+
+
 def test_the_emergency_register_needs_no_queues() -> None:
     said: list[bytes] = []
     with drive(Console(CallablePort(said.append)), start=False) as driver:

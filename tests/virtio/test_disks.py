@@ -160,6 +160,31 @@ def test_other_failures_of_fallocate_are_errors(tmp_path: Path) -> None:
         disk.discard(0, 512)
 
 
+def test_after_a_flush_that_failed_none_succeeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux tells of pages that it could not write once, and forgets them then."""
+    with RawFile(make_image(tmp_path / "image", "raw")) as disk:
+        disk.flush()
+
+        def fail(fd: int) -> None:
+            raise OSError(errno.EIO, "once")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fdatasync", fail)
+            with pytest.raises(OSError, match="once"):
+                disk.flush()
+        for _ in range(2):
+            with pytest.raises(OSError, match="an earlier flush failed") as raised:
+                disk.flush()
+            assert raised.value.errno == errno.EIO
+
+
+def test_many_zeros_in_memory() -> None:
+    content = bytearray(b"\x55" * (3 << 20))
+    disk = MemoryDisk(content)
+    disk.write_zeroes(512, (2 << 20) + 1024, True)
+    assert content == b"\x55" * 512 + bytes((2 << 20) + 1024) + b"\x55" * ((1 << 20) - 1536)
+
+
 def test_an_image_that_shrank_is_an_io_error(tmp_path: Path) -> None:
     path = make_image(tmp_path / "image", "raw")
     with RawFile(path) as disk:

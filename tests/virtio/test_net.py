@@ -400,8 +400,10 @@ def test_tables_of_addresses(card: tuple[Net, NetDriver, DatagramNet]) -> None:
     driver.command(c.VIRTIO_NET_CTRL_MAC, c.VIRTIO_NET_CTRL_MAC_TABLE_SET, tables(many, many))
     assert arrives(card, *asked) == [True] * 4
     for data in (b"", tables([one], [])[:-1], tables([], []) + b"x", struct.pack("<I", 1 << 31) + bytes(20)):
+        before = device.filter.state()
         with pytest.raises(DriverError):
             driver.command(c.VIRTIO_NET_CTRL_MAC, c.VIRTIO_NET_CTRL_MAC_TABLE_SET, data)
+        assert device.filter.state() == before
     driver.command(c.VIRTIO_NET_CTRL_MAC, c.VIRTIO_NET_CTRL_MAC_TABLE_SET, tables([], []))
     driver.command(c.VIRTIO_NET_CTRL_MAC, c.VIRTIO_NET_CTRL_MAC_ADDR_SET, one)
     assert device.mac == one.hex(":")

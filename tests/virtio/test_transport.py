@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from pyvmm_device import StateError
+from pyvmm_device import EventLoop, StateError
+from pyvmm_memory import GuestMemoryMmap
 from pyvmm_virtio.constants import features as f
 from pyvmm_virtio.constants import mmio as m
 from pyvmm_virtio.constants import pci as p
@@ -18,7 +19,7 @@ from pyvmm_virtio.driver.drive import MMIO_BASE
 from pyvmm_virtio.driver.rings import RingFull
 from pyvmm_virtio.errors import VirtioUsageError
 from pyvmm_virtio.in_flight import InFlight
-from pyvmm_virtio.queue import DescriptorChain
+from pyvmm_virtio.queue import DescriptorChain, SplitQueue
 from pyvmm_virtio.transport import status as s
 
 from .echo import CONFIG, DOUBLE, NEEDS_DOUBLE, Echo
@@ -300,6 +301,18 @@ def test_kicks_that_mean_nothing(start: Start) -> None:
     assert device.served == 0
 
 
+def test_a_queue_number_is_looked_at_whole(ring: str) -> None:
+    device = Echo()
+    with drive(device, "mmio", ring) as driver:
+        request = driver.submit(0, (b"a",), (1,), kick=False)
+        driver.port.notify(0, 1 << 16, 4)
+        assert not request.done
+        driver.poll()
+        assert device.served == 0
+        driver.port.notify(0, 0, 4)
+        assert driver.wait(request).written() == b"a"
+
+
 def test_queue_reset(start: Start) -> None:
     device = Echo()
     driver = start(device)
@@ -439,6 +452,11 @@ def test_a_bad_state_is_refused(start: Start, transport: str, field: str) -> Non
         box.restore(state)
     with pytest.raises(StateError):
         box.restore({"device": "Other"})
+    if transport == "pci":
+        part = json.loads(json.dumps(good))
+        part["parts"]["virtio"]["queue_vectors"][1] = 9
+        with pytest.raises(StateError, match="vectors that are not there"):
+            box.restore(part)
     box.restore(good)
     device.resume()
     assert driver.request(0, b"fine", into=4) == b"enif"
@@ -659,6 +677,80 @@ def test_a_queue_that_never_ends_lets_others_in(start: Start) -> None:
     driver.submit(0, (b"a",))
     assert turns == [0, 0, 0, 0]
     device.process_queue = lambda index: process(device, index)  # type: ignore[method-assign]
+
+
+def test_a_queue_that_never_ends_lets_the_rest_of_a_loop_in(start: Start) -> None:
+    with EventLoop() as loop:
+        device = Echo((4, 4))
+        device.loop = loop
+        driver = start(device, indirect=False, event_idx=False)
+        turns: list[int] = []
+        process = Echo.process_queue
+
+        def more(index: int) -> None:
+            turns.append(index)
+            process(device, index)
+            driver.poll(index)
+            for _ in range(4):
+                driver.submit(index, (b"a",), (), kick=False)
+
+        device.process_queue = more  # type: ignore[method-assign]
+        for queue in (0, 1, 1, 1, 1):
+            driver.submit(queue, (b"a",), (), kick=False)
+        driver.kick(0)
+        driver.kick(1)
+        for count in range(2, 8):
+            assert len(turns) == count
+            loop.run_once(0)
+        assert set(turns) == {0, 1}
+        driver.port.set_status(0)
+        loop.run_once(0)
+        assert len(turns) == count + 1
+
+
+def test_callbacks_may_leave_more_than_a_turn_for_several_queues(start: Start) -> None:
+    device = Echo((4, 4))
+    driver = start(device, indirect=False)
+    requests = [driver.submit(queue, (b"ab",), (), kick=False) for queue in (0, 1) for _ in range(4)]
+    turns: list[int] = []
+
+    def both() -> None:
+        for index in (0, 1):
+            device.process_queue(index)
+            driver.poll()
+            requests.extend(driver.submit(index, (b"ab",), (), kick=False) for _ in range(len(turns) or 3))
+            turns.append(index)
+
+    assert device.serve(both)
+    driver.poll()
+    assert len(requests) == 12
+    assert all(request.done for request in requests)
+
+
+class Flickering(SplitQueue):
+    """A queue whose driver takes its offer back whenever we look, and makes it whenever we do not."""
+
+    asked = 0
+
+    def pop_descriptor_chain(self, memory: object) -> DescriptorChain | None:
+        return None
+
+    def enable_notification(self, memory: object) -> bool:
+        self.asked += 1
+        return True
+
+    def disable_notification(self, memory: object) -> None:
+        pass
+
+
+def test_an_available_index_that_comes_and_goes_keeps_nobody() -> None:
+    device = Echo((4,))
+    device.attach(GuestMemoryMmap.from_ranges([(0, 0x1000)]))
+    queue = Flickering(4)
+    queue.set_ready(True)
+    device.queues = [queue]
+    assert list(device.chains(0)) == []
+    assert queue.asked == 4
 
 
 def test_who_leaves_the_loop_early_comes_back_for_the_rest(start: Start) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
+    from pyvmm_device import EventLoop
     from pyvmm_virtio.in_flight import InFlight
     from pyvmm_virtio.interrupt import VirtioInterrupt
     from pyvmm_virtio.memory import GuestMemory, MemorySource
@@ -58,6 +59,7 @@ class VirtioDevice:
         config: the configuration space as it is at first.
         queue_max_sizes: the queues' largest sizes, where the class does not say.
         ring_features: what the queues and the transport offer.
+        loop: the event loop, where the device has one.
 
     Attributes:
         device_features: everything that is offered.
@@ -72,6 +74,7 @@ class VirtioDevice:
         bugs: how often there was an error that was the device's own; each was logged.
         epochs: for each queue, a number that changes with each reset of it.
         in_flight: counts workers that touch guest memory, where there are workers.
+        loop: where a queue that does not end is taken up again after others; without one it is done at once.
     """
 
     device_type: ClassVar[int] = 0
@@ -89,6 +92,7 @@ class VirtioDevice:
         config: Buffer = b"",
         queue_max_sizes: Sequence[int] | None = None,
         ring_features: int = RING_FEATURES,
+        loop: EventLoop | None = None,
     ) -> None:
         if queue_max_sizes is not None:
             self.queue_max_sizes = queue_max_sizes
@@ -105,6 +109,7 @@ class VirtioDevice:
         self.last_error: Exception | None = None
         self.bugs = 0
         self.in_flight: InFlight | None = None
+        self.loop: EventLoop | None = loop
         self.interrupt: VirtioInterrupt = NoInterrupt()
         self.queues: list[Queue] = [SplitQueue(size, index) for index, size in enumerate(self.queue_max_sizes)]
         self.epochs = [0] * len(self.queues)
@@ -112,6 +117,7 @@ class VirtioDevice:
         self._snapshot: Callable[[], GuestMemory] | None = None
         self._completed: set[int] = set()
         self._again: set[int] = set()
+        self._calls = 0  # of `_call`, one within the other
         self._restored = False
         self._config_was_read = True
 
@@ -184,13 +190,14 @@ class VirtioDevice:
         try:
             for _ in range(queue.size()):
                 chain = pop(memory)
-                while chain is None:
-                    if not queue.enable_notification(memory):
-                        done = True
-                        return
+                if chain is not None:
+                    yield chain
+                elif queue.enable_notification(memory):
+                    # one came meanwhile; it takes a turn, or a driver that plays with its index could keep us here
                     queue.disable_notification(memory)
-                    chain = pop(memory)
-                yield chain
+                else:
+                    done = True
+                    return
             self._again.add(index)
             done = True
         finally:
@@ -248,19 +255,40 @@ class VirtioDevice:
         whether it was called and went well: not while the device is inactive, paused, or waits for its reset.
         """
         with self.lock:
-            if not self.active or self.paused or self.needs_reset:
-                return False
-            try:
-                function(*arguments)
-            except (VirtqueueError, GuestMemoryError) as error:
-                self.fail(error)
-            except Exception as error:  # noqa: BLE001 (a bug in a device must not end the thread of a vCPU: it is shown)
-                self.bugs += 1
-                self._log().exception("%r: an error of its own", self)
-                self.fail(error)
-            finally:
-                self._notify_driver()
-            return not self.needs_reset
+            went_well = self._call(function, *arguments)
+            unfinished = min(self._again, default=-1) if not self._calls else -1
+        if unfinished >= 0:
+            self._take_up(unfinished)
+        return went_well
+
+    def _call(self, function: Callable[..., object], *arguments: object) -> bool:
+        """Do what `serve` says, under the lock; who calls this looks at `_again` when the last of `_calls` is over."""
+        if not self.active or self.paused or self.needs_reset:
+            return False
+        self._calls += 1
+        try:
+            function(*arguments)
+        except (VirtqueueError, GuestMemoryError) as error:
+            self.fail(error)
+        except Exception as error:  # noqa: BLE001 (a bug in a device must not end the thread of a vCPU: it is shown)
+            from traceback import format_exc
+
+            self.bugs += 1
+            # as text: somebody may keep the record, and the frames hold views of guest memory
+            self._log().error("%r: an error of its own\n%s", self, format_exc())
+            self.fail(error)
+        finally:
+            self._calls -= 1
+            self._notify_driver()
+        return not self.needs_reset
+
+    def _take_up(self, index: int) -> None:
+        """Look at a queue once more that had its turn and did not end."""
+        if self.loop is None:
+            self.kick(index)
+        else:
+            # whatever else waits there comes first, however busy a guest keeps this queue
+            self.loop.call_soon(lambda: self.kick(index))
 
     def _notify_driver(self) -> None:
         while self._completed:
@@ -357,8 +385,13 @@ class VirtioDevice:
             with self.lock:
                 self._again.discard(index)
                 # `quiesce` waits without the lock: what was taken meanwhile would be under way when it has returned
-                if self._pausing or not self.serve(self.process_queue, index) or index not in self._again:
+                if self._pausing or not self._call(self.process_queue, index) or self._calls or not self._again:
                     return
+                # those behind it come first, so that all have their turn
+                index = min((other for other in self._again if other > index), default=min(self._again))
+            if self.loop is not None:
+                self._take_up(index)
+                return
 
     def driver_read_config(self, offset: int, buffer: memoryview) -> None:
         """Take a driver's read of the configuration space."""

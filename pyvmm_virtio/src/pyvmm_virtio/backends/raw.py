@@ -50,6 +50,7 @@ class RawFile:
         self.read_only = read_only
         self.can_discard = True
         self._can_zero = True
+        self._lost = 0  # the error of the first flush that failed
         self._fd = fd if fd >= 0 else self._open()
         try:
             self.is_device = stat.S_ISBLK(os.fstat(self._fd).st_mode)
@@ -123,8 +124,14 @@ class RawFile:
             done += count
 
     def flush(self) -> None:
-        """Fdatasync."""
-        os.fdatasync(self._fd)
+        """Fdatasync. After one that failed, all fail: the kernel forgets what it could not write, and says so once."""
+        if self._lost:
+            raise OSError(self._lost, "an earlier flush failed, and what it was for may be lost", self.path)
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            self._lost = error.errno or errno.EIO
+            raise
 
     def discard(self, offset: int, length: int) -> None:
         """Punch a hole. Where that is impossible nothing happens, which a discard allows."""

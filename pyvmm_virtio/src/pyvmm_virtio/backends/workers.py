@@ -78,6 +78,13 @@ class WorkerDisk:
                 self._do(op, views, offset, length)
             except OSError as failure:
                 error = failure.errno or errno.EIO
+            except Exception:  # noqa: BLE001 (a bug in a disk must not end its threads: it is shown)
+                import logging
+                from traceback import format_exc
+
+                # a disk's own bug: the request fails, and nobody waits for it for ever; as text, for frames hold views
+                logging.getLogger(__name__).error("%r: an error that is no OSError\n%s", self.disk, format_exc())
+                error = errno.EIO
             del views, job  # guest memory cannot be given back while somebody holds a view
             self._finished.append((done, error))
             del done
@@ -108,7 +115,8 @@ class WorkerDisk:
         try:
             os.eventfd_read(self._event)
         except BlockingIOError:
-            return
+            if not self._finished:  # an error in a `done` may have left some of which the event was read already
+                return
         while self._finished:
             done, error = self._finished.popleft()
             self._pending -= 1
@@ -119,9 +127,10 @@ class WorkerDisk:
         import select
 
         while self._pending:
-            poll = select.poll()
-            poll.register(self._event, select.POLLIN)
-            poll.poll()
+            if not self._finished:
+                poll = select.poll()
+                poll.register(self._event, select.POLLIN)
+                poll.poll()
             self.on_ready()
 
     def close(self) -> None:

@@ -54,7 +54,7 @@ class Rng(VirtioDevice):
         self.max_bytes = max(1, max_bytes)
         self._throttle = Throttle(self, rate_limiter, loop)
         self._waits = Throttle(self, None, loop)
-        super().__init__(queue_max_sizes=(queue_size,), ring_features=ring_features)
+        super().__init__(queue_max_sizes=(queue_size,), ring_features=ring_features, loop=loop)
 
     def process_queue(self, index: int) -> None:
         """Fill what is in the queue."""

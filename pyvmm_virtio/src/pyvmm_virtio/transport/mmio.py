@@ -116,8 +116,10 @@ class VirtioMmio:
     def write(self, offset: int, data: memoryview) -> None:
         """Take a driver's write to a register (4 bytes, aligned) or to the configuration space (any)."""
         if offset == m.VIRTIO_MMIO_QUEUE_NOTIFY and len(data) == 4:
-            # with NOTIFICATION_DATA the upper half says how far the driver is, which the ring does as well
-            self.device.kick(data[0] | data[1] << 8)
+            index = int.from_bytes(data, "little")
+            if self.device.negotiated(VIRTIO_F_NOTIFICATION_DATA):
+                index &= 0xFFFF  # the upper half says how far the driver is, which the ring does as well
+            self.device.kick(index)
             return
         if offset >= m.VIRTIO_MMIO_CONFIG:
             with self.control.lock:

@@ -300,6 +300,8 @@ class _State:
             fields = transport.control.check_state(state)
             isr, config_vector = uint(2).load(state["isr"]), uint(16).load(state["config_vector"])
             vectors = array(uint(16), count, count).load(state["queue_vectors"])
+            if any(NO_VECTOR > vector >= transport.vector_count() for vector in (config_vector, *vectors)):
+                raise ValueError("it has vectors that are not there")
             state["virtio"]
         except (KeyError, ValueError, TypeError) as error:
             raise StateError(type(transport).__name__, repr(error)) from None

@@ -19,7 +19,7 @@ from pyvmm_virtio.devices.block.config import (
 )
 from pyvmm_virtio.devices.block.request import HEADER, Refused, Request, data_offset, ranges
 from pyvmm_virtio.devices.throttle import Throttle
-from pyvmm_virtio.errors import VirtioUsageError, VirtqueueError
+from pyvmm_virtio.errors import VirtioUsageError
 from pyvmm_virtio.memory import dirty_marker
 
 TYPE_CHECKING = False
@@ -107,7 +107,6 @@ class Block(VirtioDevice):
             raise VirtioUsageError(f"serial {serial!r}: give up to {c.VIRTIO_BLK_ID_BYTES} characters of ASCII")
         self.serial = serial.encode("ascii")
         self.cache = cache
-        self.loop = loop
         self._throttle = Throttle(self, rate_limiter, loop)
         # told apart by the method
         self._async: AsyncBlockBackend | None = disk if hasattr(disk, "submit") else None  # type: ignore[assignment]
@@ -123,6 +122,7 @@ class Block(VirtioDevice):
             config=block_config(disk, queues, seg_max, size_max, writeback=cache != "writethrough"),
             queue_max_sizes=(queue_size,) * queues,
             ring_features=ring_features,
+            loop=loop,
         )
         self._watch()
 
@@ -269,6 +269,8 @@ class Block(VirtioDevice):
         """Return what to do on the disk, as (operation, offset, length); raises `Refused`."""
         kind = request.type
         if kind == IN:
+            if request.reader.available_bytes():
+                raise Refused(IOERR)  # data to read into that the driver did not make writable
             length = request.writer.available_bytes()
             return [(READ, data_offset(request, length, self.capacity), length)]
         if kind == FLUSH_TYPE:
@@ -375,19 +377,20 @@ class Block(VirtioDevice):
         with self.lock:
             if not self.serve(self._async.on_ready):
                 # nobody is served now, but what has arrived must go away, or the loop would spin
-                try:
-                    self._async.on_ready()
-                except (VirtqueueError, GuestMemoryError) as error:
-                    self.fail(error)
+                self._async.on_ready()
             self._watch()
+
+    def _drain(self) -> None:
+        """Wait for what is under way, served or not: it may write to guest memory until then."""
+        if self._async is not None and not self.serve(self._async.drain, DRAIN_SECONDS):
+            self._async.drain(DRAIN_SECONDS)
 
     # the end of things
 
     def quiesce(self) -> None:
         """Wait for what is under way."""
         with self.lock:
-            if self._async is not None:
-                self.serve(self._async.drain, DRAIN_SECONDS)
+            self._drain()
 
     def reset(self) -> None:
         """Wait for what is under way, so that nothing writes into memory, or to the disk, behind the driver's back."""
@@ -400,8 +403,7 @@ class Block(VirtioDevice):
     def queue_reset(self, index: int) -> None:  # noqa: ARG002 (the back end does not tell queues apart)
         """Wait for what is under way."""
         with self.lock:
-            if self._async is not None:
-                self.serve(self._async.drain, DRAIN_SECONDS)
+            self._drain()
 
     def close(self) -> None:
         """Close the disk; once is enough."""

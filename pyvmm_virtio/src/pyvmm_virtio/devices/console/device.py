@@ -78,7 +78,6 @@ class Console(VirtioDevice):
         several = most > 1 or not all_ports[0].console or bool(all_ports[0].name)
         features = [c.VIRTIO_CONSOLE_F_EMERG_WRITE]
         features += [c.VIRTIO_CONSOLE_F_MULTIPORT] * several + [c.VIRTIO_CONSOLE_F_SIZE] * (size is not None)
-        self.loop = loop
         self.max_ports = most
         self.ports: dict[int, Port] = {}
         self._waiting: list[bytes] = []
@@ -90,6 +89,7 @@ class Console(VirtioDevice):
             config=CONFIG.pack(*(size or (0, 0)), most, 0),
             queue_max_sizes=(queue_size,) * (2 * most + 2 if several else 2),
             ring_features=ring_features,
+            loop=loop,
         )
         for number, port in enumerate(all_ports):
             self.ports[number] = port

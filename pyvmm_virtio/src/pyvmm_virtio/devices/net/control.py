@@ -66,8 +66,10 @@ class Control:
                 return False
             tables.append([rest[at : at + 6] for at in range(0, count * 6, 6)])
             data = rest[count * 6 :]
+        if data:
+            return False
         device.filter.set_tables(*tables)
-        return not data
+        return True
 
     def _vlan(self, command: int, data: bytes) -> bool:
         vlans = self._device.filter.vlans

@@ -86,7 +86,6 @@ class Net(VirtioDevice):
         ring_features: int = RING_FEATURES,
     ) -> None:
         self.backend = backend
-        self.loop = loop
         self.capture = capture
         self.dropped = 0
         self._first_mac = parse_mac(mac) if mac else random_mac()
@@ -103,6 +102,7 @@ class Net(VirtioDevice):
             config=CONFIG.pack(self._first_mac, 0, pairs, mtu or backend.mtu),
             queue_max_sizes=(*(queue_size,) * (2 * pairs), 64),
             ring_features=ring_features,
+            loop=loop,
         )
         self._receivers = [Receiver(self, pair, Throttle(self, receive_limiter, loop)) for pair in range(pairs)]
         self._waiting_for_room: set[int] = set()
