@@ -369,3 +369,17 @@ def test_bios_refuses_more_ranges_than_it_holds() -> None:
 
 def test_refusal_of_pvh_does_not_take_every_elf_for_linux() -> None:
     assert "which Linux has if it is built with CONFIG_PVH" in inspect(elf())["refused"]["pvh"]
+
+
+def test_damaged_files_are_closed_with_the_error_that_names_the_damage(tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(bzimage(syssize=1 << 20))
+    for use in (
+        inspect,
+        extract,
+        lambda file: BootPlan(file, SIZE),
+        lambda file: BzImage.load(FlatMemory(1), None, file),
+    ):
+        with pytest.raises(ImageTruncated, match="the kernel ends at"):
+            use(path)
+    assert str(path) not in Path("/proc/self/maps").read_text()

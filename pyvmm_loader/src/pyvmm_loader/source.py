@@ -145,14 +145,13 @@ class Source:
                 return
 
     def close(self) -> None:
-        """Unmap; the `view` and its slices are dead afterwards."""
+        """Let go of file and mapping; the `view` is dead afterwards."""
         if self._pieces is not None:
             self._pieces.close()  # it has a view of the map
             self._pieces = None
         self.view.release()
-        if self._map is not None:
-            self._map.close()
-            self._map = None
+        # The mapping ends with its last view; the traceback of an error on its way may hold one.
+        self._map = None
         self._close_file()
 
     def _close_file(self) -> None:
