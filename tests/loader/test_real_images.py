@@ -1,12 +1,14 @@
 """Images that others built, out of Debian packages: inspected, and planned by every entry they offer."""
 
+import gzip
 from pathlib import Path
+from typing import Any
 
 import pytest
 from guest import packages
 from guest.host import GuestError
 
-from pyvmm_loader import BootPlan, BzImage, NotAKernel, extract, inspect
+from pyvmm_loader import BootPlan, BzImage, Image, MemoryTooSmall, NotAKernel, extract, inspect
 from pyvmm_loader.aarch64 import registers as arm64_registers
 from pyvmm_loader.riscv64 import registers as riscv64_registers
 from pyvmm_memory import GuestMemoryMmap
@@ -53,6 +55,22 @@ def test_ovmf_with_its_variables_fills_4_mib() -> None:
         inspect(variables)
 
 
+def load_image(image: Path, found: dict[str, Any]) -> None:
+    """Load an Image above its RAM's start, as it is and compressed, and compare what is in memory then."""
+    base, end = 0x80000000, found["text_offset"] + found["image_size"]
+    content = image.read_bytes() if found["compression"] is None else extract(image)
+    for kernel in (image, gzip.compress(content, 1)):
+        with GuestMemoryMmap.from_ranges([(base, end)]) as memory:
+            memory.write_slice(b"\xaa" * (1 << 20), base + end - (1 << 20))
+            loaded = Image.load(memory, base, kernel, base)
+            assert (loaded.kernel_load, loaded.kernel_end) == (base + found["text_offset"], base + end)
+            written = bytearray(found["image_size"])
+            memory.read_slice(written, loaded.kernel_load)
+            assert written == content.ljust(found["image_size"], b"\0")
+    with GuestMemoryMmap.from_ranges([(base, end - 1)]) as memory, pytest.raises(MemoryTooSmall):
+        Image.load(memory, base, image)
+
+
 @pytest.mark.slow  # package lists of their own and up to 80 MB for each kernel
 @pytest.mark.parametrize(
     ("architecture", "package", "suite", "release"),
@@ -81,6 +99,7 @@ def test_debians_kernels(architecture: str, package: str, suite: str, release: s
     else:
         assert (found["format"], found["arch"]) == (f"{architecture}-image", architecture)
         assert found["version"].startswith(release)
+        load_image(image, found)
     for entry in found["entries"]:
         with BootPlan(image, 512 << 20, "console=ttyS0", vcpus=2, entry=entry) as plan:
             assert plan.entry == entry
