@@ -5,6 +5,7 @@ import os
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -292,6 +293,22 @@ EXPORT = struct.pack(">HQH", nbd.INFO_EXPORT, SIZE, nbd.HAS_FLAGS)
 def test_handshakes_that_fail(script: Script, message: str) -> None:
     with Server(script) as server, pytest.raises(NbdError, match=message):
         NbdDisk(server.address, "disk")
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.05])
+def test_a_handshake_without_end_ends(monkeypatch: pytest.MonkeyPatch, pause: float) -> None:
+    monkeypatch.setattr(nbd, "PATIENCE", 0.2)
+
+    def script(connection: socket.socket) -> None:
+        greet(connection)
+        take_option(connection)
+        while True:
+            reply(connection, nbd.REP_INFO, EXPORT)
+            time.sleep(pause)
+
+    with Server(script) as server, pytest.raises(NbdError, match="in time") as raised:
+        NbdDisk(server.address)
+    assert raised.value.errno == errno.ETIMEDOUT
 
 
 def test_answers_to_another_option_are_refused() -> None:

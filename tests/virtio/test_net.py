@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import socket
 import struct
 
 import pytest
@@ -14,6 +15,7 @@ from pyvmm_device import EventLoop, StateError
 from pyvmm_virtio.backends.datagram import DatagramNet
 from pyvmm_virtio.backends.net import HEADER_SIZE, nobody
 from pyvmm_virtio.backends.pcap import PcapWriter
+from pyvmm_virtio.backends.stream import StreamNet
 from pyvmm_virtio.constants import net as c
 from pyvmm_virtio.devices import Net
 from pyvmm_virtio.devices.net.device import parse_mac, split
@@ -216,6 +218,29 @@ def test_what_is_no_frame_is_dropped(cable: tuple[DatagramNet, DatagramNet]) -> 
         assert take(theirs) == frame()
         driver.submit(1, (bytes(HEADER_SIZE - 1),))
         assert driver.needs_reset
+
+
+def test_a_frame_in_very_many_pieces(cable: tuple[DatagramNet, DatagramNet]) -> None:
+    ours, theirs = cable
+    device = Net(ours, queue_size=2048)
+    with drive(device, indirect=False) as driver:
+        data = frame(1500)
+        driver.submit(1, (bytes(HEADER_SIZE), *(data[at : at + 1] for at in range(1500))))
+        assert take(theirs) == data
+        assert device.dropped == 0
+
+
+def test_frames_behind_many_that_nobody_wants() -> None:
+    ours, theirs = socket.socketpair()
+    with EventLoop() as loop, theirs:
+        device = Net(StreamNet(ours), mac=MAC, loop=loop)
+        with drive(device, pump=lambda: loop.run_once(0.01)) as driver:
+            driver.command(c.VIRTIO_NET_CTRL_RX, c.VIRTIO_NET_CTRL_RX_PROMISC, b"\0")
+            unwanted = frame(destination=b"\x52\0\0\0\0\x99")
+            wanted = frame(destination=BROADCAST)
+            theirs.sendall(b"".join(len(each).to_bytes(4, "big") + each for each in (*[unwanted] * 600, wanted)))
+            assert driver.receive() == wanted
+        device.close()
 
 
 def test_a_full_network_is_waited_for(cable: tuple[DatagramNet, DatagramNet]) -> None:

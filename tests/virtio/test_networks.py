@@ -8,6 +8,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 
 import pytest
 from guest.host import install
@@ -25,6 +26,8 @@ from pyvmm_virtio.constants import net as c
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pyvmm_virtio.backends.net import NetBackend
 
 FRAME = b"\xff" * 6 + b"\x52\x54\x00\x12\x34\x56" + b"\x88\xb5" + bytes(range(50))
@@ -207,6 +210,22 @@ def test_a_tap_with_queues() -> None:
 
 
 @needs_root
+def test_a_tap_that_is_deleted_is_an_unplugged_cable() -> None:
+    for act in (receive, lambda tap: send(tap, bytes(HEADER_SIZE) + FRAME)):
+        with Tap("pyvmmtest%d") as tap:
+            changes: list[bool] = []
+            tap.on_link = lambda: changes.append(tap.link_up)  # noqa: B023 (called within this turn)
+            subprocess.run(["ip", "link", "set", tap.name, "up"], check=True)
+            while receive(tap):
+                pass
+            assert changes == []
+            subprocess.run(["ip", "link", "delete", tap.name], check=True)
+            for _ in range(2):
+                act(tap)
+            assert changes == [False]
+
+
+@needs_root
 def test_a_tap_that_is_in_use_is_refused_with_the_cure() -> None:
     with Tap("pyvmmtest%d") as tap, pytest.raises(NetError, match="give each machine its own"):
         Tap(tap.name)
@@ -256,6 +275,17 @@ def test_passt_answers_a_guest(passt: None) -> None:
         assert frame[42] == 2, "an offer"
 
 
+def test_a_network_that_has_much_to_say_is_not_kept_waiting(tmp_path: Path) -> None:
+    program = tmp_path / "talker"
+    program.write_text(f"#!/bin/sh\nhead -c 1000000 /dev/zero >&2\ntouch {tmp_path}/done\nexec sleep 100\n")
+    program.chmod(0o755)
+    with Passt(program=str(program)):
+        deadline = time.monotonic() + 10
+        while not (tmp_path / "done").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
 def test_passt_says_why_not(passt: None) -> None:
     with pytest.raises(NetError, match="unrecognized option"):
         Passt(["--bogus"])
@@ -278,6 +308,22 @@ def test_a_capture_is_what_tcpdump_reads() -> None:
     assert struct.unpack_from("<IIII", data, 24) == (1_700_000_000, 123_456_789, 40, len(FRAME))
     assert data[40:80] == FRAME[:40]
     assert len(data) == 24 + 16 + 40 + 16 + 20
+
+
+def test_a_capture_that_cannot_be_written_ends(caplog: pytest.LogCaptureFixture) -> None:
+    with open("/dev/full", "wb", buffering=0) as full:
+        capture = PcapWriter(io.BytesIO())
+        capture._file = full
+        for _ in range(3):
+            capture.write([memoryview(FRAME)])
+        assert capture.frames == 0
+        assert caplog.text.count("No space left") == 1
+        capture.close()
+    capture = PcapWriter("/dev/full")
+    capture.write([memoryview(FRAME)])
+    capture.close()
+    capture.close()
+    assert caplog.text.count("No space left") == 2
 
 
 def test_a_capture_into_a_file_of_its_own(tmp_path: os.PathLike[str]) -> None:

@@ -81,6 +81,13 @@ def test_a_file(tmp_path: Path) -> None:
     assert path.read_bytes() == b"once more"
 
 
+def test_a_full_disk_loses_output_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    with FilePort("/dev/full", append=True) as port:
+        assert [port.write(b"abc") for _ in range(3)] == [3, 3, 3]
+        assert port.lost == 9
+    assert caplog.text.count("/dev/full: output is lost: No space left") == 1
+
+
 @pytest.mark.parametrize("keep", [False, True])
 def test_a_socket_with_one_client_after_the_other(tmp_path: Path, keep: bool) -> None:
     path = str(tmp_path / "console")

@@ -6,6 +6,7 @@ passt answers the guest's ARP, DHCP and NDP itself and gives it the host's addre
 from __future__ import annotations
 
 import errno
+import os
 import socket
 
 from pyvmm_virtio.backends.errors import NetError
@@ -37,15 +38,20 @@ class Passt(StreamNet):
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         fd = theirs.fileno()
         command = [program, "--foreground", "--quiet", "--stderr", "--fd", str(fd), *options]
+        self._said, saying = os.pipe()
+        # nobody listens any more once it runs: what it then has to say must be lost rather than waited for
+        os.set_blocking(saying, False)
         try:
             self._process = subprocess.Popen(
-                command, pass_fds=[fd], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+                command, pass_fds=[fd], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=saying
             )
         except FileNotFoundError:
             ours.close()
+            os.close(self._said)
             raise NetError(errno.ENOENT, f"{program} is not there: {CURE}, or use a tap interface") from None
         finally:
             theirs.close()
+            os.close(saying)
         super().__init__(ours)
         self._await()
 
@@ -57,7 +63,7 @@ class Passt(StreamNet):
             self._process.wait(0.2)
         except subprocess.TimeoutExpired:
             return
-        said = self._process.stderr.read().decode(errors="replace") if self._process.stderr else ""
+        said = os.read(self._said, 65536).decode(errors="replace")
         self.close()
         # it prints its whole manual after an option it does not know
         why = next((line for line in said.splitlines() if line and not line.startswith(PREAMBLE)), "no reason")
@@ -68,5 +74,6 @@ class Passt(StreamNet):
         super().close()
         self._process.terminate()
         self._process.wait()
-        if self._process.stderr is not None:
-            self._process.stderr.close()
+        if self._said >= 0:
+            os.close(self._said)
+            self._said = -1

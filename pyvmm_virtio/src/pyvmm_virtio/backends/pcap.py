@@ -20,7 +20,7 @@ RECORD = struct.Struct("<IIII")
 
 
 class PcapWriter:
-    """A capture of both directions.
+    """A capture of both directions. One that cannot be written any more ends, and is logged; the network goes on.
 
     Args:
         file: a path, or a binary file that is open for writing and stays open.
@@ -33,27 +33,50 @@ class PcapWriter:
         self._file: BinaryIO = open(file, "wb") if isinstance(file, str) else file  # noqa: SIM115 (closed by close)
         self.snaplen = snaplen
         self.frames = 0
+        self.failed = False
         self._clock = clock
         self._file.write(FILE_HEADER.pack(MAGIC_NANOSECONDS, 2, 4, 0, 0, snaplen, LINKTYPE_ETHERNET))
 
     def write(self, views: Sequence[memoryview]) -> None:
         """Add one frame, given in pieces, with the time of now."""
+        if self.failed:
+            return
         frame = b"".join(views)
         seconds, nanoseconds = divmod(self._clock(), 1_000_000_000)
         kept = frame[: self.snaplen]
-        self._file.write(RECORD.pack(seconds, nanoseconds, len(kept), len(frame)) + kept)
-        self.frames += 1
+        try:
+            self._file.write(RECORD.pack(seconds, nanoseconds, len(kept), len(frame)) + kept)
+        except OSError as error:
+            self._end(error)
+        else:
+            self.frames += 1
+
+    def _end(self, error: OSError) -> None:
+        import logging
+
+        self.failed = True
+        # the text, for the error's traceback holds views of guest memory
+        text = str(error)
+        logging.getLogger(__name__).error("%r ends: %s", self, text)
 
     def flush(self) -> None:
         """Hand everything to the file."""
-        self._file.flush()
+        try:
+            self._file.flush()
+        except OSError as error:
+            if not self.failed:
+                self._end(error)
 
     def close(self) -> None:
         """Flush, and close a file that was opened here; once is enough."""
         if not self._file.closed:
-            self._file.flush()
+            self.flush()
             if self._owned:
-                self._file.close()
+                try:
+                    self._file.close()
+                except OSError as error:
+                    if not self.failed:
+                        self._end(error)
 
     def __enter__(self) -> Self:
         return self

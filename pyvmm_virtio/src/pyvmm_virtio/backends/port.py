@@ -168,22 +168,34 @@ class PtyPort(FdPort):
 
 
 class FilePort(BasePort):
-    """Output into a file.
+    """Output into a file. What a full disk does not take is lost, and the guest goes on.
 
     Args:
         path: of the file.
         append: add to what is there.
+
+    Attributes:
+        lost: how many bytes could not be written; the first time is logged.
     """
 
     def __init__(self, path: str, *, append: bool = False) -> None:
         super().__init__()
         self.path = path
+        self.lost = 0
         mode = os.O_APPEND if append else os.O_TRUNC
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | mode, 0o644)
 
     def write(self, data: Buffer) -> int:
-        """Write all of it; a full disk raises OSError."""
-        return os.write(self._fd, data)
+        """Write it, or as much as there is room for."""
+        try:
+            return os.write(self._fd, data)
+        except OSError as error:
+            if not self.lost:
+                import logging
+
+                logging.getLogger(__name__).error("%s: output is lost: %s", self.path, error.strerror)
+            self.lost += len(memoryview(data))
+            return len(memoryview(data))
 
     def close(self) -> None:
         """Close the file; once is enough."""

@@ -58,7 +58,6 @@ class Tap:
     """
 
     header_size = HEADER_SIZE
-    link_up = True
 
     def __init__(self, name: str, queue_pairs: int = 1) -> None:
         if not 1 <= queue_pairs <= MAX_QUEUES:
@@ -67,6 +66,7 @@ class Tap:
             raise NetError(errno.EINVAL, f"{name!r} is no interface: give a name of 1 to 15 bytes")
         self.queue_pairs = queue_pairs
         self.name = name
+        self.link_up = True
         self.on_link: Callable[[], object] = nobody
         self.dropped = 0
         self._fds: list[int] = []
@@ -140,6 +140,7 @@ class Tap:
         except OSError as error:
             if error.errno not in (errno.EIO, errno.EBADFD):
                 raise
+            self._look_whether_it_is_gone(pair, error)
             return 0  # the interface is down, or this queue is detached
 
     def send(self, pair: int, views: Sequence[memoryview]) -> bool:
@@ -151,8 +152,15 @@ class Tap:
         except OSError as error:
             if error.errno not in UNSENDABLE and error.errno != errno.EBADFD:
                 raise
+            self._look_whether_it_is_gone(pair, error)
             self.dropped += 1
         return True
+
+    def _look_whether_it_is_gone(self, pair: int, error: OSError) -> None:
+        """Somebody deleted the interface: its descriptors stay readable for ever, and nothing can be read."""
+        if error.errno == errno.EBADFD and pair < self._attached and self.link_up:
+            self.link_up = False
+            self.on_link()
 
     def set_offloads(self, features: int) -> None:
         """Tell the kernel which unfinished frames the guest takes."""

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 SECTOR = 512
 MAX_VIEWS = 1024
 """IOV_MAX."""
-PATIENCE = 10.0
-"""Seconds for connecting and shaking hands."""
 COMMANDS = {
     READ: (nbd.CMD_READ, 0),
     WRITE: (nbd.CMD_WRITE, 0),
@@ -84,7 +82,7 @@ class NbdDisk:
         self._waiting = 0  # bytes of the payload that is arriving
         self._socket = self._connect()
         try:
-            self._socket.settimeout(PATIENCE)
+            self._socket.settimeout(nbd.PATIENCE)
             said = nbd.open_export(self._socket, export)
             self._socket.setblocking(False)
             if said.size < SECTOR:
@@ -103,7 +101,7 @@ class NbdDisk:
 
     def _connect(self) -> socket.socket:
         if isinstance(self._address, tuple):
-            connection = socket.create_connection(self._address, PATIENCE)
+            connection = socket.create_connection(self._address, nbd.PATIENCE)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             return connection
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -117,7 +115,7 @@ class NbdDisk:
     def refresh(self) -> int:
         """Open the export once more to see how large it is now; returns `size`."""
         with self._connect() as connection:
-            connection.settimeout(PATIENCE)
+            connection.settimeout(nbd.PATIENCE)
             said = nbd.open_export(connection, self._export)
             connection.sendall(nbd.REQUEST.pack(nbd.REQUEST_MAGIC, 0, nbd.CMD_DISC, 0, 0, 0))
         self.size = said.size // SECTOR * SECTOR

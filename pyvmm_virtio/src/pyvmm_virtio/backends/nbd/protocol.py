@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import struct
+import time
 
 from pyvmm_virtio.backends.errors import NbdError
 
@@ -35,6 +36,8 @@ CMD_READ, CMD_WRITE, CMD_DISC, CMD_FLUSH, CMD_TRIM, CMD_WRITE_ZEROES = 0, 1, 2, 
 CMD_FLAG_FUA, CMD_FLAG_NO_HOLE = 1, 2
 REQUEST = struct.Struct(">IHHQQI")
 SIMPLE_REPLY = struct.Struct(">IIQ")
+PATIENCE = 10.0
+"""Seconds for connecting, and for shaking hands."""
 MAX_OPTION_REPLY = 65536
 """Longer ones are no answer to what we ask."""
 DEFAULT_MAX_PAYLOAD = 32 << 20
@@ -54,29 +57,44 @@ class Export:
         self.max_payload = DEFAULT_MAX_PAYLOAD
 
 
-def receive(connection: socket.socket, count: int) -> bytes:
-    """Receive exactly `count` bytes."""
+def receive(connection: socket.socket, count: int, deadline: float | None = None) -> bytes:
+    """Receive exactly `count` bytes, all of them before `deadline` by the monotonic clock."""
     buffer = bytearray(count)
     with memoryview(buffer) as view:
         done = 0
         while done < count:
-            got = connection.recv_into(view[done:])
+            try:
+                if deadline is not None:
+                    _wait_until(connection, deadline)
+                got = connection.recv_into(view[done:])
+            except TimeoutError:
+                raise NbdError(errno.ETIMEDOUT, "the NBD server did not finish its handshake in time") from None
             if not got:
                 raise NbdError(errno.ECONNRESET, "the NBD server closed the connection during the handshake")
             done += got
     return bytes(buffer)
 
 
+def _wait_until(connection: socket.socket, deadline: float) -> None:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    connection.settimeout(left)
+
+
 def open_export(connection: socket.socket, name: str) -> Export:
     """Shake hands on a blocking connection, which then is in the transmission phase.
+
+    However a server dawdles, or goes on talking, that takes `PATIENCE` seconds at most.
 
     Raises:
         NbdError: it is no NBD server, an old one, or it refuses the export.
     """
-    magic, kind = struct.unpack(">QQ", receive(connection, 16))
+    deadline = time.monotonic() + PATIENCE
+    magic, kind = struct.unpack(">QQ", receive(connection, 16, deadline))
     if magic != NBDMAGIC or kind != IHAVEOPT:
         raise NbdError(errno.EPROTO, "what answers there is no newstyle NBD server")
-    (server,) = struct.unpack(">H", receive(connection, 2))
+    (server,) = struct.unpack(">H", receive(connection, 2, deadline))
     if not server & FLAG_FIXED_NEWSTYLE:
         raise NbdError(errno.EPROTO, "the NBD server does not do the fixed newstyle handshake: use a newer one")
     no_zeroes = server & FLAG_NO_ZEROES
@@ -86,15 +104,15 @@ def open_export(connection: socket.socket, name: str) -> Export:
     _send_option(connection, OPT_GO, wanted)
     export = Export()
     while True:
-        reply, data = _receive_option_reply(connection, OPT_GO)
+        reply, data = _receive_option_reply(connection, OPT_GO, deadline)
         if reply == REP_ACK:
             break
         if reply == REP_INFO:
             _take_info(export, data)
         elif reply == UNSUPPORTED:
             _send_option(connection, OPT_EXPORT_NAME, encoded)
-            export.size, export.flags = struct.unpack(">QH", receive(connection, 10))
-            receive(connection, 0 if no_zeroes else 124)
+            export.size, export.flags = struct.unpack(">QH", receive(connection, 10, deadline))
+            receive(connection, 0 if no_zeroes else 124, deadline)
             break
         elif reply & REP_ERROR:
             said = data.decode(errors="replace")
@@ -109,11 +127,11 @@ def _send_option(connection: socket.socket, option: int, data: bytes) -> None:
     connection.sendall(struct.pack(">QII", IHAVEOPT, option, len(data)) + data)
 
 
-def _receive_option_reply(connection: socket.socket, option: int) -> tuple[int, bytes]:
-    magic, answered, reply, length = struct.unpack(">QIII", receive(connection, 20))
+def _receive_option_reply(connection: socket.socket, option: int, deadline: float) -> tuple[int, bytes]:
+    magic, answered, reply, length = struct.unpack(">QIII", receive(connection, 20, deadline))
     if magic != OPTION_REPLY_MAGIC or answered != option or length > MAX_OPTION_REPLY:
         raise NbdError(errno.EPROTO, f"the NBD server's answer to option {option} makes no sense")
-    return reply, receive(connection, length)
+    return reply, receive(connection, length, deadline)
 
 
 def _take_info(export: Export, data: bytes) -> None:

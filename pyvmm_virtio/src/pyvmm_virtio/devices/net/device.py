@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from pyvmm_virtio.rate_limiter import RateLimiter
 
 ETHERNET_HEADER = 14
+MAX_PIECES = 512
+"""A frame in more than these is put together first: a system call takes at most 1024 (IOV_MAX), headers included."""
 EMPTY_HEADER = bytes(HEADER_SIZE)
 
 
@@ -255,6 +257,8 @@ class Net(VirtioDevice):
                     queue.go_to_previous_position()
                     break
                 header, frame = split(views)
+                if len(frame) > MAX_PIECES:
+                    frame = [memoryview(b"".join(frame))]
                 if backend.header_size:
                     # a copy: the driver cannot change it between our look at it and the network's
                     first = header[:10] + b"\0\0" if keep_header else EMPTY_HEADER

@@ -45,7 +45,7 @@ class Receiver:
 
     def pump(self) -> None:
         """Move frames until there are no more, or no more buffers."""
-        device, backend = self._device, self._device.backend
+        device = self._device
         if not device.receives(self._pair):
             return
         self._starved = False
@@ -64,9 +64,14 @@ class Receiver:
                 self._starved = True
                 break
         else:
-            if device.loop is not None and backend.fileno(self._pair) >= 0:
-                device.loop.call_soon(self._again)
+            self._come_back()
         self.listen()
+
+    def _come_back(self) -> None:
+        """Go on after others: a back end may hold frames of which its descriptor says nothing."""
+        device = self._device
+        if device.loop is not None and device.backend.fileno(self._pair) >= 0:
+            device.loop.call_soon(self._again)
 
     def _again(self) -> None:
         self._device.serve(self.pump)
@@ -90,6 +95,7 @@ class Receiver:
             self._length = length
             self._paid = False
             return True
+        self._come_back()
         return False
 
     def _take_chain(self) -> bool:
