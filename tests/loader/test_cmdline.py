@@ -4,14 +4,16 @@ import pytest
 
 from pyvmm_loader import (
     Cmdline,
+    CmdlineError,
     HasEquals,
     HasSpace,
     InvalidAscii,
     InvalidCapacity,
-    InvalidQuotes,
+    InvalidQuote,
     MissingVal,
     MmioSize,
     NoBootArgsInserted,
+    NoQuoteSpace,
     TooLarge,
 )
 from pyvmm_loader.cmdline import quote, split_arguments
@@ -63,12 +65,12 @@ def test_capacity_counts_separators_and_nul() -> None:
 
 def test_refusals_leave_the_line_alone() -> None:
     line = Cmdline(100)
-    cases = [
+    cases: list[tuple[tuple[str, str], type[CmdlineError]]] = [
         (("a b", "c"), HasSpace),
         (("a=b", "c"), HasEquals),
-        (("a", "b c"), HasSpace),
-        (("a", '"b" c"'), InvalidQuotes),
-        (("a", 'b"'), InvalidQuotes),
+        (("a", "b c"), NoQuoteSpace),
+        (("a", '"b" c"'), InvalidQuote),
+        (("a", 'b"'), InvalidQuote),
         (("a", "\u00e9"), InvalidAscii),
         (("a\n", "b"), InvalidAscii),
         (("", "b"), MissingVal),
@@ -88,14 +90,43 @@ def test_upstream_try_from_validates_and_minds_quotes() -> None:
         Cmdline.try_from("a\0b", 100)
     line = Cmdline.try_from('a="x -- y"   --  z ', 100)
     assert str(line) == 'a="x -- y" -- z'
+    only_init = Cmdline.try_from(" -- z", 100)
     with pytest.raises(NoBootArgsInserted):
-        Cmdline.try_from(" -- z", 100)
+        only_init.as_cstring()
+    only_init.insert_str("a")
+    assert bytes(only_init) == b"a -- z\0"
     with pytest.raises(TooLarge):
+        Cmdline.try_from("abc", 3)
+    with pytest.raises(InvalidCapacity):
         Cmdline.try_from("abc", 3)
     late = Cmdline(50)
     late.insert_init_args("z")
     with pytest.raises(NoBootArgsInserted):
         late.as_cstring()
+
+
+@pytest.mark.parametrize(
+    ("text", "boot", "init"),
+    [
+        ("hello=world foo=bar", "hello=world foo=bar", ""),
+        ("hello=world --foo=bar -- arg1 --arg2", "hello=world --foo=bar", "arg1 --arg2"),
+        ("arg1-- arg2 --arg3", "arg1-- arg2 --arg3", ""),
+        ("--arg1-- -- arg2 -- --arg3", "--arg1--", "arg2 -- --arg3"),
+        ('a="b -- c" d -- e ', 'a="b -- c" d', "e"),
+        ('foo--bar=baz a="b -- c"', 'foo--bar=baz a="b -- c"', ""),
+        (" \tquiet\n", "quiet", ""),
+        ("quiet -- ", "quiet", ""),
+        ("quiet --", "quiet --", ""),
+        ("", "", ""),
+    ],
+)
+def test_where_init_s_arguments_begin(text: str, boot: str, init: str) -> None:
+    built = Cmdline(100)
+    built.insert_str(boot + "\n")
+    built.insert_init_args("\n" + init)
+    taken = Cmdline.try_from(text, 60)
+    assert taken == built, "a capacity is no part of what a line says"
+    assert taken.as_cstring() == (f"{boot} -- {init}" if init else boot).encode() + b"\0"
 
 
 def test_quote_is_undone_by_the_kernel_s_rules() -> None:
@@ -107,7 +138,7 @@ def test_quote_is_undone_by_the_kernel_s_rules() -> None:
     line.insert_init_args("3")
     expected = [*values.items(), ("quiet", None), ("--", None), ("3", None)]
     assert split_arguments(str(line)) == expected
-    with pytest.raises(InvalidQuotes):
+    with pytest.raises(InvalidQuote):
         quote('a "b"')
     with pytest.raises(InvalidAscii):
         quote("a\n")

@@ -10,10 +10,11 @@ from .errors import (
     HasSpace,
     InvalidAscii,
     InvalidCapacity,
-    InvalidQuotes,
+    InvalidQuote,
     MissingVal,
     MmioSize,
     NoBootArgsInserted,
+    NoQuoteSpace,
     TooLarge,
 )
 from .memory import address
@@ -38,22 +39,22 @@ def _value(text: str) -> None:
     _printable(text)
     quoted = len(text) >= 2 and text[0] == text[-1] == '"'
     if '"' in (text[1:-1] if quoted else text):
-        raise InvalidQuotes(f"value {text!r}: double quotes may only wrap the whole value", value=text)
+        raise InvalidQuote(f"value {text!r}: double quotes may only wrap the whole value", value=text)
     if " " in text and not quoted:
-        raise HasSpace(f"value {text!r} has a space; wrap it in double quotes", value=text)
+        raise NoQuoteSpace(f"value {text!r} has a space; wrap it in double quotes", value=text)
 
 
 def quote(value: str) -> str:
     """Return a value as the command line needs it: in double quotes if there is a space in it.
 
-    The kernel knows no escapes (lib/cmdline.c, next_arg): a value with a double quote raises InvalidQuotes.
+    The kernel knows no escapes (lib/cmdline.c, next_arg): a value with a double quote raises InvalidQuote.
 
     >>> quote("ttyS0"), quote("file drivers/* +p")
     ('ttyS0', '"file drivers/* +p"')
     """
     _printable(value)
     if '"' in value:
-        raise InvalidQuotes(f"value {value!r}: the kernel cannot be told a double quote", value=value)
+        raise InvalidQuote(f"value {value!r}: the kernel cannot be told a double quote", value=value)
     return f'"{value}"' if " " in value else value
 
 
@@ -121,12 +122,10 @@ class Cmdline:
 
     @classmethod
     def try_from(cls, text: str, capacity: int) -> Self:
-        """Take a whole command line, init's arguments included."""
+        """Take a whole command line, trimmed, such as that of /proc/cmdline, init's arguments included."""
         line = cls(capacity)
-        _printable(text)
         boot, init = _split(text)
-        if init and not boot:
-            raise NoBootArgsInserted("arguments for init, but none for the kernel before ' -- '")
+        _printable(boot + init)
         line._set(boot, init)
         return line
 
@@ -160,14 +159,15 @@ class Cmdline:
 
     def insert_str(self, slug: str) -> None:
         """Append words as they are, trimmed."""
-        _printable(slug)
-        if slug.strip():
-            self._append(slug.strip())
+        words = slug.strip()
+        _printable(words)
+        if words:
+            self._append(words)
 
     def insert_init_args(self, slug: str) -> None:
         """Append words for init; they come behind ``--``."""
-        _printable(slug)
         words = slug.strip()
+        _printable(words)
         if words:
             self._set(self._boot, f"{self._init} {words}" if self._init else words)
 
@@ -190,6 +190,8 @@ class Cmdline:
         """Return the bytes for guest memory, NUL included."""
         return str(self).encode("ascii") + b"\0"
 
+    __bytes__ = as_cstring
+
     def __str__(self) -> str:
         if self._init and not self._boot:
             raise NoBootArgsInserted("arguments for init, but none for the kernel; insert those first")
@@ -201,7 +203,7 @@ class Cmdline:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Cmdline):
             return NotImplemented
-        return (self._boot, self._init, self.capacity) == (other._boot, other._init, other.capacity)
+        return (self._boot, self._init) == (other._boot, other._init)
 
     __hash__ = None  # type: ignore[assignment]
 

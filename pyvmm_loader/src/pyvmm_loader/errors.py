@@ -78,14 +78,18 @@ class InvalidAscii(CmdlineError):
 
 
 class HasSpace(CmdlineError):
-    """A space in a key, or in a value that is not wrapped in quotes."""
+    """A space in a key."""
+
+
+class NoQuoteSpace(HasSpace):
+    """A space in a value that is not wrapped in double quotes."""
 
 
 class HasEquals(CmdlineError):
     """An equals sign in a key."""
 
 
-class InvalidQuotes(CmdlineError):
+class InvalidQuote(CmdlineError):
     """Double quotes elsewhere than around the whole value."""
 
 
@@ -105,5 +109,5 @@ class InvalidCapacity(CmdlineError):
     """A capacity of 0 has no room for the terminating NUL."""
 
 
-class TooLarge(CmdlineError):
-    """The command line does not fit its `capacity`."""
+class TooLarge(InvalidCapacity):
+    """The command line does not fit its `capacity`; linux-loader's `try_from` says InvalidCapacity for that as well."""
