@@ -158,6 +158,27 @@ def test_more_is_typed_than_fits_into_a_whole_ring(transport: str, ring: str, lo
         device.close()
 
 
+@pytest.mark.parametrize("looped", [False, True])
+def test_a_guest_that_writes_without_end_lets_others_in(looped: bool) -> None:
+    sizes: list[int] = []
+    with EventLoop() as loop:
+        device = Console(CallablePort(lambda data: sizes.append(len(data))), loop=loop if looped else None)
+        with drive(device) as driver:
+            addr = driver.arena.alloc(1 << 20)
+            request = driver.submit_buffers(1, [(addr, 1 << 20, 0)] * 3)
+            turns = 0
+            driver.poll()
+            while not request.done:
+                assert sum(sizes) == (turns + 1) << 20
+                loop.run_once(0)
+                driver.poll()
+                turns += 1
+            assert looped == bool(turns)
+            assert max(sizes) <= 65536
+            assert sum(sizes) == 3 << 20
+        device.close()
+
+
 def test_the_emergency_register_needs_no_queues() -> None:
     said: list[bytes] = []
     with drive(Console(CallablePort(said.append)), start=False) as driver:

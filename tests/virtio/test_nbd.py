@@ -213,6 +213,22 @@ def test_a_server_that_says_nothing_is_given_up() -> None:
         done.set()
 
 
+def test_a_server_that_answers_byte_by_byte_is_given_up_as_well() -> None:
+    def script(connection: socket.socket) -> None:
+        shake_hands(connection)
+        _, _, _, cookie, _, _ = nbd.REQUEST.unpack(nbd.receive(connection, nbd.REQUEST.size))
+        connection.sendall(nbd.SIMPLE_REPLY.pack(nbd.SIMPLE_REPLY_MAGIC, 0, cookie))
+        while True:
+            connection.sendall(b"x")
+            time.sleep(0.002)
+
+    with Server(script) as server, NbdDisk(server.address) as disk:
+        errors: list[int] = []
+        disk.submit(READ, [memoryview(bytearray(SIZE // 16))], 0, SIZE // 16, errors.append)
+        disk.drain(0.1)
+        assert errors == [errno.EIO]
+
+
 def test_more_than_a_socket_takes_is_sent_later() -> None:
     content = bytearray(SIZE)
     start = threading.Event()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import socket
 import struct
 
@@ -542,6 +543,27 @@ def test_rate_limits(cable: tuple[DatagramNet, DatagramNet], direction: str) -> 
                 assert got == frames[: turn + 1]
                 now += 10_000_000
         device.close()
+
+
+def test_a_frame_that_finds_no_room_pays_once() -> None:
+    now = 0
+    limiter = RateLimiter(ops=TokenBucket(2, 1000, clock=lambda: now))
+    backend = Offloading()
+    with EventLoop() as loop:
+        device = Net(backend, mac=MAC, loop=loop, send_limiter=limiter)
+        with drive(device) as driver:
+            backend.full = True
+            room = os.eventfd(0)
+            backend.fileno = lambda pair: room  # type: ignore[method-assign] # something to wait for
+            driver.send(frame())
+            for _ in range(3):
+                device.kick(1)
+            backend.full = False
+            device.kick(1)
+            driver.wait(driver.send(frame()))
+            assert len(backend.sent) == 2
+        device.close()
+    os.close(room)
 
 
 def test_state_is_carried_over(cable: tuple[DatagramNet, DatagramNet]) -> None:

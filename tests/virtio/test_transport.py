@@ -290,6 +290,32 @@ def test_a_wrong_write_to_the_configuration_sets_needs_reset(start: Start) -> No
     assert driver.needs_reset
 
 
+def test_no_bug_of_a_device_comes_out(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    class Bugs(Echo):
+        def read_config(self, offset: int, buffer: memoryview) -> None:
+            raise ZeroDivisionError
+
+        def write_config(self, offset: int, data: memoryview) -> None:
+            raise ZeroDivisionError
+
+        def reset(self) -> None:
+            raise ZeroDivisionError
+
+        def queue_reset(self, index: int) -> None:
+            raise ZeroDivisionError
+
+    device = Bugs()
+    driver = start(device)
+    assert driver.config(3, 1) == b"\0"
+    assert driver.needs_reset
+    driver.set_config(3, 1, 1)
+    driver.port.reset_queue(0)
+    assert not driver.port.queue_enabled(0)
+    driver.reset()
+    assert device.bugs == caplog.text.count("an error of its own") == 6  # three of them are resets
+    assert driver.request(0, b"ok", into=2) == b"ko"
+
+
 def test_kicks_that_mean_nothing(start: Start) -> None:
     device = Echo()
     driver = start(device)
@@ -638,14 +664,22 @@ def test_a_reset_waits_for_workers_and_nothing_is_written_after_it(start: Start,
     request = driver.submit(0, (b"x",), (4,))
     assert device.inside.wait(10)
     timer = Timer(0.05, device.go.set)
-    timer.start()
+    assert device.in_flight is not None
+    drain = device.in_flight.drain
+
+    def draining() -> None:
+        timer.start()
+        drain()
+
+    device.in_flight.drain = draining  # type: ignore[method-assign]
     if one_queue:
         driver.port.reset_queue(0)
     else:
         driver.port.set_status(0)
     # the worker was inside when the reset began, and is not any more
     assert device.go.is_set()
-    assert len(device.in_flight) == 0  # type: ignore[arg-type] # set above
+    assert len(device.in_flight) == 0
+    device.in_flight.drain = drain  # type: ignore[method-assign]
     addr = request.buffers[1][0]
     with driver.memory.get_slice(addr, 4) as view:
         view[:] = b"mine"

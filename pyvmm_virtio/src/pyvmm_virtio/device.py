@@ -267,20 +267,25 @@ class VirtioDevice:
             return False
         self._calls += 1
         try:
+            self._guard(function, *arguments)
+        finally:
+            self._calls -= 1
+            self._notify_driver()
+        return not self.needs_reset
+
+    def _guard(self, function: Callable[..., object], *arguments: object) -> None:
+        """Call what a subclass has written: nothing that goes wrong there may end the thread of a vCPU."""
+        try:
             function(*arguments)
         except (VirtqueueError, GuestMemoryError) as error:
             self.fail(error)
-        except Exception as error:  # noqa: BLE001 (a bug in a device must not end the thread of a vCPU: it is shown)
+        except Exception as error:  # noqa: BLE001 (a bug in a device: it is shown)
             from traceback import format_exc
 
             self.bugs += 1
             # as text: somebody may keep the record, and the frames hold views of guest memory
             self._log().error("%r: an error of its own\n%s", self, format_exc())
             self.fail(error)
-        finally:
-            self._calls -= 1
-            self._notify_driver()
-        return not self.needs_reset
 
     def _take_up(self, index: int) -> None:
         """Look at a queue once more that had its turn and did not end."""
@@ -397,15 +402,12 @@ class VirtioDevice:
         """Take a driver's read of the configuration space."""
         with self.lock:
             self._config_was_read = True
-            self.read_config(offset, buffer)
+            self._guard(self.read_config, offset, buffer)
 
     def driver_write_config(self, offset: int, data: memoryview) -> None:
         """Take a driver's write to the configuration space; what is wrong with it ends in `fail`."""
         with self.lock:
-            try:
-                self.write_config(offset, data)
-            except (VirtqueueError, GuestMemoryError) as error:
-                self.fail(error)
+            self._guard(self.write_config, offset, data)
 
     def driver_reset(self) -> None:
         """Be as before a driver came. When this returns, nothing of the device touches guest memory."""
@@ -414,7 +416,7 @@ class VirtioDevice:
             self.epochs = [epoch + 1 for epoch in self.epochs]
         if self.in_flight is not None:
             self.in_flight.drain()
-        self.reset()
+        self._guard(self.reset)
         with self.lock:
             self.needs_reset = False
             self.driver_features = 0
@@ -430,7 +432,7 @@ class VirtioDevice:
             self.queues[index].set_ready(False)
         if self.in_flight is not None:
             self.in_flight.drain()
-        self.queue_reset(index)
+        self._guard(self.queue_reset, index)
         with self.lock:
             self._completed.discard(index)
             self.queues[index].reset()

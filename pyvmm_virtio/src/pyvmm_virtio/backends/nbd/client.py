@@ -271,7 +271,9 @@ class NbdDisk:
         while self._pending and self._broken is None:
             poll = select.poll()
             poll.register(self._socket, select.POLLIN | select.POLLOUT * bool(self._sending))
-            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            left = deadline - time.monotonic()
+            # one that goes on answering byte by byte does not get more time by it
+            if left <= 0 or not poll.poll(left * 1000):
                 self._break(f"the NBD server did not answer for {seconds:g} s")
                 return
             self.on_ready()

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from pyvmm_virtio.queue.buffers import Reader
 
 MAX_READ = 65536
-"""The most that is read for one buffer, whatever its size."""
+"""The most that is read for one buffer, or written at once, whatever its size."""
+MAX_WRITE = 1 << 20
+"""The most that is written before others have their turn."""
 
 
 class Port:
@@ -44,6 +46,7 @@ class Port:
         self.receive_queue = self.transmit_queue = -1
         self._device: Console | None = None
         self._held: tuple[int, Reader] | None = None  # a chain of which the other end took only a part
+        self._budget = 0  # how much more is written in this turn
         self._passed = 0  # how much of the next chain it took already, before that was put back
         self._reading = self._writing = -1  # descriptors that the loop waits for
 
@@ -87,6 +90,7 @@ class Port:
         if device is None:
             return
         index = self.transmit_queue
+        self._budget = MAX_WRITE
         if self._held is not None:
             head, reader = self._held
             if not self._write(reader):
@@ -106,10 +110,14 @@ class Port:
         self._listen_now()
 
     def _write(self, reader: Reader) -> bool:
-        while reader.available_bytes():
-            taken = self.backend.write(reader.views()[0])
+        while left := reader.available_bytes():
+            if self._budget <= 0 and self._device is not None:
+                self._device.on_backend(self)  # which comes back to this
+                return False
+            taken = self.backend.write(reader.views(min(left, MAX_READ))[0])
             if not taken:
                 return False
+            self._budget -= taken
             reader.advance(taken)
         return True
 

@@ -108,6 +108,7 @@ class Net(VirtioDevice):
         )
         self._receivers = [Receiver(self, pair, Throttle(self, receive_limiter, loop)) for pair in range(pairs)]
         self._waiting_for_room: set[int] = set()
+        self._paid: set[int] = set()  # queues whose next frame has paid for its rate, and then found no room
         self._pairs = 1
         self.set_status(c.VIRTIO_NET_S_LINK_UP, backend.link_up)
         backend.on_link = self._on_link
@@ -253,9 +254,10 @@ class Net(VirtioDevice):
                     self.dropped += 1
                     used.append((chain.head_index, 0))
                     continue
-                if throttle and not throttle.admit(index, length):
+                if throttle and index not in self._paid and not throttle.admit(index, length):
                     queue.go_to_previous_position()
                     break
+                self._paid.discard(index)
                 header, frame = split(views)
                 if len(frame) > MAX_PIECES:
                     frame = [memoryview(b"".join(frame))]
@@ -265,6 +267,7 @@ class Net(VirtioDevice):
                     frame.insert(0, memoryview(first))
                 if not backend.send(pair, frame):
                     queue.go_to_previous_position()
+                    self._paid.add(index)
                     self._wait_for_room(index)
                     break
                 if self.capture is not None:
@@ -301,6 +304,7 @@ class Net(VirtioDevice):
         """Forget what the driver wanted."""
         with self.lock:
             self._pairs = 1
+            self._paid.clear()
             self.filter.reset(self._first_mac)
             self.config[:6] = self._first_mac
             self.set_status(c.VIRTIO_NET_S_ANNOUNCE, False)
@@ -310,6 +314,7 @@ class Net(VirtioDevice):
     def queue_reset(self, index: int) -> None:
         """Forget the buffers of a receive queue that were taken for a frame."""
         with self.lock:
+            self._paid.discard(index)
             if index < 2 * self.backend.queue_pairs and not index & 1:
                 self._receivers[index >> 1].forget_chains()
 
