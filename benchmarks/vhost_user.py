@@ -1,6 +1,6 @@
 """The front end of vhost-user: how the guest-free driver drives a device of another process, such as QEMU's.
 
-Source: QEMU's docs/interop/vhost-user.rst. Just enough for a benchmark: split rings, no migration, no reconnection.
+Source: QEMU's docs/interop/vhost-user.rst. Just enough for benchmarks and tests: no migration, no reconnection.
 """
 
 from __future__ import annotations
@@ -13,20 +13,28 @@ from typing import TYPE_CHECKING
 
 from pyvmm_device import IoManager
 from pyvmm_memory import FileOffset, GuestMemoryMmap
+from pyvmm_virtio.constants.device_ids import VIRTIO_ID_BLOCK, VIRTIO_ID_NET
+from pyvmm_virtio.constants.features import VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1
+from pyvmm_virtio.constants.ring import VIRTIO_RING_F_EVENT_IDX
 from pyvmm_virtio.driver.arena import Arena
 from pyvmm_virtio.driver.block import BlockDriver
+from pyvmm_virtio.driver.net import NetDriver
 from pyvmm_virtio.driver.port import Port
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
 GET_FEATURES, SET_FEATURES, SET_OWNER, SET_MEM_TABLE = 1, 2, 3, 5
 SET_VRING_NUM, SET_VRING_ADDR, SET_VRING_BASE, SET_VRING_KICK, SET_VRING_CALL = 8, 9, 10, 12, 13
 GET_PROTOCOL_FEATURES, SET_PROTOCOL_FEATURES, SET_VRING_ENABLE, GET_CONFIG = 15, 16, 18, 24
 VERSION = 1
 PROTOCOL_FEATURES = 30
-PROTOCOL_F_CONFIG = 9
+PROTOCOL_F_MQ, PROTOCOL_F_CONFIG = 0, 9
 HEADER = struct.Struct("<III")
+CONFIG = struct.Struct("<III")
+WRAP_COUNTERS = 1 << 15 | 1 << 31
+"""A packed ring begins at position 0 of both sides, with both wrap counters 1."""
 FIRST_ADDRESS, MEMORY_SIZE = 0x10000, 64 << 20
 
 
@@ -39,13 +47,15 @@ class VhostUserPort(Port):
         self.queues = queues
         self.memory = memory
         self.state = 0
+        self.accepted = 0
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.connect(path)
         self.call = os.eventfd(0, os.EFD_NONBLOCK)
         self.kicks = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(queues)]
         self.send(SET_OWNER)
         self.offered = self.ask(GET_FEATURES)
-        self.send(SET_PROTOCOL_FEATURES, struct.pack("<Q", self.ask(GET_PROTOCOL_FEATURES) & 1 << PROTOCOL_F_CONFIG))
+        known = 1 << PROTOCOL_F_CONFIG | 1 << PROTOCOL_F_MQ
+        self.send(SET_PROTOCOL_FEATURES, struct.pack("<Q", self.ask(GET_PROTOCOL_FEATURES) & known))
         region = next(iter(memory))
         self.host = region.get_host_address(0)
         table = struct.pack("<IIQQQQ", 1, 0, region.start, len(region), self.host, 0)
@@ -58,8 +68,11 @@ class VhostUserPort(Port):
     def ask(self, request: int) -> int:
         """Send a message and return the number that answers it."""
         self.send(request)
-        answer = self.socket.recv(HEADER.size + 8, socket.MSG_WAITALL)
-        return int.from_bytes(answer[HEADER.size :], "little")
+        return int.from_bytes(self.answer(8), "little")
+
+    def answer(self, size: int) -> bytes:
+        """What answers a message, without its header."""
+        return self.socket.recv(HEADER.size + size, socket.MSG_WAITALL)[HEADER.size :]
 
     def status(self) -> int:
         """Read the status, which vhost-user leaves to us."""
@@ -75,6 +88,7 @@ class VhostUserPort(Port):
 
     def set_driver_features(self, features: int) -> None:
         """Accept some of it."""
+        self.accepted = features
         self.send(SET_FEATURES, struct.pack("<Q", features | 1 << PROTOCOL_FEATURES))
 
     def queue_max(self, index: int) -> int:
@@ -84,7 +98,8 @@ class VhostUserPort(Port):
     def setup_queue(self, index: int, size: int, desc: int, driver_area: int, device_area: int) -> None:
         """Hand a queue over, and enable it."""
         self.send(SET_VRING_NUM, struct.pack("<II", index, size))
-        self.send(SET_VRING_BASE, struct.pack("<II", index, 0))
+        packed = self.accepted >> VIRTIO_F_RING_PACKED & 1
+        self.send(SET_VRING_BASE, struct.pack("<II", index, WRAP_COUNTERS if packed else 0))
         addresses = (self.host + address for address in (desc, device_area, driver_area))
         self.send(SET_VRING_ADDR, struct.pack("<IIQQQQ", index, 0, *addresses, 0))
         self.send(SET_VRING_KICK, struct.pack("<Q", index), [self.kicks[index]])
@@ -104,6 +119,16 @@ class VhostUserPort(Port):
         """The configuration does not change here."""
         return 0
 
+    def config_address(self) -> int:
+        """The configuration is not on a bus: `load` asks for it."""
+        return 0
+
+    def load(self, addr: int, size: int) -> int:
+        """Read from the configuration, of which libvhost-user gives the beginning whatever the offset."""
+        size += addr
+        self.send(GET_CONFIG, CONFIG.pack(0, size, 0) + bytes(size))
+        return int.from_bytes(self.answer(CONFIG.size + size)[CONFIG.size + addr :], "little")
+
     def wait(self) -> None:
         """Sleep until the device calls."""
         select.select([self.call], [], [], 1)
@@ -119,18 +144,25 @@ class VhostUserPort(Port):
             os.close(fd)
 
 
-def drive_block(path: str, device_type: int = 2) -> BlockDriver:
-    """Drive the block device behind a vhost-user socket; close the driver at the end."""
+def drive_behind(path: str, device_type: int = VIRTIO_ID_BLOCK, *, queues: int = 1, features: int | None = None) -> Any:  # noqa: ANN401 (the driver of whatever type the device has)
+    """Drive the device behind a vhost-user socket; close the driver at the end.
+
+    Args:
+        path: of the socket.
+        device_type: block or network.
+        queues: how many to use.
+        features: those to accept, as a mask; None takes what the driver knows of the device type, and EVENT_IDX.
+    """
+    kind = {VIRTIO_ID_BLOCK: BlockDriver, VIRTIO_ID_NET: NetDriver}[device_type]
     file = os.memfd_create("guest")
     os.ftruncate(file, MEMORY_SIZE)
     memory = GuestMemoryMmap.from_ranges_with_files([(0, MEMORY_SIZE, FileOffset(file))])
-    port = VhostUserPort(path, memory, file, device_type)
-    driver = BlockDriver(
-        port, Arena(memory, FIRST_ADDRESS, MEMORY_SIZE), 0xFFFF_FFFF_FFFF_FFFF & ~(1 << 34), pump=port.wait
-    )
-    driver.know((1 << 32 | 1 << 29) | driver.known_features)
+    port = VhostUserPort(path, memory, file, device_type, queues)
+    driver = kind(port, Arena(memory, FIRST_ADDRESS, MEMORY_SIZE), 0, pump=port.wait)
+    if features is None:
+        features = driver.known_features | 1 << VIRTIO_RING_F_EVENT_IDX
+    driver.know(features | 1 << VIRTIO_F_VERSION_1)
     driver.on_close(lambda: os.close(file))
     driver.on_close(memory.close)
     driver.on_close(port.close)
-    driver.start()
-    return driver
+    return driver.start()

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.vhost_user import drive_block
+from benchmarks.vhost_user import drive_behind
 
 from pyvmm_virtio.backends.datagram import DatagramNet
 from pyvmm_virtio.backends.raw import RawFile
@@ -123,7 +123,7 @@ def block(seconds: float) -> dict[str, object]:
         try:
             with (
                 drive(Block(WorkerDisk(RawFile(image, lock=False), 2)), indirect=False) as ours,
-                drive_block(path) as theirs,
+                drive_behind(path) as theirs,
             ):
                 for name, case in CASES.items():
                     works = [BlockWork(driver, *case) for driver in (ours, theirs)]
