@@ -33,7 +33,6 @@ from pyvmm_loader import (
     extract,
     inspect,
 )
-from pyvmm_loader.__main__ import main
 from pyvmm_loader.firmware import NVRAM_GUID
 from pyvmm_loader.source import Source
 from pyvmm_loader.x86_64 import bios
@@ -178,26 +177,6 @@ def test_a_compressed_image_goes_to_memory_piece_by_piece() -> None:
     assert memory.data[0x80000 + (9 << 20)] == 0xAA
     with pytest.raises(InvalidHeader, match="damaged"):
         Image.load(FlatMemory(16 << 20), None, packed[:-100])
-
-
-@pytest.mark.parametrize("command", ["inspect", "plan", "extract"])
-def test_what_is_no_regular_file_is_refused_at_once(
-    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    os.mkfifo(tmp_path / "fifo")
-    (tmp_path / "empty").touch()
-    rest = [str(tmp_path / "output")] if command == "extract" else []
-    for path, reason in (
-        (tmp_path / "fifo", "no regular file"),
-        (Path("/dev/zero"), "no regular file"),
-        (tmp_path, "directory"),
-        (tmp_path / "empty", "empty"),
-        (tmp_path / "missing", "No such file"),
-    ):
-        assert main([command, str(path), *rest]) == 1
-        line = capsys.readouterr().err
-        assert line.count("\n") == 1
-        assert reason in line
 
 
 @pytest.mark.parametrize(

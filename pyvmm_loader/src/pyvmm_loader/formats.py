@@ -148,28 +148,36 @@ def refuse(kind: str, name: str, size: int) -> LoaderError:
             f"{name}: an EFI zboot image, which only EFI firmware starts; extract the Image inside "
             "(python -m pyvmm_loader extract) and pass that",
             path=name,
+            kind=kind,
         )
     if kind == "efi":
         return NotAKernel(
-            f"{name}: an EFI program, which only EFI firmware starts; pass a bzImage, a vmlinux, or firmware", path=name
+            f"{name}: an EFI program, which only EFI firmware starts; pass a bzImage, a vmlinux, or firmware",
+            path=name,
+            kind=kind,
         )
     if kind == "variables":
         return NotAKernel(
             f"{name}: a variable store of UEFI firmware, not its code; pass the code, and this as its variables",
             path=name,
+            kind=kind,
         )
     if kind == "text":
-        return NotAKernel(f"{name}: a text file; pass a bzImage or vmlinux", path=name)
+        return NotAKernel(f"{name}: a text file; pass a bzImage or vmlinux", path=name, kind=kind)
     if kind != "unknown":
         return NotAKernel(
             f"{name}: {kind}-compressed data, no kernel as it is; unpack it first (python -m pyvmm_loader extract)",
             path=name,
+            kind=kind,
         )
     if size < 0x268:
         return ImageTruncated(
-            f"{name}: {size} bytes and no known magic; was its download interrupted?", needed=0x268, available=size
+            f"{name}: {size} bytes and no known magic; was its download interrupted?",
+            needed=0x268,
+            available=size,
+            kind=kind,
         )
-    return NotAKernel(f"{name}: no known kernel format; pass a bzImage or vmlinux", path=name)
+    return NotAKernel(f"{name}: no known kernel format; pass a bzImage or vmlinux", path=name, kind=kind)
 
 
 def refuse_magic(view: memoryview, name: str, reason: str) -> LoaderError:

@@ -33,9 +33,12 @@ def read_archives(initrd: Buffer, limit: int | None = None) -> Iterator[Entry]:
     if rest < len(data):
         from .decompression import bound
         from .extraction import extract
+        from .formats import compression
 
-        # once only, as in the kernel: what unpacks to something compressed again is no initramfs
         packed = data[rest:]
+        if compression(memoryview(packed)) is None:
+            raise InvalidHeader(f"no archive at {rest:#x}, packed or not; pass an initramfs", field="magic", value=rest)
+        # once only, as in the kernel: what unpacks to something compressed again is no initramfs
         unpacked = extract(packed, bound(len(packed)) if limit is None else limit)
         end = yield from _read_plain(unpacked)
         if end < len(unpacked):

@@ -111,7 +111,10 @@ class BootPlan:
             if arch is not None and self.arch != arch:
                 raise refuse_arch(image.arch, source.name, arch)
             self.ranges = ranges_of(memory, self.arch)
-            self.firmware_tables = FirmwareTables(vcpus, self.ranges, acpi, smbios, rsdp)
+            # An MP table is for PCs; how many processors a tree describes is for the tree to say.
+            self.firmware_tables = FirmwareTables(
+                vcpus if self.arch == "x86_64" else 1, self.ranges, acpi, smbios, rsdp
+            )
             self.rsdp = self.firmware_tables.rsdp
             self.initrd = self._join(initrd, bootconfig)
             self.modules = [(self._source(file), words) for file, words in modules]

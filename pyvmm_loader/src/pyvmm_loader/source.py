@@ -47,7 +47,7 @@ class Source:
                 self._owned = os.open(self.name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             except OSError as error:
                 raise ImageNotFound(
-                    f"{self.name}: {error.strerror}; name a kernel image that this user can read", path=self.name
+                    f"{self.name}: {error.strerror}; name a file that this user can read", path=self.name
                 ) from error
             try:
                 self._open(self._owned)

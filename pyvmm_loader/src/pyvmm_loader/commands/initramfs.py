@@ -6,8 +6,10 @@ import os
 import stat
 
 from ..compression import FORMS, compress
+from ..errors import LoaderError
 from ..initramfs import Initramfs
 from ..initramfs_reader import read_archives
+from ..source import Source
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,8 +36,11 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
 def run(options: argparse.Namespace) -> str:
     """Do it; return what to print."""
     if options.list:
-        with open(options.path, "rb") as file:
-            return "\n".join([describe(entry) for entry in read_archives(file.read())])
+        with Source(options.path) as source:
+            try:
+                return "\n".join([describe(entry) for entry in read_archives(source.view)])
+            except LoaderError as error:
+                raise LoaderError(f"{options.path}: {error}") from error
     data = bytes(pack(options.path))
     if options.compress:
         data = compress(data, options.compress)

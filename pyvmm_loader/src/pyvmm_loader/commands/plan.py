@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..errors import InvalidHeader
 from ..formats import ENTRIES
 from ..plan import BootPlan
 
@@ -35,7 +36,7 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     )
     parser.add_argument("path", help="the kernel")
     parser.add_argument("--memory", type=size, default=256 << 20, help="RAM, such as 256M (the default)")
-    parser.add_argument("--cmdline", default="console=ttyS0", help="the kernel's command line (%(default)s)")
+    parser.add_argument("--cmdline", default="", help="the kernel's command line, such as console=ttyS0")
     parser.add_argument("--initrd", action="append", help="an initrd; several are joined")
     parser.add_argument("--bootconfig", metavar="FILE", help="a bootconfig to append to the initrd")
     parser.add_argument("--vcpus", type=int, default=1)
@@ -56,8 +57,11 @@ def run(options: argparse.Namespace) -> str:
     """Do it; return what to print."""
     bootconfig = ""
     if options.bootconfig:
-        with open(options.bootconfig, encoding="utf-8") as file:
-            bootconfig = file.read()
+        try:
+            with open(options.bootconfig, encoding="utf-8") as file:
+                bootconfig = file.read()
+        except UnicodeDecodeError as error:
+            raise InvalidHeader(f"{options.bootconfig}: no UTF-8 at byte {error.start}; name a text file") from error
     with BootPlan(
         options.path,
         options.memory,

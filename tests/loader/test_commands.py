@@ -1,0 +1,117 @@
+"""The command line on files of every kind, most of them wrong: one line that says why, and never a wait."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.loader.images import arm64, bzimage, elf, firmware
+
+from pyvmm_loader.__main__ import main
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    def run(*words: str | Path) -> tuple[int, str, str]:
+        status = main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return run
+
+
+@pytest.mark.parametrize("words", [["inspect"], ["plan"], ["extract"], ["initramfs", "--list"]])
+def test_what_is_no_regular_file_is_refused_at_once(words: list[str], tmp_path: Path, command: Command) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "empty").touch()
+    rest = [tmp_path / "output"] if words == ["extract"] else []
+    for path, reason in (
+        (tmp_path / "fifo", "no regular file"),
+        (Path("/dev/zero"), "no regular file"),
+        (tmp_path, "directory"),
+        (tmp_path / "empty", "empty"),
+        (tmp_path / "missing", "No such file"),
+        (tmp_path / "two\nlines", "two lines: No such file"),
+    ):
+        status, out, err = command(*words, path, *rest)
+        assert (status, out, err.count("\n")) == (1, "", 1)
+        assert reason in err
+    assert not (tmp_path / "output").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [(b"#!/bin/sh\n" * 100, "text"), (b"\1\2\3", "unknown"), (bytes(9000), "unknown"), (b"MZ" + bytes(9000), "efi")],
+)
+def test_a_file_of_no_known_format_is_an_object_too(
+    content: bytes, kind: str, tmp_path: Path, command: Command
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    status, out, err = command("inspect", "--json", path)
+    found = json.loads(out)
+    assert (status, err) == (1, f"pyvmm_loader: {found['error']}\n")
+    assert (found["format"], found["kind"], found["arch"], found["entries"]) == ("unknown", kind, None, [])
+    assert command("inspect", path) == (1, "", err)
+
+
+def test_a_damaged_image_is_named_only(tmp_path: Path, command: Command) -> None:
+    path = tmp_path / "bzImage"
+    path.write_bytes(bzimage(syssize=1 << 20))
+    status, out, err = command("inspect", "--json", path)
+    assert (status, out) == (1, "")
+    assert "the kernel ends at" in err
+
+
+def test_a_name_that_is_no_unicode_is_shown(tmp_path: Path, command: Command) -> None:
+    path = os.fsdecode(bytes(tmp_path) + b"/\xff")
+    Path(path).write_bytes(elf())
+    status, out, _ = command("inspect", path)
+    assert (status, "\\udcff" in out) == (0, True)
+    assert json.loads(command("inspect", "--json", path)[1])["path"] == path
+
+
+def test_plans_of_what_takes_no_command_line(tmp_path: Path, command: Command) -> None:
+    rom, flat = tmp_path / "bios.bin", tmp_path / "flat"
+    rom.write_bytes(firmware())
+    flat.write_bytes(b"\xf4")
+    assert "kernel firmware" in command("plan", rom)[1]
+    assert "0x0000100000..0x0000100001" in command("plan", flat, "--entry", "flat32")[1]
+    assert command("plan", flat, "--entry", "flat32", "--load-address", "-1")[0] == 1
+    assert command("plan", flat, "--entry", "flat32", "--cmdline", "quiet")[2].endswith("omit them\n")
+
+
+def test_processors_are_counted_by_the_tables_of_their_machine(tmp_path: Path, command: Command) -> None:
+    pc, arm = tmp_path / "vmlinux", tmp_path / "Image"
+    pc.write_bytes(elf())
+    arm.write_bytes(arm64())
+    assert "MP table" in command("plan", pc, "--vcpus", "256")[2]
+    assert command("plan", pc, "--vcpus", "256", "--tables", "acpi")[0] == 0
+    for vcpus, status in (("0", 1), ("100", 0), ("100000", 1)):
+        found, _, err = command("plan", arm, "--vcpus", vcpus)
+        assert (found, "MP table" in err) == (status, False)
+
+
+def test_files_beside_the_kernel_are_named(tmp_path: Path, command: Command) -> None:
+    kernel, garbage = tmp_path / "vmlinux", tmp_path / "garbage"
+    kernel.write_bytes(elf())
+    garbage.write_bytes(b"\xff\xfe")
+    for words in (
+        ["--bootconfig", garbage],
+        ["--initrd", tmp_path / "missing"],
+        ["--svg", tmp_path / "missing" / "plan.svg"],
+        ["--module", tmp_path / "missing,words"],
+    ):
+        status, out, err = command("plan", kernel, *words)
+        assert (status, out, err.count("\n")) == (1, "", 1)
+        assert str(words[1]).removesuffix(",words") in err
+    status, _, err = command("initramfs", "--list", garbage)
+    assert (status, f"{garbage}: no archive" in err) == (1, True)
