@@ -57,8 +57,8 @@ class OffersTooMuch(Echo):
 
 
 class TakesAnything(Echo):
-    def _refuse(self, features: int) -> str | None:
-        return None
+    def negotiate(self, features: int) -> str | None:
+        return super().negotiate(features & self.device_features)
 
 
 class Legacy(Echo):

@@ -9,7 +9,7 @@ from pyvmm_virtio.constants import features as f
 from pyvmm_virtio.constants.ring import VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC
 from pyvmm_virtio.errors import VirtioUsageError, VirtqueueError
 from pyvmm_virtio.interrupt import NoInterrupt
-from pyvmm_virtio.offer import RING_FEATURES, SharedMemory, mask
+from pyvmm_virtio.offer import RING_FEATURES, SharedMemory, mask, refusal
 from pyvmm_virtio.queue.split import SplitQueue
 
 TYPE_CHECKING = False
@@ -44,7 +44,9 @@ class VirtioDevice:
     ...             self.complete(index, chain, writer.write(bytes(writer.available_bytes())))
 
     What a subclass may override: `activate`, `process_queue`, `reset`, `queue_reset`, `check_features`,
-    `read_config`, `write_config`, `quiesce`, `device_state`, `restore_device`. What it calls: `chains`, `complete`,
+    `read_config`, `write_config`, `quiesce`, `device_state`, `restore_device`, and for the conformance checks and the
+    fuzzer `sample_request(queue, chance)`, which returns a right request, made with a `random.Random`: the buffers that
+    are read, and the sizes of those that are written. What it calls: `chains`, `complete`,
     `config_changed`, and from callbacks of its own `serve`. All of a device runs under its `lock`; worker threads hold
     it only in `finish`. A worker that touches guest memory does it so, that a reset can wait for it::
 
@@ -338,7 +340,7 @@ class VirtioDevice:
 
         Queues become packed ones, or split ones, here.
         """
-        reason = self._refuse(features)
+        reason = refusal(self, features)
         if reason is not None:
             return reason
         with self.lock:
@@ -347,18 +349,6 @@ class VirtioDevice:
             for queue in self.queues:
                 self._prepare(queue)
         return None
-
-    def _refuse(self, features: int) -> str | None:
-        if unknown := features & ~self.device_features:
-            # 2.2: "The driver MUST NOT accept a feature which the device did not offer"
-            return f"it accepts {unknown:#x}, which was not offered"
-        if not features >> f.VIRTIO_F_VERSION_1 & 1:
-            # 6.1: "A driver MUST accept VIRTIO_F_VERSION_1 if it is offered"; legacy drivers have another layout
-            return "it does not accept VERSION_1: legacy drivers are not served"
-        if self.device_features & ~features & mask(f.VIRTIO_F_ACCESS_PLATFORM):
-            # 6.1: "A device MAY fail to operate further if VIRTIO_F_ACCESS_PLATFORM is not accepted"
-            return "it does not accept ACCESS_PLATFORM, and the device is behind an IOMMU"
-        return self.check_features(features)
 
     def _make_queues(self, *, packed: bool) -> None:
         for queue in self.queues:

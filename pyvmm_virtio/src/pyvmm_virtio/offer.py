@@ -1,4 +1,4 @@
-"""What a device offers besides its work: feature bits, and memory that its driver maps."""
+"""What a device offers besides its work, and what it insists on: feature bits, and memory that its driver maps."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pyvmm_virtio.constants.ring import VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_I
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm_device.bus import Device
+    from pyvmm_virtio.device import VirtioDevice
 
 
 def mask(*bits: int) -> int:
@@ -34,6 +35,20 @@ RING_FEATURES = mask(
 IN_ORDER is not among them, because a device that is slow with one request would keep the others back, nor is
 NOTIFICATION_DATA, because a kick that carries data leaves KVM for us where an ioeventfd would not.
 """
+
+
+def refusal(device: VirtioDevice, features: int) -> str | None:
+    """Return why a device cannot work with the features that its driver accepts, or None."""
+    if unknown := features & ~device.device_features:
+        # 2.2: "The driver MUST NOT accept a feature which the device did not offer"
+        return f"it accepts {unknown:#x}, which was not offered"
+    if not features >> f.VIRTIO_F_VERSION_1 & 1:
+        # 6.1: "A driver MUST accept VIRTIO_F_VERSION_1 if it is offered"; legacy drivers have another layout
+        return "it does not accept VERSION_1: legacy drivers are not served"
+    if device.device_features & ~features & mask(f.VIRTIO_F_ACCESS_PLATFORM):
+        # 6.1: "A device MAY fail to operate further if VIRTIO_F_ACCESS_PLATFORM is not accepted"
+        return "it does not accept ACCESS_PLATFORM, and the device is behind an IOMMU"
+    return device.check_features(features)
 
 
 class SharedMemory:

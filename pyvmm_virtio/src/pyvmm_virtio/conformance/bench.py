@@ -84,7 +84,8 @@ class Bench:
 
     def parts(self, driver: Driver, seed: int = 0) -> tuple[list[bytes], list[int]]:
         """What a right request of the device's type reads and has room for."""
-        parts = recipe_for(driver.port.device_type)(Random(seed), self.queue(driver), len(driver.queues))
+        # any of those that were made will do: they are of one class
+        parts = recipe_for(self._made[-1])(Random(seed), self.queue(driver), len(driver.queues))
         return [data for data, _ in parts if data is not None], [size for data, size in parts if data is None]
 
     def submit(self, driver: Driver, seed: int = 0, *, kick: bool = True) -> Request:
@@ -95,6 +96,13 @@ class Bench:
     def request(self, driver: Driver, seed: int = 0) -> Request:
         """Have a right request answered; raises DriverError where it is not."""
         return driver.wait(self.submit(driver, seed), timeout=2)
+
+
+def events_of_a_request(bench: Bench, driver: Driver) -> int:
+    """Have a request answered; returns the events that go with it: used buffers, and a configuration that changed."""
+    before = driver.port.generation()
+    bench.request(driver)
+    return 1 | 2 * (driver.port.generation() != before)
 
 
 def dispose(device: VirtioDevice) -> None:

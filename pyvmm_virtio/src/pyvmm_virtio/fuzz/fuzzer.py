@@ -95,7 +95,7 @@ class Fuzzer:
         self.driver: Any = drive(
             device, transport, ring, memory=self.memory, queue_size=QUEUE_SIZE, start=False, **options
         )
-        self.recipe: Recipe = recipe_for(device.device_type)
+        self.recipe: Recipe = recipe_for(device)
         self.allowed: list[tuple[int, int]] = []
         self._turn = 0
         self._bugs = device.bugs

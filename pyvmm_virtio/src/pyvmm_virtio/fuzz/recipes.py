@@ -9,8 +9,12 @@ from pyvmm_virtio.constants import device_ids as ids
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from random import Random
+
+    from pyvmm_virtio.device import VirtioDevice
+
+    Sample = Callable[[int, Random], tuple[Iterable[bytes], Iterable[int]]]
 
     Part = tuple[bytes | None, int]
     """Bytes for the device to read and their length, or None and a size for it to write."""
@@ -96,6 +100,14 @@ RECIPES: dict[int, Recipe] = {
 }
 
 
-def recipe_for(device_type: int) -> Recipe:
-    """Return what makes requests for a device type; one that is not known gets anything."""
-    return RECIPES.get(device_type, anything)
+def recipe_for(device: VirtioDevice) -> Recipe:
+    """Return what makes requests for a device: its own, its type's, or for an unknown type anything."""
+    sample: Sample | None = getattr(device, "sample_request", None)
+    if sample is None:
+        return RECIPES.get(device.device_type, anything)
+
+    def own(chance: Random, queue: int, queues: int) -> list[Part]:  # noqa: ARG001 (it knows how many it has)
+        readable, writable = sample(queue, chance)
+        return [*map(_read, readable), *((None, size) for size in writable)]
+
+    return own

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyvmm_virtio.conformance.bench import Bench, ensure
+from pyvmm_virtio.conformance.bench import Bench, ensure, events_of_a_request
 from pyvmm_virtio.conformance.checks.registry import check
 from pyvmm_virtio.constants import mmio as m
 from pyvmm_virtio.transport.mmio import MAGIC
@@ -27,9 +27,9 @@ def mmio_events(bench: Bench) -> None:
         get, set_ = driver.port.get, driver.port.set
         driver._take_events = lambda: None
         ensure(get(m.VIRTIO_MMIO_INTERRUPT_STATUS) == 0, "an event that did not take place")
-        bench.request(driver)
-        ensure(get(m.VIRTIO_MMIO_INTERRUPT_STATUS) == 1, "used buffers are no event")
-        ensure(get(m.VIRTIO_MMIO_INTERRUPT_STATUS) == 1, "the event went away before it was acknowledged")
+        events = events_of_a_request(bench, driver)
+        ensure(get(m.VIRTIO_MMIO_INTERRUPT_STATUS) == events, "used buffers are no event, or something else is")
+        ensure(get(m.VIRTIO_MMIO_INTERRUPT_STATUS) == events, "the event went away before it was acknowledged")
         device.config_changed()
         ensure(get(m.VIRTIO_MMIO_INTERRUPT_STATUS) == 3, "a changed configuration is no event")
         set_(m.VIRTIO_MMIO_INTERRUPT_ACK, 1)

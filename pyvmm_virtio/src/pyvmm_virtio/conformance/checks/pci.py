@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pyvmm_device.pci import config_space as cs
-from pyvmm_virtio.conformance.bench import Bench, ensure
+from pyvmm_virtio.conformance.bench import Bench, ensure, events_of_a_request
 from pyvmm_virtio.conformance.checks.registry import check
 from pyvmm_virtio.constants import features as f
 from pyvmm_virtio.constants import pci as p
@@ -80,10 +80,10 @@ def pci_isr(bench: Bench) -> None:
     device = bench.make()
     with bench.driver(device, irq="intx") as driver:
         driver._take_events = lambda: None
-        bench.request(driver)
+        events = events_of_a_request(bench, driver)
         status = driver.port.config_get(cs.STATUS, 2)
         ensure(status & cs.STATUS_INTERRUPT, "no Interrupt Status in the header")
-        ensure(driver.port.take_events() == 1, "no queue bit")
+        ensure(driver.port.take_events() == events, "no queue bit, or another bit")
         ensure(driver.port.take_events() == 0, "ISR status is not 0 after it was read")
         ensure(not driver.port.config_get(cs.STATUS, 2) & cs.STATUS_INTERRUPT, "Interrupt Status stays")
         device.config_changed()
@@ -125,8 +125,10 @@ def pci_vectors(bench: Bench) -> None:
             driver.vectors.clear()
             bench.request(driver)
             device.config_changed()
+            # two at least: the request may have changed the configuration too
+            came = {at: min(count, 2) for at, count in driver.vectors.items()}
             wanted = {} if vector == NO_VECTOR else {vector: 2}
-            ensure(driver.vectors == wanted, f"with vector {vector:#x} there came {driver.vectors}")
+            ensure(came == wanted, f"with vector {vector:#x} there came {driver.vectors}")
         port.set(p.VIRTIO_PCI_COMMON_MSIX, port.vectors, 2)
         ensure(port.get(p.VIRTIO_PCI_COMMON_MSIX, 2) == NO_VECTOR, "a vector was mapped that does not exist")
         port.set(p.VIRTIO_PCI_COMMON_MSIX, 0, 2)
