@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from io import BytesIO
 from struct import pack
 from typing import TYPE_CHECKING
 
@@ -106,6 +107,24 @@ def test_upstream_entry_moves_with_the_offset() -> None:
     result = Elf.load(memory, 0x1000, elf(b"\x11" * 8, notes=(XEN_NOTE,)))
     assert (result.kernel_load, result.pvh_boot_cap) == (0x101000, PvhEntryIgnored)
     assert memory.data[0x101000] == 0x11
+    assert Elf.load(memory, 0x1000, elf()).pvh_boot_cap == PvhEntryNotPresent
+
+
+def test_program_headers_do_not_lie_in_the_elf_header() -> None:
+    image = bytearray(elf())
+    image[0x20] = 0x10
+    with pytest.raises(InvalidHeader, match="0x10 lie in the ELF header"):
+        Elf.load(FlatMemory(RAM), None, image)
+
+
+def test_bytes_in_a_stream_are_viewed() -> None:
+    stream = BytesIO(elf(b"\x11" * 100))
+    memory = FlatMemory(RAM)
+    assert Elf.load(memory, None, stream).kernel_end == 0x100064
+    assert memory.data[0x100000:0x100064] == b"\x11" * 100
+    stream.truncate(0)  # nobody has a view of it any more
+    with pytest.raises(ImageEmpty):
+        Elf.load(memory, None, stream)
 
 
 def test_highmem_start() -> None:

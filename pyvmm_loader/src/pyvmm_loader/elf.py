@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Any, SupportsIndex
 
     from .memory import GuestMemory
+    from .result import PvhBootCapability
     from .source import ImageLike
     from .x86_64.multiboot_image import Header
 
@@ -91,6 +92,10 @@ class ElfFile:
         if phnum and phentsize != phdr.size:
             raise InvalidHeader(
                 f"{name}: e_phentsize is {phentsize}, not {phdr.size}", field="e_phentsize", value=phentsize
+            )
+        if phnum and phoff < ehdr.size:
+            raise InvalidHeader(
+                f"{name}: the program headers at {phoff:#x} lie in the ELF header", field="e_phoff", value=phoff
             )
         if phnum > MAX_SEGMENTS:
             raise InvalidHeader(
@@ -324,13 +329,17 @@ class Elf:
                     f"{elf.name}: entry {entry:#x} lies below {address(highmem_start):#x}; link the kernel higher",
                     entry=entry,
                 )
+            capability = _pvh(elf, moved=kernel_offset is not None)
             end = _load_segments(memory, source, elf, offset)
-            pvh = None if kernel_offset is not None else elf.pvh_entry()
-            if kernel_offset is not None:
-                capability = PvhEntryIgnored
-            else:
-                capability = PvhEntryNotPresent if pvh is None else PvhEntryPresent(pvh)
             return KernelLoaderResult(offset + entry, end, None, capability)
+
+
+def _pvh(elf: ElfFile, *, moved: bool) -> PvhBootCapability:
+    """Return whether PVH is offered. Its entry is an absolute address, of no use where the kernel was moved."""
+    if moved:
+        return PvhEntryIgnored if any(header.kind == PT_NOTE for header in elf.headers) else PvhEntryNotPresent
+    entry = elf.pvh_entry()
+    return PvhEntryNotPresent if entry is None else PvhEntryPresent(entry)
 
 
 def _load_segments(memory: GuestMemory, source: Source, elf: ElfFile, offset: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import stat
+from io import BytesIO
 
 from .errors import ImageEmpty, ImageNotFound, ImageTruncated
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
             """Return the descriptor."""
             ...
 
-    ImageLike = str | os.PathLike[str] | Buffer | HasFileno
+    ImageLike = str | os.PathLike[str] | Buffer | BytesIO | HasFileno
 
 MADV_POPULATE_READ = 22  # linux/mman.h since 5.14; Python names it nowhere
 
@@ -54,6 +55,10 @@ class Source:
             except BaseException:
                 self._close_file()
                 raise
+        elif isinstance(image, BytesIO):
+            self.name = "<buffer>"
+            self.view = image.getbuffer()
+            self._refuse_empty()
         elif hasattr(image, "fileno"):
             self.name = str(getattr(image, "name", "<file>"))
             self._open(image.fileno())
