@@ -17,31 +17,27 @@ if TYPE_CHECKING:
     from pyvmm_virtio.queue.base import BaseQueue
     from pyvmm_virtio.queue.chain import RawDescriptor
 
-MAX_TABLE_ENTRIES = 0xFFFF
+READ = Permissions.Read
+MAX_TABLE_BYTES = 16 * 0xFFFF
 MAX_CHAIN_BYTES = 1 << 32
 
 
-def check_table(queue: BaseQueue, head: int, length: int) -> int:
-    """Return how many descriptors a table of some bytes has; raises InvalidIndirectDescriptor(Table)."""
+def open_table(queue: BaseQueue, memory: GuestMemory, head: int, addr: int, length: int) -> memoryview:
+    """Return a view of an indirect table, or a copy where it crosses regions of memory.
+
+    Raises InvalidIndirectDescriptor, InvalidIndirectDescriptorTable.
+    """
     if not queue._indirect:
         reason = "an indirect descriptor, but INDIRECT_DESC was not negotiated"
         raise InvalidIndirectDescriptor(queue.index, head, None, reason)
-    count = length // 16
-    if length % 16 or not 1 <= count <= MAX_TABLE_ENTRIES:
-        reason = (
-            f"an indirect table of {length} bytes: it is a multiple of 16, for 1 to {MAX_TABLE_ENTRIES} descriptors"
-        )
+    if length % 16 or not 0 < length <= MAX_TABLE_BYTES:
+        reason = f"an indirect table of {length} bytes: it is a multiple of 16, at most {MAX_TABLE_BYTES}"
         raise InvalidIndirectDescriptorTable(queue.index, head, None, reason)
-    return count
-
-
-def read_table(queue: BaseQueue, memory: GuestMemory, head: int, addr: int, length: int) -> memoryview:
-    """Return a view of an indirect table, or a copy where it crosses regions of memory."""
     try:
         try:
-            return memory.get_slice(addr, length, Permissions.Read)
+            return memory.get_slice(addr, length, READ)
         except InvalidBackendAddress:
-            return memoryview(b"".join(memory.get_slices(addr, length, Permissions.Read)))
+            return memoryview(b"".join(memory.get_slices(addr, length, READ)))
     except GuestMemoryError as error:
         reason = f"the indirect table of {length} bytes at {addr:#x} is not in guest memory: {error}"
         # without the frames it came through, which hold views of the part that is in memory

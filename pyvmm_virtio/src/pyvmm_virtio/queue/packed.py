@@ -23,7 +23,7 @@ from pyvmm_virtio.constants.ring import (
 from pyvmm_virtio.errors import InvalidChain, InvalidDescriptorIndex, InvalidIndirectDescriptor, VirtioUsageError
 from pyvmm_virtio.queue.base import U16_MAX, U32_MAX, BaseQueue
 from pyvmm_virtio.queue.chain import DescriptorChain
-from pyvmm_virtio.queue.indirect import MAX_CHAIN_BYTES, check_buffers, check_table, read_table
+from pyvmm_virtio.queue.indirect import MAX_CHAIN_BYTES, check_buffers, open_table
 from pyvmm_virtio.queue.ordering import IS_WEAK, acquire, full, release
 
 TYPE_CHECKING = False
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
 READ, BOTH = Permissions.Read, Permissions.ReadWrite
 # the buffer id stands where a split descriptor has its flags
-_unpack = Struct("<QIHH").unpack_from
+_layout = Struct("<QIHH")
+_unpack, _unpack_all = _layout.unpack_from, _layout.iter_unpack
 AVAIL = 1 << VRING_PACKED_DESC_F_AVAIL
 USED = 1 << VRING_PACKED_DESC_F_USED
 USED_MARKS = AVAIL | USED
@@ -95,19 +96,20 @@ class PackedQueue(BaseQueue):
         if memory is not self._memory and not self._attach(memory):
             return None
         position = self._next_avail
-        index = position & ~WRAP
-        if self._cells[index * 8 + 7] & (AVAIL | USED) != (AVAIL if position & WRAP else USED):
+        first = index = position & ~WRAP
+        if self._cells[index * 8 + 7] & USED_MARKS != (AVAIL if position & WRAP else USED):
             return None
         if IS_WEAK:
             # 2.8.21.1.1: the driver's barrier before it sets the flags needs one here, between them and the rest
             acquire()
         ring, size = self._ring, self._size
         chain: list[RawDescriptor] = []
+        append = chain.append
         count = total = 0
         while True:
             addr, length, buffer_id, flags = _unpack(ring, index << 4)
             count += 1
-            chain.append((addr, length, flags & KEPT_FLAGS, buffer_id))
+            append((addr, length, flags & KEPT_FLAGS, buffer_id))
             total += length
             if not flags & VRING_DESC_F_NEXT:
                 break
@@ -130,21 +132,20 @@ class PackedQueue(BaseQueue):
             check_buffers(self, buffer_id, chain, total)
         in_flight[buffer_id] = count
         self._taken += count
-        self._next_avail = self._forward(position, count)
+        self._next_avail = position + count if first + count < size else self._forward(position, count)
         return DescriptorChain(buffer_id, chain, self._index)
 
     def _follow(self, memory: GuestMemory, head: int, chain: list[RawDescriptor]) -> int:
         """Replace the only descriptor, which is indirect, by those of its table; return their length in bytes."""
         addr, length, _, _ = chain.pop()
-        count = check_table(self, head, length)
-        if count > self._size:
-            # 2.8.19: "A driver MUST NOT create a descriptor chain longer than allowed by the device"
-            raise InvalidChain(self._index, head, None, f"the indirect table has {count} of {self._size} descriptors")
         total = 0
         # released at once: an error that somebody keeps would keep it alive, and the memory open
-        with read_table(self, memory, head, addr, length) as table:
-            for index in range(count):
-                addr, length, _, flags = _unpack(table, index << 4)
+        with open_table(self, memory, head, addr, length) as table:
+            if length > 16 * self._size:
+                # 2.8.19: "A driver MUST NOT create a descriptor chain longer than allowed by the device"
+                reason = f"the indirect table has {length >> 4} of {self._size} descriptors"
+                raise InvalidChain(self._index, head, None, reason)
+            for index, (addr, length, _, flags) in enumerate(_unpack_all(table)):
                 if flags & VRING_DESC_F_INDIRECT:
                     raise InvalidIndirectDescriptor(self._index, head, index, "an indirect descriptor is in a table")
                 # 2.8.7: WRITE "is the only valid flag ... Others are reserved and are ignored by the device"
@@ -192,9 +193,9 @@ class PackedQueue(BaseQueue):
         if IS_WEAK:
             release()  # 2.8.21.1: the descriptor is written before the flags that show it
         self._cells[index * 8 + 7] = (USED_MARKS if position & WRAP else 0) | (VRING_DESC_F_WRITE if length else 0)
-        if self._mark is not None:
-            self._dirty(self._desc_table + 16 * index, 16)
-        self._next_used = self._forward(position, count)
+        if self._mark is not None and memory.dirty_tracking:  # type: ignore[attr-defined] # who marks also has this
+            self._mark(self._desc_table + 16 * index, 16)
+        self._next_used = position + count if index + count < self._size else self._forward(position, count)
         self._taken -= count
         self._num_added += count
 

@@ -17,7 +17,7 @@ from pyvmm_virtio.constants.ring import (
 from pyvmm_virtio.errors import InvalidAvailRingIndex, InvalidChain, InvalidDescriptorIndex, InvalidIndirectDescriptor
 from pyvmm_virtio.queue.base import U16_MAX, U32_MAX, BaseQueue
 from pyvmm_virtio.queue.chain import DescriptorChain
-from pyvmm_virtio.queue.indirect import MAX_CHAIN_BYTES, check_buffers, check_table, read_table
+from pyvmm_virtio.queue.indirect import MAX_CHAIN_BYTES, check_buffers, open_table
 from pyvmm_virtio.queue.ordering import IS_WEAK, acquire, full, release
 
 TYPE_CHECKING = False
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from pyvmm_virtio.queue.chain import RawDescriptor
 
 READ, BOTH = Permissions.Read, Permissions.ReadWrite
-_unpack = Struct("<QIHH").unpack_from
+_layout = Struct("<QIHH")
+_unpack, _unpack_all = _layout.unpack_from, _layout.iter_unpack
 LINKED = VRING_DESC_F_NEXT | VRING_DESC_F_INDIRECT
 AVAIL_FLAGS, AVAIL_INDEX, AVAIL_RING = 0, 1, 2
 USED_FLAGS, USED_INDEX = 0, 1
@@ -106,20 +107,19 @@ class SplitQueue(BaseQueue):
         """Follow a chain of more than one descriptor from its first on."""
         table, size = self._table, self._size
         chain = [raw]
-        flags = raw[2]
-        total = raw[1]
-        while flags & VRING_DESC_F_NEXT:
-            if flags & VRING_DESC_F_INDIRECT:
-                break
-            index = raw[3]
+        append = chain.append
+        _, total, flags, index = raw
+        left = size
+        while flags & LINKED == VRING_DESC_F_NEXT:
+            left -= 1
             if index >= size:
                 raise InvalidDescriptorIndex(self._index, head, index, f"the link leads beyond the {size} descriptors")
-            if len(chain) >= size:
+            if not left:
                 raise InvalidChain(self._index, head, index, f"the chain has more than {size} descriptors, or loops")
             raw = _unpack(table, index << 4)
-            chain.append(raw)
-            flags = raw[2]
-            total += raw[1]
+            append(raw)
+            _, length, flags, index = raw
+            total += length
         if flags & VRING_DESC_F_INDIRECT:
             total += self._follow(memory, head, chain)
         if total > MAX_CHAIN_BYTES or self._strict_order:
@@ -133,28 +133,28 @@ class SplitQueue(BaseQueue):
         if flags & VRING_DESC_F_NEXT:
             # 2.7.5.3.1: "A driver MUST NOT set both VIRTQ_DESC_F_INDIRECT and VIRTQ_DESC_F_NEXT"
             raise InvalidIndirectDescriptor(*where, "an indirect descriptor has a link too")
-        count = check_table(self, head, length)
         added: int = -length
         # released at once: an error that somebody keeps would keep it alive, and the memory open
-        with read_table(self, memory, head, addr, length) as table:
+        with open_table(self, memory, head, addr, length) as table:
+            count = length >> 4
+            # at once, where that is faster, unless there are more than a chain may have
+            copies = list(_unpack_all(table)) if 4 < count <= self._size else None
             index = 0
-            while True:
-                if len(chain) >= self._size:
-                    # 2.7.5.3.1: "MUST NOT create a descriptor chain longer than the Queue Size of the device"
-                    reason = f"the chain has more than {self._size} descriptors, or loops"
-                    raise InvalidChain(self._index, head, index, reason)
-                raw = _unpack(table, index << 4)
-                flags = raw[2]
+            for _ in range(self._size - len(chain)):
+                raw = copies[index] if copies is not None else _unpack(table, index << 4)
+                _, length, flags, following = raw
                 if flags & VRING_DESC_F_INDIRECT:
                     raise InvalidIndirectDescriptor(self._index, head, index, "an indirect descriptor is in a table")
                 chain.append(raw)
-                added += raw[1]
+                added += length
                 if not flags & VRING_DESC_F_NEXT:
                     return added
-                index = raw[3]
+                index = following
                 if index >= count:
                     reason = f"the link leads beyond the {count} descriptors of the indirect table"
                     raise InvalidDescriptorIndex(self._index, head, index, reason)
+        # 2.7.5.3.1: "MUST NOT create a descriptor chain longer than the Queue Size of the device"
+        raise InvalidChain(self._index, head, index, f"the chain has more than {self._size} descriptors, or loops")
 
     def go_to_previous_position(self) -> None:
         """Put the chain that was taken last back into the ring, as if it had not been taken."""
@@ -195,9 +195,9 @@ class SplitQueue(BaseQueue):
             release()  # 2.7.14: the element is written before the index that shows it
         self._next_used = self._used[USED_INDEX] = (next_used + 1) & U16_MAX
         self._num_added += 1
-        if self._mark is not None:
-            self._dirty(self._used_ring + 4 + 8 * slot, 8)
-            self._dirty(self._used_ring, 4)
+        if self._mark is not None and memory.dirty_tracking:  # type: ignore[attr-defined] # who marks also has this
+            self._mark(self._used_ring + 4 + 8 * slot, 8)
+            self._mark(self._used_ring, 4)
 
     def _publish(self, used: Sequence[tuple[int, int]]) -> None:
         elements, mask = self._used_elements, self._size - 1
