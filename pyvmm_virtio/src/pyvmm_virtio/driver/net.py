@@ -52,7 +52,8 @@ class NetDriver(Driver):
         # 5.1.2: "N=1 if neither VIRTIO_NET_F_MQ nor VIRTIO_NET_F_RSS are negotiated", however many there are
         self.control_queue = 2 * self.pairs
         self.received: list[list[tuple[tuple[int, ...], bytes]]] = [[] for _ in range(self.pairs)]
-        self._partial: list[tuple[tuple[int, ...], bytes, int]] = [((), b"", 0)] * self.pairs
+        # of each pair, the frame of which some buffers are still to come: header, parts, how many
+        self._partial: list[tuple[tuple[int, ...], list[bytes], int]] = [((), [], 0)] * self.pairs
         for pair in range(self.pairs):
             for _ in range(min(self.buffer_count, self.queues[2 * pair].size // 2)):
                 self.submit(2 * pair, (), (self.buffer_size,), kick=False)
@@ -67,16 +68,16 @@ class NetDriver(Driver):
             request.release()
             return
         data = request.written()
-        header, frame, left = self._partial[pair]
+        header, parts, left = self._partial[pair]
         if left:
-            frame, left = frame + data, left - 1
+            parts.append(data)
+            left -= 1
         else:
-            header = HEADER.unpack_from(data)
-            frame = data[HEADER.size :]
+            header, parts = HEADER.unpack_from(data), [data[HEADER.size :]]
             left = header[6] - 1 if self.has(n.VIRTIO_NET_F_MRG_RXBUF) else 0
-        self._partial[pair] = header, frame, left
+        self._partial[pair] = header, parts, left
         if not left:
-            self.received[pair].append((header, frame))
+            self.received[pair].append((header, b"".join(parts)))
         self.submit_buffers(request.queue, request.buffers, request._owned)
 
     def send(self, frame: bytes, *, pair: int = 0, header: Sequence[int] = (0,) * 7, kick: bool = True) -> Request:

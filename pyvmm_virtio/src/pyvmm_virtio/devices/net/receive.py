@@ -38,7 +38,7 @@ class Receiver:
         self._target = [self._buffer[HEADER_SIZE - device.backend.header_size :]]
         self._length = 0  # of the frame that waits, its header included
         self._paid = False
-        self._chains: list[tuple[int, Writer]] = []
+        self._chains: list[tuple[int, Writer, int]] = []  # head, buffers, and their size
         self._room = 0
         self._fd = -1
         self._starved = False
@@ -110,8 +110,9 @@ class Receiver:
             if chain is None:
                 return False
         writer = chain.writer(memory)
-        self._chains.append((chain.head_index, writer))
-        self._room += writer.available_bytes()
+        room = writer.available_bytes()
+        self._chains.append((chain.head_index, writer, room))
+        self._room += room
         return True
 
     def _deliver(self) -> bool:
@@ -129,27 +130,27 @@ class Receiver:
         header = self._buffer[:HEADER_SIZE]
         if not device.backend.header_size:
             header[:] = bytes(HEADER_SIZE)
-        used: list[tuple[int, int]] = []
-        left = self._buffer[: self._length]
-        needed, room = 0, 0
+        needed = room = 0
         while room < self._length:
-            room += self._chains[needed][1].available_bytes()
+            room += self._chains[needed][2]
             needed += 1
         # 5.1.6.4.1: "MUST set num_buffers to 1 if VIRTIO_NET_F_MRG_RXBUF has not been negotiated"
         header[NUM_BUFFERS] = needed.to_bytes(2, "little")
-        for head, writer in self._chains[:needed]:
-            count = min(writer.available_bytes(), len(left))
-            writer.write(left[:count])
-            left = left[count:]
+        used: list[tuple[int, int]] = []
+        buffer, begin = self._buffer, 0
+        for head, writer, size in self._chains[:needed]:
+            count = min(size, self._length - begin)
+            for view in writer.views(count):
+                end = begin + len(view)
+                view[:] = buffer[begin:end]
+                begin = end
+            writer.advance(count)
             used.append((head, count))
-        self._forget(needed)
+        del self._chains[:needed]
+        self._room -= room
+        self._length = 0
         device.complete_batch(self._index, used)
         return True
-
-    def _forget(self, count: int) -> None:
-        del self._chains[:count]
-        self._room = sum(writer.available_bytes() for _, writer in self._chains)
-        self._length = 0
 
     def _drop(self) -> bool:
         """Lose the frame: the driver's buffers are too small for it."""
