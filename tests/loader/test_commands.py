@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -115,3 +116,26 @@ def test_files_beside_the_kernel_are_named(tmp_path: Path, command: Command) -> 
         assert str(words[1]).removesuffix(",words") in err
     status, _, err = command("initramfs", "--list", garbage)
     assert (status, f"{garbage}: no archive" in err) == (1, True)
+
+
+def test_a_packed_folder_is_whole(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, output = tmp_path / "folder", tmp_path / "initramfs.cpio"
+    folder.mkdir()
+    with socket.socket(socket.AF_UNIX) as left_over:
+        left_over.bind(str(folder / "socket"))
+    os.symlink(b"\xff", folder / "link")
+    (folder / "two\nlines").touch()
+    assert command("initramfs", folder, output)[0] == 0
+    listed = command("initramfs", "--list", output)[1].splitlines()
+    assert [line.split(maxsplit=4)[4] for line in listed] == ["link -> \ufffd", "socket", "two\\nlines"]
+    inside = folder / "old.cpio"
+    inside.write_bytes(output.read_bytes())
+    assert "in the folder to pack" in command("initramfs", folder, inside)[2]
+
+    def closed(path: str) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    status, out, err = command("initramfs", folder, output)
+    assert (status, out) == (1, "")
+    assert "Permission denied" in err

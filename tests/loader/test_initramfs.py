@@ -62,6 +62,14 @@ def test_bad_names() -> None:
         fs.hardlink("a", "b")
 
 
+def test_numbers_have_32_bits() -> None:
+    for mtime in (-1, 1 << 32):
+        fs = Initramfs()
+        fs.file("late", b"", mtime=mtime)
+        with pytest.raises(LoaderError, match="late: cpio holds numbers of 32 bits"):
+            bytes(fs)
+
+
 def test_mutated_archives() -> None:
     raw = bytes(build())
     chance = random.Random(1)

@@ -95,7 +95,7 @@ class Initramfs:
 
     def symlink(self, name: str, target: str) -> None:
         """Add a symbolic link."""
-        self._add(Entry(name, stat.S_IFLNK | 0o777, target.encode()))
+        self._add(Entry(name, stat.S_IFLNK | 0o777, target.encode("utf-8", "surrogateescape")))
 
     def device(self, name: str, major: int, minor: int, mode: int = 0o600, *, block: bool = False) -> None:
         """Add a character or block device."""
@@ -105,6 +105,10 @@ class Initramfs:
     def fifo(self, name: str, mode: int = 0o600) -> None:
         """Add a named pipe."""
         self._add(Entry(name, stat.S_IFIFO | mode))
+
+    def socket(self, name: str, mode: int = 0o600) -> None:
+        """Add a socket's name, as it is left over in a copied file system; nobody listens there."""
+        self._add(Entry(name, stat.S_IFSOCK | mode))
 
     def hardlink(self, name: str, target: str) -> None:
         """Add another name of the regular file `target`, which was added before; raises InvalidHeader otherwise."""
@@ -136,6 +140,8 @@ def _pack(entry: Entry) -> tuple[bytes, bytes]:
         entry.ino, entry.mode, entry.uid, entry.gid, entry.nlink, entry.mtime, len(entry.data), 0, 0,
         *entry.rdev, len(name), 0,
     )  # fmt: skip
+    if not 0 <= min(fields) <= max(fields) <= U32:
+        raise InvalidHeader(f"{entry.name}: cpio holds numbers of 32 bits; one of {fields} is none", field="header")
     head = MAGIC + b"".join([b"%08X" % field for field in fields]) + name
     return head + bytes(-len(head) % 4), entry.data + bytes(-len(entry.data) % 4)
 

@@ -41,6 +41,8 @@ def run(options: argparse.Namespace) -> str:
                 return "\n".join([describe(entry) for entry in read_archives(source.view)])
             except LoaderError as error:
                 raise LoaderError(f"{options.path}: {error}") from error
+    if os.path.isfile(options.output) and _inside(options.output, options.path):
+        raise LoaderError(f"{options.output}: is in the folder to pack; name a file outside of it")
     data = bytes(pack(options.path))
     if options.compress:
         data = compress(data, options.compress)
@@ -57,7 +59,8 @@ def describe(entry: Entry) -> str:
         size = str(len(entry.data))
     target = f" -> {entry.data.decode(errors='replace')}" if stat.S_ISLNK(entry.mode) else ""
     owner = f"{entry.uid}:{entry.gid}"
-    return f"{stat.filemode(entry.mode)} {entry.nlink:>3} {owner:<9} {size:>9} {entry.name}{target}"
+    name = entry.name.replace("\n", "\\n")
+    return f"{stat.filemode(entry.mode)} {entry.nlink:>3} {owner:<9} {size:>9} {name}{target}"
 
 
 def pack(folder: str) -> Initramfs:
@@ -66,12 +69,22 @@ def pack(folder: str) -> Initramfs:
         raise NotADirectoryError(f"{folder}: no folder; name one to pack, or pass --list to see an archive")
     archive = Initramfs()
     inodes: dict[tuple[int, int], str] = {}
-    for where, folders, files in os.walk(folder):
+    for where, folders, files in os.walk(folder, onerror=_refuse):
         folders.sort()
         for name in sorted([*folders, *files]):
             path = os.path.join(where, name)
             _add(archive, path, os.path.relpath(path, folder), inodes)
     return archive
+
+
+def _refuse(error: OSError) -> None:
+    """Let no folder that cannot be read be missing from the archive in silence."""
+    raise error
+
+
+def _inside(path: str, folder: str) -> bool:
+    whole = os.path.realpath(folder)
+    return os.path.commonpath((os.path.realpath(path), whole)) == whole
 
 
 def _add(archive: Initramfs, path: str, inside: str, inodes: dict[tuple[int, int], str]) -> None:
@@ -90,6 +103,8 @@ def _add(archive: Initramfs, path: str, inside: str, inodes: dict[tuple[int, int
             archive.file(inside, file.read(), mode)
     elif kind == stat.S_IFIFO:
         archive.fifo(inside, mode)
+    elif kind == stat.S_IFSOCK:
+        archive.socket(inside, mode)
     elif kind in (stat.S_IFCHR, stat.S_IFBLK):
         device = status.st_rdev
         archive.device(inside, os.major(device), os.minor(device), mode, block=kind == stat.S_IFBLK)
