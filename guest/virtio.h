@@ -140,19 +140,20 @@ static void wait_for(const char *what)
     say();
 }
 
-static int processors(void)
-{
-    static unsigned long mask[16];
-    int count = 0;
-    if (!mask[0])
-        CALL(SYS_sched_getaffinity, 0, sizeof mask, mask);
-    while (mask[0] >> count & 1)
-        count++;
-    return count;
-}
-
-static void pin(int cpu)
+static long pin(int cpu)
 {
     unsigned long one[16] = {1ul << cpu};
-    CALL(SYS_sched_setaffinity, 0, sizeof one, one);
+    return CALL(SYS_sched_setaffinity, 0, sizeof one, one);
+}
+
+/* Those that this program starts with may be fewer: `isolcpus=` keeps others for programs that ask for them. */
+static int processors(void)
+{
+    static int count;
+    if (!count) {
+        while (pin(count) >= 0)
+            count++;
+        pin(0);
+    }
+    return count;
 }

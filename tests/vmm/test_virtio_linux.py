@@ -31,6 +31,8 @@ QUEUES = "features,queues,disk,blocks,net,interrupts"
 STRACE = "strace -f --seccomp-bpf -qq -e trace=fdatasync,fallocate -e signal=none -o".split()
 """Only the calls that are asked for stop at the tracer."""
 LINE = b"good morning\n"
+MEMORY = "64"
+"""MiB: a kernel looks at each page when it starts, which costs an emulated one a tenth of a second for each MiB."""
 
 
 class Boot(NamedTuple):
@@ -84,18 +86,20 @@ def run(folder: Path, size: int, machine: Boot) -> Run:
         subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", format_, second, folder / "blocks.image"], check=True)
         second = f"{folder}/blocks.image,format={format_}"
     options = ["--disk", f"{folder}/disk,serial=lesson", "--disk", second]
-    options += ["--transport", transport, "--ring", ring, "--cpus", str(cpus)]
+    options += ["--transport", transport, "--ring", ring, "--cpus", str(cpus), "--memory", MEMORY]
     tap = f"tap=tap0,queues={cpus}"
     options += ["--net", f"{tap if net == 'tap' else 'user'},capture={folder}/frames"]
     if cpus == 1:
         options += ["--rng", "--console"] + ["--port", f"lesson={folder}/lesson"] * machine.ports
-    words = EVERYTHING.format(ports="port,late," * machine.ports) if cpus == 1 else QUEUES
+    do = EVERYTHING.format(ports="port,late," * machine.ports) if cpus == 1 else QUEUES
+    # the init says itself what runs where; without this an emulated kernel spends its ticks on balancing its load
+    alone = f"isolcpus=1-{cpus - 1} skew_tick=1 " if cpus > 1 else ""
     client = vg.Client(folder / "lesson", LINE) if machine.ports else None
     with vg.namespace(net, folder, size, cpus) as network:
         guest = boot(
-            words,
+            do,
             options,
-            words=network.words,
+            words=alone + network.words,
             prefix=[*network.prefix, *STRACE, f"{folder}/trace"],
             typed=LINE.decode(),
             when="hello from the guest",

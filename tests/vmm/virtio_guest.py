@@ -46,7 +46,7 @@ def make_ext2(path: Path, content: bytes) -> None:
     (folder / "input").write_bytes(content)
     path.write_bytes(b"")
     os.truncate(path, 8 * MIB)
-    subprocess.run(["mke2fs", "-q", "-t", "ext2", "-d", folder, path], check=True)
+    subprocess.run(["mke2fs", "-q", "-t", "ext2", "-b", "4096", "-d", folder, path], check=True)
 
 
 def from_ext2(path: Path, name: str) -> bytes:
