@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.loader.images import PVH_ENTRY, XEN_NOTE, FlatMemory, arm64, bzimage, elf
+from tests.loader.images import PVH_ENTRY, XEN_NOTE, FlatMemory, arm64, bzimage, elf, firmware
 
 from pyvmm_loader import (
     BootPlan,
@@ -282,3 +282,9 @@ def test_a_boot_imports_nothing_slow() -> None:
     command = [sys.executable, "-I", "-c", code]
     loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     assert not {"dataclasses", "pathlib", "logging", "typing", "re", "argparse", "enum", "json"} & set(loaded)
+
+
+@pytest.mark.parametrize("image", [elf(), bzimage(), arm64(), firmware()], ids=["elf", "bzimage", "arm64", "firmware"])
+def test_a_guest_without_memory(image: bytes) -> None:
+    with pytest.raises(MemoryTooSmall, match="without RAM"):
+        BootPlan(image, [])

@@ -111,6 +111,8 @@ class BootPlan:
             if arch is not None and self.arch != arch:
                 raise refuse_arch(image.arch, source.name, arch)
             self.ranges = ranges_of(memory, self.arch)
+            if not self.ranges:
+                raise MemoryTooSmall(f"{source.name}: a guest without RAM; give the guest some", what="RAM")
             # An MP table is for PCs; how many processors a tree describes is for the tree to say.
             self.firmware_tables = FirmwareTables(
                 vcpus if self.arch == "x86_64" else 1, self.ranges, acpi, smbios, rsdp
