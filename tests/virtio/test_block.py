@@ -335,6 +335,19 @@ def test_impossible_disks(options: dict[str, int]) -> None:
         Block(MemoryDisk(SIZE), rate_limiter=RateLimiter())
 
 
+def test_paths_and_buffers_are_disks(tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(b"a" * SIZE)
+    content = bytearray(b"c" * 512)
+    for disk, expected in ((path, b"a"), (str(path), b"a"), (b"b" * 512, b"b"), (content, b"c")):
+        device = Block(disk)
+        with drive(device) as driver:
+            assert driver.read(0) == expected * 512
+        device.close()
+    with pytest.raises(TypeError):
+        Block(None)  # type: ignore[arg-type] # that is what is tried
+
+
 # time
 
 

@@ -1,9 +1,12 @@
 """Token buckets, under a clock of our own."""
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyvmm_device.errors import StateError
 from pyvmm_virtio.rate_limiter import RateLimiter, TokenBucket
 
 
@@ -68,3 +71,24 @@ def test_a_bucket_of_nothing_is_refused() -> None:
         with pytest.raises(ValueError, match="limits nothing"):
             TokenBucket(*arguments)
     assert RateLimiter().take(1 << 40) == 0
+
+
+def test_what_is_left_is_carried_over() -> None:
+    now = 0
+    limiter = RateLimiter(TokenBucket(1000, 1000, 50, clock=lambda: now), TokenBucket(10, 1000, clock=lambda: now))
+    assert limiter.take(1800) == 0  # in debt by 750
+    state = json.loads(json.dumps(limiter.state()))
+    other = RateLimiter(TokenBucket(2000, 1000, 50, clock=lambda: now), TokenBucket(10, 1000, clock=lambda: now))
+    other.restore(state)
+    assert other.bandwidth is not None
+    assert other.bandwidth.burst == 0
+    assert other.take(100) == 800_000_000  # twice as large a bucket, in debt by 1500 and to be filled to 100
+    now += 800_000_000
+    assert other.take(100) == 0
+    RateLimiter().restore(state)
+    wrongs: list[dict[str, object]] = [{"ops": 5}, {"ops": {}}, {"ops": {"filled_ns": "1", "burst": 0}}]
+    for wrong in wrongs:
+        with pytest.raises(StateError):
+            other.restore(wrong)
+    with pytest.raises(StateError):
+        other.restore(None)  # type: ignore[arg-type] # that is what is tried

@@ -60,8 +60,8 @@ def test_block(transport: str, ring: str, threads: bool) -> None:
 
     def make(loop: EventLoop) -> Block:
         disk = MemoryDisk(content)
-        # two operations at once, then one each second
-        limiter = RateLimiter(ops=TokenBucket(1, 1000, 12, clock=lambda: now))
+        # thirteen operations at once, then one in 20 ms, of a clock that only we move
+        limiter = RateLimiter(ops=TokenBucket(1, 20, 12, clock=lambda: now))
         return Block(WorkerDisk(disk) if threads else disk, rate_limiter=limiter, loop=loop, queue_size=QUEUE)
 
     with EventLoop() as loop:
@@ -76,15 +76,20 @@ def test_block(transport: str, ring: str, threads: bool) -> None:
             move(driver, device, restored, transport, ring)
             assert restored.config == device.config
             restored.resume()
-            for request in (large, *more):
+            for request in (large, *more, late):
+                now += 20_000_000
                 driver.wait(request)
             assert driver.finish(large) == before
             assert b"".join(driver.finish(request) for request in more) == before[:1536]
             driver.finish(late)
             assert content[9 * 512 : 10 * 512] == b"w" * 512
             for sector in range(5):
-                now += 1_000_000_000
-                assert driver.read(sector) == content[sector * 512 : sector * 512 + 512]
+                request = driver.submit_read(sector)
+                loop.run_once(0)
+                driver.poll()
+                assert not request.done, "a restored device has a burst again"
+                now += 20_000_000
+                assert driver.finish(request) == content[sector * 512 : sector * 512 + 512]
         device.close()
         restored.close()
 

@@ -478,6 +478,10 @@ def test_a_bad_state_is_refused(start: Start, transport: str, field: str) -> Non
         box.restore(state)
     with pytest.raises(StateError):
         box.restore({"device": "Other"})
+    bad_own = json.loads(json.dumps(good))
+    (bad_own if transport == "mmio" else bad_own["parts"]["virtio"])["virtio"]["own"] = []
+    with pytest.raises(StateError, match="own is no dictionary"):
+        box.restore(bad_own)
     if transport == "pci":
         part = json.loads(json.dumps(good))
         part["parts"]["virtio"]["queue_vectors"][1] = 9

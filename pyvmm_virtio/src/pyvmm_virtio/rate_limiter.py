@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import time
 
+from pyvmm_device.errors import StateError
+from pyvmm_device.state import number, uint
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+    from typing import Any
 
 NANOSECONDS = 1_000_000
 
@@ -83,6 +87,21 @@ class TokenBucket:
             self.charge(count)
         return nanoseconds
 
+    def state(self) -> dict[str, int]:
+        """Return what is left, as JSON can carry it: of the bucket in nanoseconds of refill, and of the burst."""
+        self.wait(0)
+        return {"filled_ns": self.tokens // self.size, "burst": self.burst}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on with what was left; a bucket of another size is as full as that one was. Raises StateError."""
+        try:
+            filled, burst = number(-(1 << 63), 1 << 63).load(state["filled_ns"]), uint(64).load(state["burst"])
+        except (KeyError, ValueError, TypeError) as error:
+            raise StateError(type(self).__name__, repr(error)) from None
+        self.tokens = min(filled, self.refill_ns) * self.size
+        self.burst = min(burst, self.one_time_burst)
+        self._then = self._clock()
+
     def __repr__(self) -> str:
         return f"<TokenBucket {self.tokens // self.refill_ns} of {self.size} in {self.refill_ns // NANOSECONDS} ms>"
 
@@ -123,6 +142,19 @@ class RateLimiter:
         for bucket in (self.bandwidth, self.ops):
             if bucket is not None:
                 bucket.reset()
+
+    def state(self) -> dict[str, Any]:
+        """Return what is left in both."""
+        return {name: bucket.state() for name in self.__slots__ if (bucket := getattr(self, name)) is not None}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on with what was left, in buckets that are there now and were there then. Raises StateError."""
+        if not isinstance(state, dict):
+            raise StateError(type(self).__name__, "it is no dictionary")
+        for name in self.__slots__:
+            bucket = getattr(self, name)
+            if bucket is not None and name in state:
+                bucket.restore(state[name])
 
     def __repr__(self) -> str:
         return f"<RateLimiter bandwidth={self.bandwidth!r}, ops={self.ops!r}>"

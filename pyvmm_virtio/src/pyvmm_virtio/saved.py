@@ -51,6 +51,8 @@ def check(device: VirtioDevice, state: Mapping[str, Any]) -> dict[str, Any]:
     try:
         fields = {field: kind.load(state[field]) for field, kind in kinds.items()}
         fields["own"] = state["own"]
+        if not isinstance(fields["own"], dict):
+            raise ValueError("what is the device's own is no dictionary")
         fields["queues"] = _queues(device, state["queues"], packed=bool(fields["features"] >> VIRTIO_F_RING_PACKED & 1))
     except (KeyError, ValueError, TypeError) as error:
         raise StateError(name, repr(error)) from None

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from os import PathLike
+
+    from typing_extensions import Buffer
+
     from pyvmm_virtio.backends.block import BlockBackend
 
 
@@ -32,6 +36,24 @@ def open_disk(path: str, format: str = "raw", *, read_only: bool = False, lock: 
     from pyvmm_virtio.backends.raw import RawFile
 
     return RawFile(path, read_only=read_only, lock=lock)
+
+
+def as_disk(disk: BlockBackend | str | PathLike[str] | Buffer) -> BlockBackend:
+    """Return a back end as it is, for a path what `open_disk` returns, and for bytes a `MemoryDisk` of them.
+
+    >>> as_disk(bytearray(4096))
+    <MemoryDisk 4096 bytes>
+    """
+    # told apart by what they can do
+    if isinstance(disk, str) or hasattr(disk, "__fspath__"):
+        import os
+
+        return open_disk(os.fspath(disk))  # type: ignore[arg-type]
+    if hasattr(disk, "readv"):
+        return disk  # type: ignore[return-value]
+    from pyvmm_virtio.backends.memory import MemoryDisk
+
+    return MemoryDisk(disk)
 
 
 def nbd_address(uri: str) -> tuple[str | tuple[str, int], str]:

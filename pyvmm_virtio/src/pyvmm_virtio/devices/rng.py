@@ -10,7 +10,8 @@ from pyvmm_virtio.devices.throttle import Throttle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+    from typing import Any
 
     from pyvmm_device import EventLoop
     from pyvmm_virtio.rate_limiter import RateLimiter
@@ -73,6 +74,14 @@ class Rng(VirtioDevice):
                     return
                 writer.write(data)
             self.complete(index, chain, len(data))
+
+    def device_state(self) -> dict[str, Any]:
+        """Return how much of its rate it has used."""
+        return {"rate": self._throttle.state()}
+
+    def restore_device(self, state: Mapping[str, Any]) -> None:
+        """Become what a state says."""
+        self._throttle.restore(state.get("rate"))
 
     def _draw(self, wanted: int) -> bytes:
         try:

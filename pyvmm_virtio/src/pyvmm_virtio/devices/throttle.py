@@ -6,6 +6,9 @@ from pyvmm_virtio.errors import VirtioUsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
     from pyvmm_device import EventLoop
     from pyvmm_virtio.device import VirtioDevice
     from pyvmm_virtio.rate_limiter import RateLimiter
@@ -44,6 +47,15 @@ class Throttle:
         if nanoseconds:
             self.later(index, nanoseconds / 1e9)
         return not nanoseconds
+
+    def state(self) -> dict[str, Any] | None:
+        """Return what is left of the rate, or None without one."""
+        return self._limiter.state() if self._limiter is not None else None
+
+    def restore(self, state: Mapping[str, Any] | None) -> None:
+        """Go on with what was left of the rate, where both then and now there is one. Raises StateError."""
+        if self._limiter is not None and state is not None:
+            self._limiter.restore(state)
 
     def later(self, index: int, seconds: float) -> None:
         """Kick a queue after a time, once however often it is asked for."""

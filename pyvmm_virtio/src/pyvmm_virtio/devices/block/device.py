@@ -6,6 +6,7 @@ import errno
 
 from pyvmm_memory import GuestMemoryError
 from pyvmm_virtio.backends.block import DISCARD, FLUSH, READ, WRITE, ZERO_UNMAP
+from pyvmm_virtio.backends.disk import as_disk
 from pyvmm_virtio.constants import block as c
 from pyvmm_virtio.constants.device_ids import VIRTIO_ID_BLOCK
 from pyvmm_virtio.device import RING_FEATURES, VirtioDevice
@@ -24,7 +25,11 @@ from pyvmm_virtio.memory import dirty_marker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from os import PathLike
+    from typing import Any
+
+    from typing_extensions import Buffer
 
     from pyvmm_device import EventLoop
     from pyvmm_virtio.backends.block import AsyncBlockBackend, BlockBackend
@@ -60,7 +65,8 @@ class Block(VirtioDevice):
 
     Args:
         disk: the back end, such as `RawFile`, `MemoryDisk`, `NbdDisk`, a `WorkerDisk` around one of the first two, or
-            what `open_disk` returns. It becomes the device's own: `close` closes it.
+            what `open_disk` returns; or the path of a raw image, or a buffer. It becomes the device's own: `close`
+            closes it.
         queues: how many request queues there are; one for each vCPU is what drivers like.
         queue_size: the largest size of each, a power of two.
         serial: up to 20 bytes of ASCII by which the guest can tell the disk (``/sys/block/vda/serial``).
@@ -83,7 +89,7 @@ class Block(VirtioDevice):
 
     def __init__(
         self,
-        disk: BlockBackend,
+        disk: BlockBackend | str | PathLike[str] | Buffer,
         *,
         queues: int = 1,
         queue_size: int = 256,
@@ -102,12 +108,12 @@ class Block(VirtioDevice):
             raise VirtioUsageError(
                 f"{queues} queues, {seg_max} segments, cache {cache!r}: give 1 to 65535, 1 to {most}, one of {CACHES}"
             )
-        self.disk = disk
         if not serial.isascii() or len(serial) > c.VIRTIO_BLK_ID_BYTES:
             raise VirtioUsageError(f"serial {serial!r}: give up to {c.VIRTIO_BLK_ID_BYTES} characters of ASCII")
         self.serial = serial.encode("ascii")
         self.cache = cache
         self._throttle = Throttle(self, rate_limiter, loop)
+        self.disk = disk = as_disk(disk)
         # told apart by the method
         self._async: AsyncBlockBackend | None = disk if hasattr(disk, "submit") else None  # type: ignore[assignment]
         # what a back end with requests under way still does at once
@@ -404,6 +410,14 @@ class Block(VirtioDevice):
         """Wait for what is under way."""
         with self.lock:
             self._drain()
+
+    def device_state(self) -> dict[str, Any]:
+        """Return how much of its rate it has used."""
+        return {"rate": self._throttle.state()}
+
+    def restore_device(self, state: Mapping[str, Any]) -> None:
+        """Become what a state says."""
+        self._throttle.restore(state.get("rate"))
 
     def close(self) -> None:
         """Close the disk; once is enough."""

@@ -325,8 +325,9 @@ class Net(VirtioDevice):
                 receiver.put_back()
 
     def device_state(self) -> dict[str, Any]:
-        """Return what the driver has set."""
-        return {"pairs": self._pairs, "offloads": self._offloads, "filter": self.filter.state()}
+        """Return what the driver has set, and how much of its rates it has used."""
+        rates = {"send_rate": self._send_throttle.state(), "receive_rate": self._receivers[0].throttle.state()}
+        return {"pairs": self._pairs, "offloads": self._offloads, "filter": self.filter.state(), **rates}
 
     def restore_device(self, state: Mapping[str, Any]) -> None:
         """Become what a state says."""
@@ -339,6 +340,9 @@ class Net(VirtioDevice):
             self.filter.restore(state["filter"])
         except (KeyError, ValueError, TypeError) as error:
             raise StateError(type(self).__name__, repr(error)) from None
+        self._send_throttle.restore(state.get("send_rate"))
+        # one limit for all pairs
+        self._receivers[0].throttle.restore(state.get("receive_rate"))
         self._pairs, self._offloads = pairs, offloads
         self._set_before = True
 

@@ -25,14 +25,14 @@ class Receiver:
     Args:
         device: whose.
         pair: the number of the queue pair.
-        throttle: how fast.
+        throttle: how fast; all pairs of a device have one limit.
     """
 
     def __init__(self, device: Net, pair: int, throttle: Throttle) -> None:
         self._device = device
         self._pair = pair
         self._index = 2 * pair
-        self._throttle = throttle
+        self.throttle = throttle
         self._buffer = memoryview(bytearray(HEADER_SIZE + MAX_FRAME))
         # where the network puts a frame: behind the header, where it brings none itself
         self._target = [self._buffer[HEADER_SIZE - device.backend.header_size :]]
@@ -56,7 +56,7 @@ class Receiver:
             if not self._length and not self._take():
                 break
             if not self._paid:
-                if self._throttle and not self._throttle.admit(self._index, self._length - HEADER_SIZE):
+                if self.throttle and not self.throttle.admit(self._index, self._length - HEADER_SIZE):
                     self._starved = True  # of tokens: nothing is read until the time has come
                     break
                 self._paid = True
