@@ -7,6 +7,7 @@ import mmap
 import os
 import struct
 import subprocess
+import threading
 
 import pytest
 from guest.host import install
@@ -456,6 +457,34 @@ def test_nothing_is_under_way_after_any_end_even_of_a_device_that_needs_a_reset(
             else:
                 device.pause()
             assert not disk.waiting
+
+
+class Slow(MemoryDisk):
+    """Takes until it is told to go on."""
+
+    def __init__(self) -> None:
+        super().__init__(SIZE)
+        self.go = threading.Event()
+
+    def readv(self, views: Sequence[memoryview], offset: int) -> None:
+        self.go.wait(10)
+        super().readv(views, offset)
+
+
+def test_a_device_that_is_closed_in_the_middle_of_its_work_serves_nobody() -> None:
+    disk = Slow()
+    with EventLoop() as loop:
+        device = Block(WorkerDisk(disk), loop=loop)
+        with drive(device) as driver:
+            request = driver.submit_read(0, 256)
+            threading.Timer(0.02, disk.go.set).start()
+            device.close()
+            late = driver.submit_read(0)
+            driver.poll()
+            assert not request.done
+            assert not late.done
+            assert device.bugs == 0
+        device.close()
 
 
 class Broken(MemoryDisk):

@@ -229,6 +229,20 @@ def test_a_server_that_answers_byte_by_byte_is_given_up_as_well() -> None:
         assert errors == [errno.EIO]
 
 
+def test_what_is_under_way_when_a_disk_is_closed_fails() -> None:
+    def script(connection: socket.socket) -> None:
+        shake_hands(connection)
+        nbd.receive(connection, 2 * nbd.REQUEST.size)
+
+    with Server(script) as server, NbdDisk(server.address) as disk:
+        errors: list[int] = []
+        disk.submit(READ, [memoryview(bytearray(512))], 0, 512, errors.append)
+        disk.close()
+        assert errors == [errno.EIO]
+        disk.drain()
+        disk.close()
+
+
 def test_more_than_a_socket_takes_is_sent_later() -> None:
     content = bytearray(SIZE)
     start = threading.Event()

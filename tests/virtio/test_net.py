@@ -500,6 +500,22 @@ def test_the_cable(cable: tuple[DatagramNet, DatagramNet]) -> None:
         assert not driver.link_up
 
 
+def test_a_card_that_is_closed_serves_nobody(cable: tuple[DatagramNet, DatagramNet]) -> None:
+    ours, theirs = cable
+    with EventLoop() as loop:
+        device = Net(ours, mac=MAC, loop=loop)
+        with drive(device, pump=lambda: loop.run_once(0.01)) as driver:
+            give(theirs, frame())
+            assert driver.receive() == frame()
+            fd = ours.fileno()
+            device.close()
+            assert not loop.remove_reader(fd)
+            request = driver.send(frame())
+            assert not request.done
+            assert device.bugs == 0
+        device.close()
+
+
 def test_captures_have_both_directions(cable: tuple[DatagramNet, DatagramNet]) -> None:
     ours, theirs = cable
     file = io.BytesIO()

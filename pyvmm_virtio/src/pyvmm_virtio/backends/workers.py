@@ -142,6 +142,7 @@ class WorkerDisk:
         for thread in self._threads:
             thread.join()
         self._threads = []
+        self.on_ready()
         os.close(self._event)
         self._event = -1
         self.disk.close()

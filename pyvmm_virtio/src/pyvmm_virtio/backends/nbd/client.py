@@ -317,7 +317,7 @@ class NbdDisk:
                     self._socket.send(nbd.REQUEST.pack(nbd.REQUEST_MAGIC, 0, nbd.CMD_DISC, 0, 0, 0))
             except OSError:
                 self._sending.clear()  # it is gone, which is what we want
-            self._socket.close()
+            self._break("the disk was closed")
         while self._owns:
             self._owns.pop().close()  # type: ignore[attr-defined] # whatever has a close
 

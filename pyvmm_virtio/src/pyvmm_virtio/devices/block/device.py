@@ -420,13 +420,14 @@ class Block(VirtioDevice):
         self._throttle.restore(state.get("rate"))
 
     def close(self) -> None:
-        """Close the disk; once is enough."""
+        """Close the disk, and serve nobody any more; once is enough."""
         if self.loop is not None and self._watched >= 0:
             self.loop.remove_reader(self._watched)
             self.loop.remove_writer(self._watched)
             self._watched = -1
         with self.lock:
+            self.active = False
             if self._plane is not None:
                 self._plane.close()
                 self._plane = None
-        self.disk.close()
+            self.disk.close()

@@ -314,8 +314,9 @@ class Console(VirtioDevice):
             port.restore(values)
 
     def close(self) -> None:
-        """Close every back end; once is enough."""
+        """Close every back end, and serve nobody any more; once is enough."""
         with self.lock:
+            self.active = False
             for port in self.ports.values():
                 port.give_up()
                 port.backend.close()

@@ -347,8 +347,9 @@ class Net(VirtioDevice):
         self._set_before = True
 
     def close(self) -> None:
-        """Close the back end and the capture; once is enough."""
+        """Close the back end and the capture, and serve nobody any more; once is enough."""
         with self.lock:
+            self.active = False
             for receiver in self._receivers:
                 receiver.reset()
             if self.loop is not None:
