@@ -30,6 +30,7 @@ def test_each_clause_is_checked_tested_or_explained() -> None:
             assert clause.check in CHECKS, clause
         if clause.test:
             file, _, name = clause.test.partition("::")
+            assert name.startswith("test_"), clause
             assert f"def {name}" in (ROOT / file).read_text(), clause
     assert {clause.check for clause in CLAUSES if clause.check} == set(CHECKS)
 

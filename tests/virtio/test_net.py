@@ -22,6 +22,7 @@ from pyvmm_virtio.devices import Net
 from pyvmm_virtio.devices.net.device import parse_mac, split
 from pyvmm_virtio.devices.net.filter import BROADCAST, ReceiveFilter
 from pyvmm_virtio.driver import DriverError, drive
+from pyvmm_virtio.driver.net import HEADER, NetDriver
 from pyvmm_virtio.driver.rings import RingFull
 from pyvmm_virtio.errors import VirtioUsageError
 from pyvmm_virtio.interrupt import NoInterrupt
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
-    from pyvmm_virtio.driver.net import NetDriver
 
 BOTH = [(transport, ring) for transport in ("mmio", "pci") for ring in ("split", "packed")]
 MAC = "52:54:00:12:34:56"
@@ -193,6 +193,44 @@ def test_without_merging_a_long_frame_is_lost(cable: tuple[DatagramNet, Datagram
         give(theirs, frame(100), frame(101), frame(99), b"short")
         device.poll()
         assert [driver.receive(), driver.receive()] == [frame(100), frame(99)]
+        assert device.dropped == 1
+
+
+@pytest.mark.parametrize("merge", [True, False])
+def test_frames_beyond_the_mtu(cable: tuple[DatagramNet, DatagramNet], merge: bool) -> None:
+    ours, theirs = cable
+    device = Net(ours, mac=MAC, mtu=1500)
+    known = (
+        None if merge else NetDriver.known_features & ~(1 << c.VIRTIO_NET_F_MRG_RXBUF | 1 << c.VIRTIO_NET_F_CTRL_VLAN)
+    )
+    with drive_with(device, known, size=4096) as driver:
+        largest, longer = (b"\xff" * 6 + bytes(size - 6) for size in (1514, 1515))
+        tagged = b"\xff" * 6 + bytes(6) + b"\x81\x00" + bytes(1504)
+        give(theirs, largest, longer, largest)
+        if not merge:
+            give(theirs, tagged, tagged + b"x")
+        device.poll()
+        driver.poll()
+        wanted = [largest, largest] if merge else [largest, largest, tagged]
+        assert [data for _, data in driver.received[0]] == wanted
+        assert device.dropped == (1 if merge else 2)
+        driver.send(largest)
+        assert take(theirs) == largest
+
+
+def test_segments_are_longer_than_the_mtu() -> None:
+    backend = Offloading()
+    device = Net(backend, mac=MAC)
+    with drive_with(
+        device, NetDriver.known_features | 1 << c.VIRTIO_NET_F_GUEST_CSUM | 1 << c.VIRTIO_NET_F_GUEST_TSO4
+    ) as driver:
+        assert device.negotiated_mtu == 9000
+        header = HEADER.pack(1, c.VIRTIO_NET_HDR_GSO_TCPV4, 54, 1460, 34, 16, 0)
+        frame_ = bytes.fromhex(MAC.replace(":", "")) + bytes(20000)
+        backend.incoming[0] += [header + frame_, bytes(HEADER_SIZE) + frame_]
+        device.poll()
+        driver.poll()
+        assert [data for _, data in driver.received[0]] == [frame_]
         assert device.dropped == 1
 
 

@@ -234,7 +234,7 @@ class VirtioDevice:
     def config_changed(self) -> None:
         """Tell the driver that `config` was changed; do both under `lock`, or let `update_config` do it."""
         with self.lock:
-            # 2.5.3 asks for a new generation only where the driver has read something since the last, and counting no
+            # 4.1.4.3.1 asks for another generation only where the driver has read something since, and counting no
             # further keeps PCI's 8 bits from coming round within one read of the driver
             if self._config_was_read:
                 self.config_generation = (self.config_generation + 1) & 0xFFFFFFFF

@@ -121,7 +121,7 @@ class SplitRing(Ring):
         self._avail = self._view(self.driver_area, 6 + 2 * size, "H")
         self._used = self._view(self.device_area, 6 + 8 * size, "H")
         self._elements = self._view(self.device_area, 4 + 8 * size, "I")
-        # first in, first out: in order of the ring, which IN_ORDER asks for (2.7.13.5)
+        # first in, first out: in order of the ring, which IN_ORDER asks for (2.7.5.2)
         self._free = list(range(size))
         self._chains: dict[int, list[int]] = {}
         self._next = self._last_used = 0

@@ -11,6 +11,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+TAGGED = b"\xff" * 6 + bytes(6) + b"\x81\x00\x00\x07\x08\x00" + bytes(50)
+"""A frame of VLAN 7."""
+
 
 @check()
 def net_configuration(bench: Bench) -> None:
@@ -48,7 +51,6 @@ def net_receives(bench: Bench) -> None:
     device: Any = bench.make()
     if not hasattr(device, "other_end"):
         raise NotHere("what it receives cannot be seen without the network's other end")
-    tagged = bytes(12) + b"\x81\x00\x00\x07\x08\x00" + bytes(50)
     for mergeable in (False, True):
         device = bench.make()
         with bench.driver(device, plain=False, start=False) as driver:
@@ -58,8 +60,8 @@ def net_receives(bench: Bench) -> None:
             driver.know(known)
             driver.buffer_size = 512 if mergeable else 2048
             driver.start()
-            for frame in (b"\xff" * 6 + bytes(54), b"\xff" * 6 + bytes(1400), tagged):
-                if mergeable and frame is tagged:
+            for frame in (b"\xff" * 6 + bytes(54), b"\xff" * 6 + bytes(1400), TAGGED):
+                if mergeable and frame is TAGGED:
                     continue
                 header, data = arrives(device, driver, frame)
                 ensure(data[: len(frame)] == frame, "a frame arrives changed")
@@ -73,7 +75,8 @@ def net_receives(bench: Bench) -> None:
 @check()
 def net_commands(bench: Bench) -> None:
     """Send commands of every class that was negotiated."""
-    with bench.driver(plain=False) as driver:
+    device = bench.make()
+    with bench.driver(device, plain=False) as driver:
         if not driver.has(n.VIRTIO_NET_F_CTRL_VQ):
             raise NotHere("CTRL_VQ is not offered")
         if driver.has(n.VIRTIO_NET_F_CTRL_RX):
@@ -85,6 +88,8 @@ def net_commands(bench: Bench) -> None:
             ensure(driver.mac == b"\x02\0\0\0\0\x07", "mac in the configuration was not changed before the answer")
         if driver.has(n.VIRTIO_NET_F_CTRL_VLAN):
             driver.command(n.VIRTIO_NET_CTRL_VLAN, n.VIRTIO_NET_CTRL_VLAN_ADD, b"\7\0")
+            if hasattr(device, "other_end"):
+                arrives(device, driver, TAGGED)
         if driver.has(n.VIRTIO_NET_F_GUEST_ANNOUNCE):
             driver.command(n.VIRTIO_NET_CTRL_ANNOUNCE, n.VIRTIO_NET_CTRL_ANNOUNCE_ACK)
             ensure(not driver.config_value(6, 2) & n.VIRTIO_NET_S_ANNOUNCE, "ANNOUNCE is still set")

@@ -57,7 +57,7 @@ class Console(VirtioDevice):
     """
 
     device_type = VIRTIO_ID_CONSOLE
-    # 5.3.5.2: "MUST allow a write to emerg_wr, even on an unconfigured device"
+    # 5.3.5.1: "MUST allow a write to emerg_wr, even on an unconfigured device"
     early_config = range(EMERGENCY_OFFSET, EMERGENCY_OFFSET + 4)
 
     def __init__(

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 CONFIG = struct.Struct("<6sHHH")
 """struct virtio_net_config up to the speed: MAC, status, the most queue pairs, MTU."""
-STATUS_OFFSET = 6
-STATUS = struct.Struct("<H")
+STATUS_OFFSET, MTU_OFFSET = 6, 10
+STATUS = MTU = struct.Struct("<H")
 GUEST_OFFLOADS = mask(
     c.VIRTIO_NET_F_GUEST_CSUM,
     c.VIRTIO_NET_F_GUEST_TSO4,

@@ -11,6 +11,8 @@ from pyvmm_virtio.devices.net.config import (
     DEPENDENCIES,
     ECN_NEEDS,
     GUEST_OFFLOADS,
+    MTU,
+    MTU_OFFSET,
     SEND_OFFLOADS,
     STATUS,
     STATUS_OFFSET,
@@ -56,7 +58,7 @@ class Net(VirtioDevice):
         backend: the network, such as `Tap`, `Passt` or `DatagramNet`; `close` closes it. Its offloads are offered to
             the driver, and it has a queue pair for each of the back end's.
         mac: the address; a random one of those that anybody may use where none is given.
-        mtu: the largest payload the driver may send; the back end's where 0.
+        mtu: the largest payload of a frame, which the driver is told; the back end's where 0.
         receive_limiter: how many bytes and frames may come in in a time; what is too much waits in the back end.
         send_limiter: the same for what goes out; it waits in the driver's queue.
         capture: where to write every frame of both directions.
@@ -147,6 +149,12 @@ class Net(VirtioDevice):
     def link_up(self) -> bool:
         """Whether the cable is plugged in at both ends."""
         return self._link and self.backend.link_up
+
+    @property
+    def negotiated_mtu(self) -> int:
+        """The largest payload of a frame, or 0 where the driver did not ask."""
+        mtu: int = MTU.unpack_from(self.config, MTU_OFFSET)[0]
+        return mtu if self.negotiated(c.VIRTIO_NET_F_MTU) else 0
 
     # what commands of the driver do
 

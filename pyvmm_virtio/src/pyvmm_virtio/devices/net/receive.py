@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from pyvmm_virtio.devices.throttle import Throttle
     from pyvmm_virtio.queue.buffers import Writer
 
-NUM_BUFFERS = slice(10, 12)
+GSO_TYPE, NUM_BUFFERS = 1, slice(10, 12)
+ETHERNET_HEADER, VLAN_TAG, VLAN = 14, 4, b"\x81\x00"
 FRAMES_PER_TURN = 256
 """Then others have their turn."""
 
@@ -88,7 +89,10 @@ class Receiver:
                 return False
             length = count + HEADER_SIZE - device.backend.header_size
             frame = self._buffer[HEADER_SIZE:length]
-            if not device.link_up or length < HEADER_SIZE + 14 or not device.filter.wants(frame):
+            if not device.link_up or length < HEADER_SIZE + ETHERNET_HEADER or not device.filter.wants(frame):
+                continue
+            if self._exceeds_mtu(frame):
+                device.dropped += 1
                 continue
             if device.capture is not None:
                 device.capture.write([frame])
@@ -97,6 +101,14 @@ class Receiver:
             return True
         self._come_back()
         return False
+
+    def _exceeds_mtu(self, frame: memoryview) -> bool:
+        """5.1.4.1: "MUST NOT pass received packets that exceed mtu ... with gso_type NONE or ECN"."""
+        mtu = self._device.negotiated_mtu
+        if not mtu or self._buffer[GSO_TYPE] & ~c.VIRTIO_NET_HDR_GSO_ECN != c.VIRTIO_NET_HDR_GSO_NONE:
+            return False
+        tag = VLAN_TAG if frame[12:14] == VLAN else 0
+        return len(frame) > mtu + ETHERNET_HEADER + tag
 
     def _take_chain(self) -> bool:
         device = self._device
