@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from io import FileIO
 
 PEER = Path(__file__).parent / "peers" / "loader"
-ROUNDS = 25
+ROUNDS = 100
 SIZE = 128 << 20
 KERNEL = 0x100000
 AT_LEAST = 0.8
