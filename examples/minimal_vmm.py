@@ -34,10 +34,12 @@ if TYPE_CHECKING:
     from pyvmm_kvm import CpuId, VcpuExit, VcpuFd
     from pyvmm_loader import AcpiTables
     from virtio_devices import TerminalPort
+    from virtio_machine import VirtioMachine
 
 COM1, COM1_IRQ = 0x3F8, 4
 CMOS, CMOS_IRQ = 0x70, 8
 I8042_PORTS = 0x60
+ACPI_SLEEP = 0x600
 TSS_ADDRESS = 0xFFFBD000
 """Three pages that KVM borrows on Intel processors, in the hole below 4 GiB, away from everything."""
 ENTRIES = ("auto", "linux64", "linux32", "linux16", "pvh", "multiboot")
@@ -106,7 +108,7 @@ class Machine:
     def add_virtio(self) -> None:
         """Disks, networks, a second console and random numbers, where the command line asks for some."""
         self.keyboard: Serial | TerminalPort = self.serial
-        self.virtio_words: list[str] = []
+        self.virtio: VirtioMachine | None = None
         if not virtio_wanted(self.arguments):
             return
         from pyvmm_virtio.errors import VirtioUsageError
@@ -116,7 +118,6 @@ class Machine:
             self.virtio = VirtioMachine(self)
         except (VirtioUsageError, ValueError) as error:
             raise UsageError(str(error)) from error
-        self.virtio_words = self.virtio.words
         self.keyboard = self.virtio.terminal or self.keyboard
 
     def make_console(self) -> Console:
@@ -133,10 +134,28 @@ class Machine:
         """What the kernel finds in memory, and where, before the first instruction."""
         asked = self.arguments
         kernel, dashes, init = asked.cmdline.partition(" -- ")
-        cmdline = " ".join([kernel, *self.virtio_words]) + dashes + init
-        acpi = acpi_tables(asked.cpus) if asked.tables == "acpi" else None
+        acpi = self.acpi_tables() if asked.tables == "acpi" else None
+        words = self.virtio.words() if self.virtio and not acpi else []
+        cmdline = " ".join([kernel, *words]) + dashes + init
         return BootPlan(
             asked.kernel, asked.memory, cmdline, asked.initrd, asked.cpus, asked.entry, arch="x86_64", acpi=acpi
+        )
+
+    def acpi_tables(self) -> AcpiTables:
+        """Describe the machine by ACPI, and give it the registers that turn it off."""
+        from pyvmm_device import AcpiSleep
+        from pyvmm_loader.acpi import AcpiTables, GenericAddress, Reset, SleepRegisters
+        from pyvmm_loader.acpi.devices.isa import rtc, serial_port
+
+        off = AcpiSleep(lambda _: self.finish(0, "the guest powered off"))
+        self.io.register_pio(off, [BusRange(ACPI_SLEEP, 2)])
+        devices, pci = self.virtio.described() if self.virtio else ([], None)
+        return AcpiTables(
+            self.arguments.cpus,
+            devices=[serial_port(1, COM1, COM1_IRQ), rtc(), *devices],
+            pci=pci,
+            sleep=SleepRegisters(GenericAddress(ACPI_SLEEP), GenericAddress(ACPI_SLEEP + 1)),
+            reset=Reset(GenericAddress(I8042_PORTS + 4), 0xFE),
         )
 
     def add_processors(self, plan: BootPlan) -> None:
@@ -232,15 +251,6 @@ class Machine:
         """Release everything, the newest first."""
         while self.owned:
             self.owned.pop().close()
-
-
-def acpi_tables(vcpus: int) -> AcpiTables:
-    """Describe the machine by ACPI: processors, serial port, clock, and the register that resets it."""
-    from pyvmm_loader.acpi import AcpiTables, GenericAddress, Reset
-    from pyvmm_loader.acpi.devices.isa import rtc, serial_port
-
-    reset = Reset(GenericAddress(I8042_PORTS + 4), 0xFE)
-    return AcpiTables(vcpus, devices=[serial_port(1, COM1, COM1_IRQ), rtc()], reset=reset)
 
 
 def with_apic_id(cpuid: CpuId, apic_id: int) -> CpuId:

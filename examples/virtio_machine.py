@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from minimal_vmm import Machine
     from pyvmm_device import PciRoot
+    from pyvmm_loader.acpi.aml import Device
+    from pyvmm_loader.acpi.devices.pci import PciHost
     from pyvmm_virtio.device import VirtioDevice
     from pyvmm_virtio.transport import NotifyAddress, VirtioPci
     from virtio_devices import TerminalPort
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 MMIO_START, MMIO_SIZE = 0xD0000000, 0x1000
 MMIO_IRQS = (5, 6, 7, 9, 10, 11, 14, 15)
 """Of a PC's lines those that no device of ours has; a guest that is told of no others knows them."""
+PCI_MEMORY, PCI_PORTS = (0xC0000000, 0x10000000), (0x1000, 0xF000)
+"""What the guest may give to PCI devices, as (start, size) pairs, where it is told by ACPI."""
 
 
 class VirtioMachine:
@@ -41,7 +45,7 @@ class VirtioMachine:
 
     Attributes:
         devices: all of them, in the order of the command line's help.
-        words: what the guest's kernel has to be told to find them.
+        places: the address and the interrupt of each device of `--transport mmio`.
         terminal: the console that takes what is typed, where `--console` asks for it.
     """
 
@@ -49,16 +53,17 @@ class VirtioMachine:
         self.machine = machine
         self.asked = machine.arguments
         self.interrupts = machine.own(KvmInterrupts(machine.vm, machine.loop))
-        self.words: list[str] = []
+        self.places: list[tuple[int, int]] = []
         self.terminal: TerminalPort | None = None
         self.devices: list[VirtioDevice] = []
         self.ring_features = RING_FEATURES
         if self.asked.ring == "split":
             self.ring_features &= ~(1 << VIRTIO_F_RING_PACKED)
-        if self.asked.transport == "pci":
+        self.root = root
+        if self.asked.transport == "pci" and root is None:
             from pyvmm_device import PciRoot
 
-            self.root = root or PciRoot(machine.io, on_reset=machine.on_reset)
+            self.root = PciRoot(machine.io, on_reset=machine.on_reset)
         self.add_devices()
 
     def add_devices(self) -> None:
@@ -78,7 +83,7 @@ class VirtioMachine:
         self.devices.append(device)
 
     def add_mmio(self, device: VirtioDevice) -> None:
-        """Give it a page and a line; the guest finds both on its kernel's command line."""
+        """Give it a page and a line, of which the guest has to be told."""
         from pyvmm_virtio.transport import VirtioMmio
 
         count = len(self.devices)
@@ -88,7 +93,7 @@ class VirtioMachine:
         transport = VirtioMmio(device, self.machine.memory, self.interrupts.edge(irq))
         self.machine.own(AtTheEnd(transport.reset))
         self.machine.io.register_mmio(transport, [BusRange(base, MMIO_SIZE)])
-        self.words.append(f"virtio_mmio.device={MMIO_SIZE >> 10}K@{base:#x}:{irq}")
+        self.places.append((base, irq))
         for notify in transport.notify_addresses():
             self.register(self.eventfd(device, notify.queue), base, notify)
 
@@ -101,7 +106,20 @@ class VirtioMachine:
         )
         transport.on_notify_moved = Notifications(self, transport).move
         self.machine.own(AtTheEnd(transport.reset))
+        assert self.root is not None, "add_pci is for a machine with a bus"
         self.root.add(transport)
+
+    def words(self) -> list[str]:
+        """What the kernel's command line has to say of them."""
+        return [f"virtio_mmio.device={MMIO_SIZE >> 10}K@{base:#x}:{irq}" for base, irq in self.places]
+
+    def described(self) -> tuple[list[Device], PciHost | None]:
+        """What ACPI has to say of them: devices with an address of their own, and the bus that others are on."""
+        from pyvmm_loader.acpi.devices.pci import PciHost
+        from pyvmm_loader.acpi.devices.virtio_mmio import virtio_mmio
+
+        devices = [virtio_mmio(number, base, irq) for number, (base, irq) in enumerate(self.places)]
+        return devices, PciHost(mmio32=PCI_MEMORY, io=PCI_PORTS) if self.root else None
 
     def eventfd(self, device: VirtioDevice, queue: int) -> int:
         """An eventfd whose writes kick a queue, in the event loop's thread."""

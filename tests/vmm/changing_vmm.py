@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Callable
 
+    from pyvmm_virtio.device import VirtioDevice
+
 GROWN = 1 << 20
 COLUMNS, ROWS = 132, 43
 SAID = b"good night\n"
@@ -58,8 +60,12 @@ class ChangingMachine(Machine):
     def make_console(self) -> Screen:
         return Listener(self)
 
+    def devices(self) -> list[VirtioDevice]:
+        assert self.virtio is not None, "none was asked for"
+        return self.virtio.devices
+
     def device(self, kind: type[Kind]) -> Kind:
-        return next(device for device in self.virtio.devices if isinstance(device, kind))
+        return next(device for device in self.devices() if isinstance(device, kind))
 
     def grow(self) -> None:
         path = self.arguments.disk[0].path
@@ -80,7 +86,7 @@ class ChangingMachine(Machine):
         number = console.add_port(Port(backend, "late"))
 
     def count(self) -> None:
-        for device in self.virtio.devices:
+        for device in self.devices():
             used = [queue.next_used() & 0x7FFF for queue in device.queues]
             print(f"{type(device).__name__} used", *used, file=sys.stderr)
 

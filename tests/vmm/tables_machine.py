@@ -7,11 +7,23 @@ from __future__ import annotations
 
 import signal
 import sys
-import time
+from functools import partial
 from typing import TYPE_CHECKING
 
+from kvm_interrupts import KvmInterrupts
 from minimal_vmm import COM1_IRQ, Machine, parse
-from pyvmm_device import BusRange, FwCfg, PciFunction, PciHotplug, PciRoot, Ram
+from pyvmm_device import (
+    AcpiGpe,
+    AcpiPm,
+    AcpiSleep,
+    BusRange,
+    FwCfg,
+    PciFunction,
+    PciHotplug,
+    PciRoot,
+    Ram,
+    Sci,
+)
 from pyvmm_device.register_device import Register, RegisterDevice
 from pyvmm_kvm.x86_64.structs import LapicState
 from pyvmm_loader import BootPlan, split_ram
@@ -34,70 +46,10 @@ if TYPE_CHECKING:
 
 POWER = 0x600
 GPE0, HOTPLUG_EVENT = 0x620, 1
-BUTTON_GSI, VIRTIO_GSI, HOTPLUG_GSI = 11, 12, 13
+SCI_GSI, BUTTON_GSI, VIRTIO_GSI, HOTPLUG_GSI = 9, 11, 12, 13
 ECAM, PCI_MEMORY, LEAVING, COMING = 0xE8000000, 0xC0000000, 3, 5
 VIRTIO = 0xD0000000
 WAITS = b"press the button"
-
-
-class SleepControl(RegisterDevice):
-    """Sleep control and status of a machine with reduced hardware (ACPI 4.8.3.7)."""
-
-    control = Register(0, 1)
-    status = Register(1, 1, clears=0x80)
-
-    def __init__(self, power_off: Callable[[], object]) -> None:
-        super().__init__()
-        self._power_off = power_off
-
-    @control.on_write
-    def _sleep(self, value: int) -> None:
-        if value & 0x20 and value >> 2 & 7 == S5:
-            self._power_off()
-
-
-class PowerManagement(RegisterDevice):
-    """PM1 event and control block and PM timer of a PC (ACPI 4.8.3)."""
-
-    status = Register(0, 2, writable=0, clears=0xFFFF)
-    enable = Register(2, 2)
-    control = Register(4, 2, reset=1, writable=0xFFFE)
-    timer = Register(8, 4, writable=0)
-
-    def __init__(self, power_off: Callable[[], object], sci: Callable[[], object]) -> None:
-        super().__init__()
-        self._power_off = power_off
-        self._sci = sci
-
-    def press(self) -> None:
-        """Press the fixed power button."""
-        self.status |= 0x100
-        self._sci()
-
-    @control.on_write
-    def _sleep(self, value: int) -> None:
-        if value & 0x2000 and value >> 10 & 7 == S5:
-            self._power_off()
-
-    @timer.on_read
-    def _count(self) -> int:
-        return time.monotonic_ns() * 3_579_545 // 1_000_000_000
-
-
-class GeneralEvents(RegisterDevice):
-    """The general purpose events of a PC: status and enable, a bit an event (ACPI 4.8.4.1)."""
-
-    status = Register(0, 2, writable=0, clears=0xFFFF)
-    enable = Register(2, 2)
-
-    def __init__(self, sci: Callable[[], object]) -> None:
-        super().__init__()
-        self._sci = sci
-
-    def happen(self) -> None:
-        """Report a change of PCI slots."""
-        self.status |= 1 << HOTPLUG_EVENT
-        self._sci()
 
 
 class VirtioPlaceholder(RegisterDevice):
@@ -129,13 +81,14 @@ class TablesMachine(Machine):
 
     def add_devices(self) -> None:
         super().add_devices()
-        off = lambda: self.finish(0, "the guest powered off through ACPI")  # noqa: E731
-        self.button = self.interrupt(9 if self.kind == "pc" else BUTTON_GSI)
         if self.kind == "pc":
-            self.pm = PowerManagement(off, self.button.trigger)
+            self.sci = Sci(self.own(KvmInterrupts(self.vm, self.loop)).level(SCI_GSI))
+            self.pm = AcpiPm(self.sci, self.loop, self.on_sleep)
             self.io.register_pio(self.pm, [BusRange(POWER, 12)])
+            self.press = self.pm.press
         else:
-            self.io.register_pio(SleepControl(off), [BusRange(POWER, 2)])
+            self.io.register_pio(AcpiSleep(self.on_sleep), [BusRange(POWER, 2)])
+            self.press = self.interrupt(BUTTON_GSI).trigger
         self.io.register_mmio(VirtioPlaceholder(), [BusRange(VIRTIO, 0x1000)])
         firmware = FwCfg(self.memory)
         firmware.add_file("opt/org.example/greeting", b"hello from the host")
@@ -155,22 +108,21 @@ class TablesMachine(Machine):
         """Bus 0 behind ports or, with reduced hardware, behind memory only, and one device in it."""
         if self.kind == "pc":
             root = PciRoot(self.io)
-            events = GeneralEvents(self.button.trigger)
+            events = AcpiGpe(self.sci)
             self.io.register_pio(events, [BusRange(GPE0, 4)])
-            notify = events.happen
+            notify: Callable[[], None] = partial(events.trigger, HOTPLUG_EVENT)
         else:
             root = PciRoot(self.io, ecam=ECAM, ports=False)
             notify = self.interrupt(HOTPLUG_GSI).trigger
         root.add(function(), LEAVING)
+        # a guest that has let go of a device is switched off
         self.hotplug = PciHotplug(root.bus, notify, lambda _: self.press())
         self.io.register_pio(self.hotplug, [BusRange(PORT, SIZE)])
 
-    def press(self) -> None:
-        """Press the power button: the guest has let go of a device."""
-        if self.kind == "pc":
-            self.pm.press()
-        else:
-            self.button.trigger()
+    def on_sleep(self, kind: int) -> None:
+        """Power off, which is the only sleep that the tables offer."""
+        if kind == S5:
+            self.finish(0, "the guest powered off through ACPI")
 
     def add_processors(self, plan: BootPlan) -> None:
         """Leave MSRs and local APIC as firmware does."""

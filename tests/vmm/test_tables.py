@@ -12,6 +12,7 @@ import pytest
 from guest import kernel
 from guest.initramfs import compile_init
 from tests.vmm.conftest import ROOT
+from tests.vmm.virtio_guest import boot
 
 from pyvmm_loader import Initramfs
 
@@ -96,3 +97,18 @@ def test_guest_finds_its_machine_by_acpi(kind: str, entry: str, initrd: Path) ->
         r"^c0000000-cfffffff : PCI Bus 0000:00\n +c[0-9a-f]{7}-c[0-9a-f]{7} : 0000:00:05.0", shown["/proc/iomem"], re.M
     )
     assert "the guest powered off through ACPI" in done.stderr
+
+
+@pytest.mark.parametrize("transport", ["mmio", "pci"])
+def test_example_tells_of_virtio_by_acpi(transport: str, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.write_bytes(bytes(1 << 20))
+    options = ["--tables", "acpi", "--transport", transport, "--disk", str(disk), "--rng"]
+    guest = boot("rng,interrupts", options)
+    assert guest.status == 0, guest.errors
+    guest.said("rng: from virtio_rng.0 64 bytes")
+    if transport == "mmio":
+        guest.said(r"IO-APIC +6-edge +virtio1")
+    else:
+        guest.said(r"PCI-MSI \d+-edge +virtio0-req.0")
+    guest.said("reboot: Power down")

@@ -71,7 +71,6 @@ class BiosWithDisk(Bios):
 
     def add_virtio(self) -> None:
         self.keyboard = self.serial
-        self.virtio_words = []
 
 
 def assemble(source: str, folder: Path) -> bytes:
