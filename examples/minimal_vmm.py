@@ -103,7 +103,9 @@ class Machine:
         self.serial = Serial(self.interrupt(COM1_IRQ), self.console)
         self.io.register_pio(self.serial, [BusRange(COM1, 8)])
         self.io.register_pio(I8042(self.on_reset), [BusRange(I8042_PORTS, 5)])
-        self.io.register_pio(Cmos(self.interrupt(CMOS_IRQ), self.loop), [BusRange(CMOS, 2)])
+        cmos = Cmos(self.interrupt(CMOS_IRQ), self.loop)
+        cmos.set_memory_size(*[size for _, size in split_ram(self.arguments.memory)])
+        self.io.register_pio(cmos, [BusRange(CMOS, 2)])
 
     def add_virtio(self) -> None:
         """Disks, networks, a second console and random numbers, where the command line asks for some."""

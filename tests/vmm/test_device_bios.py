@@ -1,11 +1,12 @@
-"""SeaBIOS, which nobody here wrote, on the devices: it finds its way by fw_cfg and PCI, and has nothing to boot."""
+"""SeaBIOS and U-Boot, which nobody here wrote, on the devices: they find their way by CMOS, fw_cfg and PCI."""
 
 import struct
 from argparse import Namespace
 from pathlib import Path
 
 import pytest
-from guest.host import install
+from guest import packages
+from guest.host import GuestError, install
 from tests.vmm.device_machine import Recorder
 
 from minimal_vmm import Machine, parse
@@ -91,19 +92,38 @@ class Bios(Machine):
         super().check()
 
 
-@pytest.fixture(scope="module")
-def bios() -> Bios:
-    """A machine whose firmware has run to its end."""
-    install(["seabios"], "whose firmware is run as a guest")
-    asked = parse(["--kernel", str(IMAGE), "--memory", str(MEMORY >> 20), "--cmdline", ""])
-    with BootPlan(IMAGE, MEMORY) as plan:
-        machine = Bios(asked, plan.roms)
+class UBoot(Bios):
+    """The same machine with somebody who presses a key to come to U-Boot's command line."""
+
+    pressed = False
+
+    def check(self) -> None:
+        if not self.pressed and b"Hit any key" in self.console.said:
+            self.pressed = True
+            self.serial.enqueue(b"\r")
+        if self.pressed and self.console.said.endswith(b"=> "):
+            self.finish(0, "there is its prompt")
+        super().check()
+
+
+def run(kind: type[Bios], image: Path) -> Bios:
+    """Run firmware to its end."""
+    asked = parse(["--kernel", str(image), "--memory", str(MEMORY >> 20), "--cmdline", ""])
+    with BootPlan(image, MEMORY) as plan:
+        machine = kind(asked, plan.roms)
     machine.loop.call_later(PATIENCE, lambda: machine.finish(3, "this took too long"))
     try:
         machine.run()
     finally:
         machine.close()
     return machine
+
+
+@pytest.fixture(scope="module")
+def bios() -> Bios:
+    """A machine whose firmware has run to its end."""
+    install(["seabios"], "whose firmware is run as a guest")
+    return run(Bios, IMAGE)
 
 
 def test_seabios_has_nothing_to_boot(bios: Bios) -> None:
@@ -126,3 +146,16 @@ def test_it_places_what_it_finds_on_pci(bios: Bios) -> None:
     assert memory.mapped.size == 0x4000
     assert ports.mapped is not None
     assert ports.mapped.size == 0x40
+
+
+@pytest.mark.parametrize("build", ["qemu-x86", "qemu-x86_64"])
+def test_u_boot_comes_to_its_prompt(build: str) -> None:
+    try:
+        image = packages.content("u-boot-qemu") / "usr/lib/u-boot" / build / "u-boot.rom"
+    except GuestError as error:
+        pytest.skip(str(error).splitlines()[0])
+    machine = run(UBoot, image)
+    said = machine.console.text
+    assert machine.end == (0, "there is its prompt"), said
+    assert "U-Boot 20" in said
+    assert "DRAM:  64 MiB" in said, "which the clock's memory says"
