@@ -40,13 +40,13 @@ NOTIFICATION_DATA, because a kick that carries data leaves KVM for us where an i
 def refusal(device: VirtioDevice, features: int) -> str | None:
     """Return why a device cannot work with the features that its driver accepts, or None."""
     if unknown := features & ~device.device_features:
-        # 2.2: "The driver MUST NOT accept a feature which the device did not offer"
+        # 2.2.1: "The driver MUST NOT accept a feature which the device did not offer"
         return f"it accepts {unknown:#x}, which was not offered"
     if not features >> f.VIRTIO_F_VERSION_1 & 1:
         # 6.1: "A driver MUST accept VIRTIO_F_VERSION_1 if it is offered"; legacy drivers have another layout
         return "it does not accept VERSION_1: legacy drivers are not served"
     if device.device_features & ~features & mask(f.VIRTIO_F_ACCESS_PLATFORM):
-        # 6.1: "A device MAY fail to operate further if VIRTIO_F_ACCESS_PLATFORM is not accepted"
+        # 6.2: "A device MAY fail to operate further if VIRTIO_F_ACCESS_PLATFORM is not accepted"
         return "it does not accept ACCESS_PLATFORM, and the device is behind an IOMMU"
     return device.check_features(features)
 

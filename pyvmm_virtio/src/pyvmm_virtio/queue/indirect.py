@@ -47,7 +47,7 @@ def open_table(queue: BaseQueue, memory: GuestMemory, head: int, addr: int, leng
 def check_buffers(queue: BaseQueue, head: int, chain: list[RawDescriptor], total: int) -> None:
     """Check what the buffers of a chain have to obey together; `total` is their length in bytes."""
     if total > MAX_CHAIN_BYTES:
-        # 2.7.5: "MUST NOT create a descriptor chain longer than 2^32 bytes in total"
+        # 2.7.5.2: "Drivers MUST NOT add a descriptor chain longer than 2^32 bytes in total"
         raise DescriptorChainOverflow(queue.index, head, None, f"its buffers have {total} bytes, more than 2**32")
     if queue._strict_order:
         writable = False

@@ -286,8 +286,8 @@ class Block(VirtioDevice):
             return []
         changes = kind == OUT or kind in RANGED
         if changes and self.disk.read_only:
-            # 5.2.6.2: "if the VIRTIO_BLK_F_RO feature if offered ... MUST set the status byte to VIRTIO_BLK_S_IOERR,
-            # and MUST NOT write any data"
+            # 5.2.6.2: "MUST set the status byte to VIRTIO_BLK_S_IOERR for a write request if the VIRTIO_BLK_F_RO
+            # feature if offered, and MUST NOT write any data"
             raise Refused(IOERR)
         if kind == OUT:
             length = request.reader.available_bytes()

@@ -146,7 +146,7 @@ class Receiver:
         while room < self._length:
             room += self._chains[needed][2]
             needed += 1
-        # 5.1.6.4.1: "MUST set num_buffers to 1 if VIRTIO_NET_F_MRG_RXBUF has not been negotiated"
+        # 5.1.6.4.1: "If VIRTIO_NET_F_MRG_RXBUF has not been negotiated, the device MUST set num_buffers to 1"
         header[NUM_BUFFERS] = needed.to_bytes(2, "little")
         used: list[tuple[int, int]] = []
         buffer, begin = self._buffer, 0
