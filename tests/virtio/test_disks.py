@@ -7,6 +7,8 @@ import fcntl
 import os
 import subprocess
 import sys
+import threading
+import time
 from random import Random
 
 import pytest
@@ -336,6 +338,18 @@ def test_a_missing_program_is_named_with_its_package(tmp_path: Path, monkeypatch
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(BackendError, match="install Debian's qemu-system-common"):
         QemuNbdServer(path, "qcow2")
+
+
+def test_the_server_does_not_end_with_the_thread_that_asked_for_it(qemu: None, tmp_path: Path) -> None:
+    path = make_image(tmp_path / "image", "qcow2")
+    made: list[BlockBackend] = []
+    thread = threading.Thread(target=lambda: made.append(open_disk(path, "qcow2")))
+    thread.start()
+    thread.join()
+    for _ in range(20):
+        assert read(made[0], 0, 512) == bytes(512)
+        time.sleep(0.005)
+    made[0].close()
 
 
 def test_the_server_ends_with_the_disk_and_is_gone_with_its_parent(qemu: None, tmp_path: Path) -> None:

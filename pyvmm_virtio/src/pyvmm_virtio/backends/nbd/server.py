@@ -68,15 +68,33 @@ class QemuNbdServer:
         raise BackendError(errno.ENOENT, f"neither {TOOL} nor qemu-nbd is there: {CURE}", tool or TOOL)
 
     def _spawn(self, command: list[str]) -> subprocess.Popen[bytes]:
+        """Start it, from a thread that lives as long: the leash is to the thread that starts it, not to the process."""
         import shutil
         import subprocess
+        from queue import SimpleQueue
+        from threading import Thread
 
         # however this process ends, the server must not outlive it and keep the image locked
         leash = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
-        with open(f"{self._folder.name}/messages", "wb") as messages:
-            return subprocess.Popen(
-                [*leash, *command], stdin=subprocess.DEVNULL, stdout=messages, stderr=messages, start_new_session=True
-            )
+        started: SimpleQueue[subprocess.Popen[bytes] | OSError] = SimpleQueue()
+
+        def run() -> None:
+            try:
+                with open(f"{self._folder.name}/messages", "wb") as said:
+                    process = subprocess.Popen(
+                        [*leash, *command], stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True
+                    )
+            except OSError as error:
+                started.put(error)
+                return
+            started.put(process)
+            process.wait()
+
+        Thread(target=run, name="nbd-server", daemon=True).start()
+        process = started.get()
+        if isinstance(process, OSError):
+            raise process
+        return process
 
     def _storage_daemon(self) -> list[str]:
         import json
