@@ -57,6 +57,15 @@ class OffersTooMuch(Echo):
         return "not both" if features >> 5 & 3 == 3 else None
 
 
+class Nobody(Echo):
+    device_type = 64
+
+
+class Mute(Echo):
+    def __init__(self) -> None:
+        super().__init__(())
+
+
 class TakesAnything(Echo):
     def negotiate(self, features: int) -> str | None:
         return super().negotiate(features & self.device_features)
@@ -186,7 +195,22 @@ def test_the_command() -> None:
         -14
     ].items()
     assert conformance("tests.virtio.test_conformance:Boasts", "--failed").returncode == 1
-    for nobody in ("toaster", "no.such:Thing", "json:loads", "tests.virtio.echo:CONFIG"):
+    here = "tests.virtio.test_conformance"
+    for nobody in (
+        "toaster",
+        "no.such:Thing",
+        "json:loads",
+        "tests.virtio.echo:CONFIG",
+        f"{here}:Nobody",
+        f"{here}:Mute",
+    ):
         done = conformance(nobody)
         assert done.returncode == 2
         assert nobody in done.stderr
+
+
+def test_an_attack_has_one_chain_at_least() -> None:
+    command = [sys.executable, "-m", "pyvmm_virtio.fuzz", "rng", "--chains", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 2
+    assert "--chains 0: give at least 1" in done.stderr

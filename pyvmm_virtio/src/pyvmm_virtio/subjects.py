@@ -73,4 +73,8 @@ def _load(name: str) -> VirtioDevice:
         raise VirtioUsageError(f"{name!r} cannot be made: {error}") from error
     if not isinstance(device, VirtioDevice):
         raise VirtioUsageError(f"{name!r} is no VirtioDevice but {type(device).__name__}")
+    if not 0 < device.device_type < 0x40:
+        raise VirtioUsageError(f"{name!r} has device_type {device.device_type}: a driver finds 1 to 63")
+    if not device.queues:
+        raise VirtioUsageError(f"{name!r} has no queues to try: give it queue_max_sizes")
     return device

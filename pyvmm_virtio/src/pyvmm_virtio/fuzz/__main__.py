@@ -27,6 +27,8 @@ def main() -> int:
     parser.add_argument("--transport", choices=("mmio", "pci"), help="only this one")
     parser.add_argument("--ring", choices=("split", "packed"), help="only this one")
     arguments = parser.parse_args()
+    if arguments.chains < 1:
+        parser.error(f"--chains {arguments.chains}: give at least 1")
     logging.getLogger("pyvmm_virtio").setLevel(logging.CRITICAL)
     for transport in (arguments.transport,) if arguments.transport else ("mmio", "pci"):
         for ring in (arguments.ring,) if arguments.ring else ("split", "packed"):
