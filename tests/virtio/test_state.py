@@ -7,12 +7,14 @@ import os
 import struct
 
 import pytest
+from tests.virtio.raw_disk import CONTENT, raw_file
 
 from pyvmm_device import EventLoop
 from pyvmm_device.errors import StateError
 from pyvmm_virtio.backends.datagram import DatagramNet
 from pyvmm_virtio.backends.memory import MemoryDisk
 from pyvmm_virtio.backends.port import BasePort, CallablePort
+from pyvmm_virtio.backends.raw import RawFile
 from pyvmm_virtio.backends.workers import WorkerDisk
 from pyvmm_virtio.constants import console as con
 from pyvmm_virtio.constants import net
@@ -92,6 +94,32 @@ def test_block(transport: str, ring: str, threads: bool) -> None:
                 assert driver.finish(request) == content[sector * 512 : sector * 512 + 512]
         device.close()
         restored.close()
+
+
+@pytest.mark.parametrize("data_plane", [False, True])
+def test_raw_file(transport: str, ring: str, data_plane: bool) -> None:
+    disk = raw_file()
+    other = RawFile("the same", lock=False, fd=os.dup(disk.fileno()))
+    device, restored = (Block(each, queue_size=QUEUE, data_plane=data_plane) for each in (disk, other))
+    with drive(device, transport, ring) as driver:
+        for sector in range(11):
+            assert driver.read(sector) == CONTENT[sector * 512 : sector * 512 + 512]
+        driver.queues[0].suppress_interrupts(True)
+        quiet = [driver.submit_read(sector) for sector in range(3)]
+        assert driver.interrupts == 11
+        waiting = driver.submit_write(1, b"w" * 512, kick=False)
+        move(driver, device, restored, transport, ring)
+        restored.resume()
+        assert driver.interrupts > 11, "what came while nobody listened is told of, or it would never be looked for"
+        for request in quiet:
+            driver.wait(request)
+        driver.finish(waiting)
+        driver.queues[0].suppress_interrupts(False)
+        for sector in range(1, 12):
+            expected = b"w" * 512 if sector == 1 else CONTENT[sector * 512 : sector * 512 + 512]
+            assert driver.read(sector) == expected
+    device.close()
+    restored.close()
 
 
 def test_net(transport: str, ring: str) -> None:

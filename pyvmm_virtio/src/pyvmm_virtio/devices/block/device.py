@@ -145,11 +145,12 @@ class Block(VirtioDevice):
 
     def resize(self) -> int:
         """Look how large the disk is now, and tell the driver; returns the size in sectors."""
+        # not under the lock: a server may take its time to say it
+        sectors = self.disk.refresh() >> SECTOR_SHIFT
         with self.lock:
-            sectors = self.disk.refresh() >> SECTOR_SHIFT
             if sectors != self.capacity:
                 self.update_config(0, CAPACITY.pack(sectors))
-            return sectors
+        return sectors
 
     # the driver's side
 

@@ -305,6 +305,8 @@ class Console(VirtioDevice):
         try:
             driver_ready = FLAG.load(state["driver_ready"])
             waiting = array(blob(CONTROL.size, MAX_MESSAGE), MAX_WAITING).load(state["waiting"])
+            if len(state["ports"]) != len(ports):
+                raise ValueError(f"it has {len(state['ports'])} ports, and {len(ports)} are plugged in here")
             fields = [port.check_state(each) for port, each in zip(ports, state["ports"], strict=True)]
         except (KeyError, ValueError, TypeError) as error:
             raise StateError(type(self).__name__, repr(error)) from None
