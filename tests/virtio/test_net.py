@@ -186,6 +186,26 @@ def test_a_frame_waits_for_more_buffers(cable: tuple[DatagramNet, DatagramNet]) 
         assert device.dropped == 1
 
 
+def test_no_frame_takes_buffers_while_the_device_comes_to_rest(cable: tuple[DatagramNet, DatagramNet]) -> None:
+    ours, theirs = cable
+
+    class Busy(Net):
+        def quiesce(self) -> None:
+            super().quiesce()
+            give(theirs, frame(600))
+            self.poll()
+
+    device = Busy(ours, mac=MAC)
+    with drive_with(device, MERGE, size=100, queue_size=8) as driver:
+        device.pause()
+        assert device.queues[0].next_avail() == 0
+        device.resume()
+        for _ in range(3):
+            driver.submit(0, (), (100,))
+        device.poll()
+        assert driver.receive() == frame(600)
+
+
 def test_without_merging_a_long_frame_is_lost(cable: tuple[DatagramNet, DatagramNet]) -> None:
     ours, theirs = cable
     device = Net(ours, mac=MAC)

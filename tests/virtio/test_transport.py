@@ -412,10 +412,14 @@ def test_shared_memory(start: Start, transport: str) -> None:
     assert driver.port.shared_memory(8) is None
 
 
-def test_a_kick_while_the_device_comes_to_rest_takes_nothing(transport: str, ring: str) -> None:
+@pytest.mark.parametrize("by_kick", [True, False])
+def test_nothing_is_taken_while_the_device_comes_to_rest(transport: str, ring: str, by_kick: bool) -> None:
     class Restless(Echo):
         def quiesce(self) -> None:
-            self.kick(0)
+            if by_kick:
+                self.kick(0)
+            else:
+                self.serve(self.process_queue, 0)
 
     device = Restless()
     driver = drive(device, transport, ring)

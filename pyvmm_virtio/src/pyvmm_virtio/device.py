@@ -185,7 +185,8 @@ class VirtioDevice:
         """
         queue, memory = self.queues[index], self.memory
         pop = queue.pop_descriptor_chain
-        if not queue.ready():
+        # while the device comes to rest nothing more is taken, by whatever callback: it would be under way after it
+        if self._pausing or not queue.ready():
             return
         queue.disable_notification(memory)
         done = False

@@ -218,7 +218,7 @@ class Net(VirtioDevice):
 
     def receives(self, pair: int) -> bool:
         """Whether frames for a queue pair are wanted now."""
-        return self.active and pair < self._pairs
+        return self.active and not self._pausing and pair < self._pairs
 
     @property
     def control_queue(self) -> int:
