@@ -111,6 +111,19 @@ def test_the_link_is_down_without_another_end(kind: str) -> None:
         one.close()
 
 
+def test_a_stream_that_ends_within_a_frame() -> None:
+    ours, theirs = socket.socketpair()
+    with StreamNet(ours) as net:
+        while send(net, FRAME + bytes(60000)):
+            pass
+        assert not send(net, FRAME), "the rest of a frame comes first"
+        assert net.link_up
+        theirs.close()
+        for _ in range(2):
+            assert send(net, FRAME), "it is lost, and nobody waits for room"
+            assert not net.link_up
+
+
 def test_frames_longer_than_the_buffers_are_cut() -> None:
     for kind in ("datagram", "stream"):
         one, other = cable(kind)

@@ -54,6 +54,17 @@ def test_descriptors_end() -> None:
     os.close(reading)
 
 
+def test_a_terminal_that_is_hung_up_has_no_more_input() -> None:
+    ours, theirs = os.openpty()
+    with FdPort(ours, ours) as port:
+        os.close(theirs)
+        changes: list[int] = []
+        port.on_change = lambda: changes.append(port.read_fd)
+        assert port.read(10) == b""
+        assert changes == [-1]
+    os.close(ours)
+
+
 def test_a_pseudo_terminal() -> None:
     with PtyPort() as port:
         other = os.open(port.path, os.O_RDWR | os.O_NOCTTY)

@@ -69,6 +69,57 @@ def test_a_chain_and_back(ring: Ring, memory: GuestMemoryMmap) -> None:
     queue.release()
 
 
+def test_indices_as_both_sides_see_them(memory: GuestMemoryMmap) -> None:
+    ring = SplitRing(memory)
+    queue = ring.queue()
+    ring.offer((DATA, 8, 0))
+    head = ring.offer((DATA, 8, 0), (DATA, 8, 0))
+    assert (queue.avail_idx(memory), queue.used_idx(memory)) == (2, 0)
+    pop(queue, memory)
+    chain = pop(queue, memory)
+    assert [(each.has_next(), each.next) for each in chain] == [(True, head + 1), (False, 0)]
+    queue.add_used(memory, head, 0)
+    assert (queue.avail_idx(memory), queue.used_idx(memory)) == (2, 1)
+    queue.set_ready(False)
+    for index in (queue.avail_idx, queue.used_idx):
+        with pytest.raises(errors.QueueNotReady):
+            index(memory)
+
+
+def shown(ring: Ring) -> int:
+    """How many used elements there are; a packed batch is seen with its first, which is written last."""
+    if ring.kind is SplitQueue:
+        return ring.memory.read_u16(USED + 2)
+    return sum(ring.memory.read_u16(DESC + 16 * at + 14) & 0x8080 == 0x8080 for at in range(ring.size))
+
+
+def test_where_stores_may_pass_each_other_there_are_barriers(
+    ring: Ring, memory: GuestMemoryMmap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on arm64: what a barrier has before it is there when it is called, and what it has behind it is not."""
+    module = f"pyvmm_virtio.queue.{ring.kind.ring}"
+    seen: list[tuple[str, int]] = []
+    monkeypatch.setattr(f"{module}.IS_WEAK", True)
+    for name in ("acquire", "release", "full"):
+        monkeypatch.setattr(f"{module}.{name}", lambda name=name: seen.append((name, shown(ring))))
+    queue = ring.queue()
+    queue.set_event_idx(True)
+    heads = [ring.offer((DATA, 8, WRITE)) for _ in range(3)]
+    for _ in heads:
+        pop(queue, memory)
+    assert seen == [("acquire", 0)] * 3
+    seen.clear()
+    queue.add_used(memory, heads[0], 8)
+    queue.add_used_batch(memory, [(head, 8) for head in heads[1:]])
+    assert seen == [("release", 0), ("release", 1 if ring.kind is SplitQueue else 2)]
+    assert shown(ring) == 3
+    seen.clear()
+    queue.enable_notification(memory)
+    queue.needs_notification(memory)
+    assert [name for name, _ in seen if name != "release"] == ["full", "full"]
+    queue.release()
+
+
 def pop(queue: SplitQueue | PackedQueue, memory: GuestMemoryMmap) -> DescriptorChain:
     chain = queue.pop_descriptor_chain(memory)
     assert chain is not None

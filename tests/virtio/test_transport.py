@@ -365,6 +365,26 @@ def test_queue_reset_needs_the_feature(start: Start, transport: str) -> None:
     assert driver.port.queue_enabled(0)
 
 
+def test_what_comes_at_the_wrong_time_is_ignored_and_counted(start: Start, transport: str) -> None:
+    device = Echo()
+    driver = start(device)
+    port, ignored = driver.port, driver.transport.control.ignored
+    port.set_driver_features(0)
+    assert ignored.pop("features written outside of negotiation") == 2
+    driver.know(1 << f.VIRTIO_F_VERSION_1)
+    driver.reset()
+    device.queues[0].set_ready(False)
+    with suppress(LookupError):  # PCI: its vector stays
+        port.setup_queue(0, 4, 0x100000, 0x110000, 0x120000)
+    assert ignored.pop("a queue is enabled after DRIVER_OK, without RING_RESET") == 1
+    assert not port.queue_enabled(0)
+    port.set_status(0)
+    port.set_status(s.ACKNOWLEDGE)
+    driver.set_config(0, 1, 1)
+    assert ignored.pop("the configuration is written before DRIVER or after FAILED") == 1
+    assert device.config == CONFIG
+
+
 def test_queues_cannot_be_changed_while_enabled_nor_before_features(start: Start) -> None:
     device = Echo()
     driver = start(device)
