@@ -254,6 +254,26 @@ def test_ports_come_and_go() -> None:
         assert not driver.needs_reset
 
 
+@pytest.mark.parametrize(("transport", "ring"), BOTH)
+def test_a_port_that_is_pulled_out_in_the_middle_of_a_write(transport: str, ring: str) -> None:
+    device = Console(CallablePort(), Port(Slow(5), "slow"))
+    with drive(device, transport, ring) as driver:
+        driver.wait_until(lambda: device.ports[1].guest_open)
+        waiting = [driver.submit(5, (TEXT[:100],)) for _ in range(3)]
+        driver.poll()
+        assert not any(request.done for request in waiting)
+        device.remove_port(1)
+        for request in waiting:
+            driver.wait(request)
+        driver.write(b"to nobody", port=1)
+        said: list[bytes] = []
+        device.add_port(Port(CallablePort(said.append), "other"), 1)
+        driver.wait_until(lambda: device.ports[1].guest_open)
+        for _ in range(200):
+            driver.write(b"x", port=1)
+        assert b"".join(said) == b"x" * 200
+
+
 def test_what_is_said_to_a_closed_port_waits() -> None:
     port = CallablePort()
     device = Console(CallablePort(), port)

@@ -121,6 +121,7 @@ class Console(VirtioDevice):
                 raise VirtioUsageError(f"there is no port {number}: there are {sorted(self.ports)}")
             port = self.ports.pop(number)
             port.unplug()
+            self.serve(self._drop_output, port.transmit_queue)
             self._tell(number, c.VIRTIO_CONSOLE_PORT_REMOVE)
             return port
 
@@ -190,13 +191,22 @@ class Console(VirtioDevice):
             self._send_control()
             return
         number = 0 if index < 2 else (index - 2) // 2
+        if number and not self.multiport:
+            return
         plugged = self.ports.get(number)
-        if plugged is None or (number and not self.multiport):
+        if plugged is None:
+            if index % 2:
+                self._drop_output(index)
             return
         if index == plugged.transmit_queue:
             plugged.pump_out()
         else:
             plugged.pump_in()
+
+    def _drop_output(self, index: int) -> None:
+        """Take what is written to a port that was pulled out, or it would lie in the way of the next one."""
+        for chain in self.chains(index):
+            self.complete(index, chain, 0)
 
     def write_config(self, offset: int, data: memoryview) -> None:
         """Print a character of a driver in distress, which has no queues yet or any more."""
