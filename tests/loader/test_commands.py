@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import socket
@@ -116,6 +117,16 @@ def test_files_beside_the_kernel_are_named(tmp_path: Path, command: Command) -> 
         assert str(words[1]).removesuffix(",words") in err
     status, _, err = command("initramfs", "--list", garbage)
     assert (status, f"{garbage}: no archive" in err) == (1, True)
+
+
+def test_extract_takes_a_limit(tmp_path: Path, command: Command) -> None:
+    packed, output = tmp_path / "kernel.gz", tmp_path / "kernel"
+    packed.write_bytes(gzip.compress(bytes(20 << 20)))
+    status, _, err = command("extract", packed, output)
+    assert (status, output.exists(), "raise the limit" in err) == (1, False, True)
+    assert command("extract", packed, output, "--limit", "20M")[0] == 0
+    assert output.stat().st_size == 20 << 20
+    assert command("extract", packed, output, "--limit", "19M")[0] == 1
 
 
 def test_a_packed_folder_is_whole(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,6 +44,8 @@ LIMIT = 1 << 30
 """Far above any kernel; a bomb ends here."""
 RATIO = 16
 """Kernels shrink to a sixth at best; what grows more than this is no kernel."""
+SMALL = 16 << 20
+"""What is padded to large pages shrinks to almost nothing; this much of it harms nobody."""
 WINDOW_LOG = 27
 """zstd -22, which the kernel's build calls, asks for a window of 128 MiB, however small the kernel."""
 DICTIONARY_LIMIT = (1 << WINDOW_LOG) + (1 << 20)
@@ -63,8 +65,8 @@ class UnsupportedCompression(ImageError):
     """No library for the image's compression is installed (`compression`, `extra`)."""
 
 
-def unpack(packed: Buffer, name: str, path: str, limit: int = LIMIT) -> Generator[bytes, None, None]:
-    """Yield what `packed` holds, piece by piece, at most `limit` bytes of it.
+def unpack(packed: Buffer, name: str, path: str, limit: int | None = None) -> Generator[bytes, None, None]:
+    """Yield what `packed` holds, piece by piece, at most `limit` bytes of it, or `bound` of its size.
 
     `name` says how it is compressed, `path` is for messages. No piece is larger than a block of the compression, 8 MiB
     for the kernel's lz4 and 64 KiB for most others.
@@ -73,6 +75,8 @@ def unpack(packed: Buffer, name: str, path: str, limit: int = LIMIT) -> Generato
     """
     size = 0
     with memoryview(packed) as view:
+        if limit is None:
+            limit = bound(len(view))
         try:
             for piece in _pieces(view, name, path, limit):
                 size += len(piece)
@@ -85,7 +89,7 @@ def unpack(packed: Buffer, name: str, path: str, limit: int = LIMIT) -> Generato
 
 def bound(size: int) -> int:
     """Return how large a file of `size` bytes may become where nobody said a limit."""
-    return min(LIMIT, RATIO * size + CHUNK)
+    return min(LIMIT, RATIO * size + SMALL)
 
 
 def _too_large(path: str, name: str, limit: int) -> InvalidHeader:

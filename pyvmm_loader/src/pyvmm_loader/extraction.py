@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .decompression import LIMIT, UnsupportedCompression, unpack
+from .decompression import UnsupportedCompression, unpack
 from .errors import InvalidHeader, NotAKernel
 from .formats import compression, identify
 from .source import Source
@@ -13,11 +13,13 @@ if TYPE_CHECKING:
 
     from .source import ImageLike
 
-__all__ = ["LIMIT", "UnsupportedCompression", "extract", "extract_pieces"]
+__all__ = ["UnsupportedCompression", "extract", "extract_pieces"]
 
 
-def extract(image: ImageLike, limit: int = LIMIT) -> bytes:
-    """Return the kernel inside: of a bzImage its vmlinux, of a compressed file the file. At most `limit` bytes.
+def extract(image: ImageLike, limit: int | None = None) -> bytes:
+    """Return the kernel inside: of a bzImage its vmlinux, of a compressed file the file.
+
+    It has at most `limit` bytes, by default 16 times what it is packed into and 16 MiB.
 
     Raises InvalidHeader for damaged data or output above `limit`, NotAKernel where nothing is compressed,
     UnsupportedCompression.
@@ -30,7 +32,7 @@ def extract(image: ImageLike, limit: int = LIMIT) -> bytes:
     return content.getvalue()
 
 
-def extract_pieces(image: ImageLike, limit: int = LIMIT) -> Iterator[bytes]:
+def extract_pieces(image: ImageLike, limit: int | None = None) -> Iterator[bytes]:
     """Yield what `extract` returns, piece by piece, for content that need not be in memory as a whole."""
     with Source(image) as source, _packed(source) as packed:
         name = compression(packed)

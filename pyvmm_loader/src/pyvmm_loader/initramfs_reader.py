@@ -24,14 +24,13 @@ def read_archives(initrd: Buffer, limit: int | None = None) -> Iterator[Entry]:
     """Yield the entries of all archives in an initrd, in their order; a bootconfig at its end is left out.
 
     What is compressed must be the last part, since only unpacking it tells where it ends. It may unpack to `limit`
-    bytes, by default 16 times its size.
+    bytes, by default 16 times its size and 16 MiB.
 
     Raises InvalidHeader and ImageTruncated, and UnsupportedCompression where a library is missing.
     """
     data, _ = split_bootconfig(initrd)
     rest = yield from _read_plain(data)
     if rest < len(data):
-        from .decompression import bound
         from .extraction import extract
         from .formats import compression
 
@@ -39,7 +38,7 @@ def read_archives(initrd: Buffer, limit: int | None = None) -> Iterator[Entry]:
         if compression(memoryview(packed)) is None:
             raise InvalidHeader(f"no archive at {rest:#x}, packed or not; pass an initramfs", field="magic", value=rest)
         # once only, as in the kernel: what unpacks to something compressed again is no initramfs
-        unpacked = extract(packed, bound(len(packed)) if limit is None else limit)
+        unpacked = extract(packed, limit)
         end = yield from _read_plain(unpacked)
         if end < len(unpacked):
             raise InvalidHeader(f"no newc header at {end:#x} of what was compressed", field="magic")

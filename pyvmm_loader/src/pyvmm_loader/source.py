@@ -91,8 +91,8 @@ class Source:
     def unpack(self) -> None:
         """Replace a compressed file's view by that of its content and set `compression`; leave others as they are.
 
-        The content may have 16 times the size of the file. It lies in a mapping of its own, not on the heap. Raises
-        InvalidHeader for damaged data and above the limit, UnsupportedCompression.
+        The content may have 16 times the size of the file and 16 MiB. It lies in a mapping of its own, not on the heap.
+        Raises InvalidHeader for damaged data and above the limit, UnsupportedCompression.
         """
         pieces = self.unpacked()
         if pieces is None:

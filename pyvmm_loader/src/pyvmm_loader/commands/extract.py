@@ -7,6 +7,7 @@ from itertools import chain
 
 from ..errors import LoaderError
 from ..extraction import extract_pieces
+from .plan import size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     )
     parser.add_argument("path", help="the image")
     parser.add_argument("output", help="the file to write")
+    parser.add_argument(
+        "--limit", type=size, help="how large it may become, such as 2G; by default 16 times the packed size and 16M"
+    )
     parser.set_defaults(run=run)
 
 
@@ -30,15 +34,15 @@ def run(options: argparse.Namespace) -> str:
     """Do it; return what to print. What cannot be unpacked to its end leaves no file."""
     if os.path.exists(options.output) and os.path.samefile(options.path, options.output):
         raise LoaderError(f"{options.output}: is the image itself; name another file to write")
-    pieces = extract_pieces(options.path)
+    pieces = extract_pieces(options.path, options.limit)
     first = next(pieces, b"")  # what is wrong with the image at once shows before a file is touched
-    size = 0
+    written = 0
     with open(options.output, "wb") as file:
         try:
             for piece in chain((first,), pieces):
-                size += file.write(piece)
+                written += file.write(piece)
         except BaseException:
             if os.path.isfile(options.output):
                 os.unlink(options.output)
             raise
-    return f"{options.output}: {size} bytes"
+    return f"{options.output}: {written} bytes"
