@@ -101,7 +101,7 @@ class DeviceMaker:
         most = len(ports) + SPARE_PORTS * bool(self.asked.port)
         console: Console = self.machine.own(Console(*ports, max_ports=most, size=terminal_size(), **self.common))
         if self.asked.console and terminal_size() != UNKNOWN_SIZE:
-            follow_terminal(self.machine.loop, console.resize)
+            self.machine.own(TerminalWatch(self.machine.loop, console.resize))
         return console
 
     def rng(self) -> VirtioDevice:
@@ -154,15 +154,20 @@ def terminal_size() -> tuple[int, int]:
     return size.columns, size.lines
 
 
-def follow_terminal(loop: EventLoop, resize: Callable[[int, int], object]) -> None:
-    """Call this whenever the terminal's size has changed."""
-    import signal
+class TerminalWatch:
+    """Passes on the terminal's size whenever it changes, until it is closed."""
 
-    def changed() -> None:
-        resize(*terminal_size())
+    def __init__(self, loop: EventLoop, resize: Callable[[int, int], object]) -> None:
+        import signal
 
-    # a handler may come between any two steps of this thread; what it asks the loop for does not
-    signal.signal(signal.SIGWINCH, lambda *_: loop.call_soon(changed))
+        self.resize = resize
+        # a handler may come between any two steps of this thread; what it asks the loop for does not
+        before = signal.signal(signal.SIGWINCH, lambda *_: loop.call_soon(self.on_change))
+        self.close = partial(signal.signal, signal.SIGWINCH, before)
+
+    def on_change(self) -> None:
+        """Look how large it is now."""
+        self.resize(*terminal_size())
 
 
 def explain(error: Exception) -> str:

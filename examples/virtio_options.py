@@ -67,6 +67,7 @@ def add_virtio_options(parser: argparse.ArgumentParser) -> None:
     """Add the options to a command line."""
     add = parser.add_argument_group("virtio devices (--disk, --net and --port may be given several times)").add_argument
     formats = "raw unless format=qcow2, vmdk, vhdx or another that QEMU knows; or nbd:unix:SOCKET, nbd://HOST/EXPORT"
+    formats += "; also takes ,queues=N and ,serial=TEXT"
     add(
         "--disk",
         type=disk,
@@ -76,6 +77,7 @@ def add_virtio_options(parser: argparse.ArgumentParser) -> None:
         help=f"an image, {formats}",
     )
     networks = "an interface of the host, or passt's network, which needs no privilege"
+    networks += "; also takes ,mac=MAC, ,capture=FILE for Wireshark and, with tap, ,queues=N"
     add("--net", type=net, action="append", default=[], metavar="tap=NAME|user", help=networks)
     add("--console", action="store_true", help="a console at this terminal for console=hvc0; what is typed goes there")
     programs = "a port for the guest's programs (/sys/class/virtio-ports/*/name); SOCKET is its other end, on this host"

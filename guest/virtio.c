@@ -2,6 +2,7 @@
  * An init that uses virtio devices as programs do, and says what it saw. `do=WORD,WORD,...` on the kernel command line
  * says what to use, in order; then it powers off:
  *   features  each virtio device: its type and the features that its driver took
+ *   online    start the processors that `maxcpus=` left alone, and have eth0 use a pair of queues for each
  *   queues    how many queues the drivers of /dev/vda and eth0 use
  *   disk      mount /dev/vda, read `input`, write `output` and have it on the disk, unmount
  *   blocks    on each processor read from /dev/vdb past the page cache, and write; discard its second MiB, zero its third
@@ -49,6 +50,26 @@ static int count(char *path, char *digit)
     for (*digit = '0'; *digit <= '9' && !CALL(SYS_access, path, 0, 0); ++*digit)
         found++;
     return found;
+}
+
+static void online(void)
+{
+    char path[] = "/sys/devices/system/cpu/cpu1/online";
+
+    for (char *digit = path + 27; *digit <= '9'; ++*digit) {
+        long fd = CALL(SYS_open, path, O_WRONLY, 0);
+        if (fd < 0)
+            break;
+        long length = CALL(SYS_write, fd, "1", 1);
+        if (length != 1)
+            failed(path, length);
+        CALL(SYS_close, fd, 0, 0);
+    }
+    text("online: ");
+    number(processors());
+    text("\n");
+    say();
+    use_queue_pairs(processors());
 }
 
 static void queues(void)
@@ -210,7 +231,7 @@ static void start(long *stack)
     static const struct {
         const char *word;
         void (*function)(void);
-    } words[] = {{"features", features}, {"queues", queues}, {"disk", disk}, {"blocks", blocks}, {"grow", grow},
+    } words[] = {{"features", features}, {"online", online}, {"queues", queues}, {"disk", disk}, {"blocks", blocks}, {"grow", grow},
                  {"rng", rng}, {"console", console}, {"window", window}, {"port", port}, {"late", late},
                  {"link", cable}, {"net", net}, {"interrupts", interrupts}};
 

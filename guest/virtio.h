@@ -146,7 +146,7 @@ static long pin(int cpu)
     return CALL(SYS_sched_setaffinity, 0, sizeof one, one);
 }
 
-/* Those that this program starts with may be fewer: `isolcpus=` keeps others for programs that ask for them. */
+/* The kernel may start this program on fewer: `isolcpus=` keeps the others for programs that ask for them. */
 static int processors(void)
 {
     static int count;

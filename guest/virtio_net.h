@@ -1,6 +1,9 @@
 /*
  * The network as programs see it: an interface that the kernel has set up by `ip=dhcp`, ping, and HTTP.
  */
+#include <linux/ethtool.h>
+#include <linux/sockios.h>
+#include <net/if.h>
 #include <netinet/in.h>
 
 static struct sockaddr_in address_of(const char *at)
@@ -121,6 +124,19 @@ static void net(void)
     ping(address_of(setting(environment, "ping", "10.0.0.1")));
     for (int cpu = 0; cpu < processors(); cpu++)
         transfer(cpu);
+}
+
+/* What `ethtool -L eth0 combined PAIRS` does. */
+static void use_queue_pairs(int pairs)
+{
+    struct ethtool_channels channels = {.cmd = ETHTOOL_SCHANNELS, .combined_count = pairs};
+    struct ifreq request = {.ifr_name = "eth0", .ifr_data = (void *)&channels};
+    long fd = CALL(SYS_socket, AF_INET, SOCK_DGRAM, 0);
+    long error = CALL(SYS_ioctl, fd, SIOCETHTOOL, &request);
+
+    if (error)
+        failed("ethtool", error);
+    CALL(SYS_close, fd, 0, 0);
 }
 
 static void await_carrier(const char *state)

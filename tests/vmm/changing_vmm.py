@@ -53,8 +53,9 @@ class ChangingMachine(Machine):
             b"link: now": lambda: self.device(Net).set_link(False),
             b"link: carrier 0": lambda: self.device(Net).set_link(True),
             b"link: carrier 1": lambda: self.device(Net).announce(),
-            b"virtio: done": self.count,
+            b"virtio: done": self.tell_use,
         }
+        self.seen: dict[VirtioDevice, list[set[int]]] = {}
         super().build(arguments)
 
     def make_console(self) -> Screen:
@@ -85,10 +86,21 @@ class ChangingMachine(Machine):
         backend, console = CallablePort(hear), self.device(Console)
         number = console.add_port(Port(backend, "late"))
 
-    def count(self) -> None:
+    def check(self) -> None:
+        super().check()
+        self.look()
+
+    def look(self) -> None:
+        """See how far each queue is; more than once, for a ring comes by the same places again and again."""
         for device in self.devices():
-            used = [queue.next_used() & 0x7FFF for queue in device.queues]
-            print(f"{type(device).__name__} used", *used, file=sys.stderr)
+            seen = self.seen.setdefault(device, [{0} for _ in device.queues])
+            for places, queue in zip(seen, device.queues, strict=True):
+                places.add(queue.next_used() & 0x7FFF)
+
+    def tell_use(self) -> None:
+        self.look()
+        for device, seen in self.seen.items():
+            print(f"{type(device).__name__} used", *(len(places) - 1 for places in seen), file=sys.stderr)
 
 
 if __name__ == "__main__":

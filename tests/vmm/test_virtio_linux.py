@@ -27,7 +27,7 @@ pytestmark = [
 
 RING_PACKED = 34
 EVERYTHING = "features,queues,disk,grow,blocks,rng,console,window,{ports}link,net"
-QUEUES = "features,queues,disk,blocks,net,interrupts"
+QUEUES = "features,disk,online,queues,blocks,net,interrupts"
 STRACE = "strace -f --seccomp-bpf -qq -e trace=fdatasync,fallocate -e signal=none -o".split()
 """Only the calls that are asked for stop at the tracer."""
 LINE = b"good morning\n"
@@ -92,8 +92,8 @@ def run(folder: Path, size: int, machine: Boot) -> Run:
     if cpus == 1:
         options += ["--rng", "--console"] + ["--port", f"lesson={folder}/lesson"] * machine.ports
     do = EVERYTHING.format(ports="port,late," * machine.ports) if cpus == 1 else QUEUES
-    # the init says itself what runs where; without this an emulated kernel spends its ticks on balancing its load
-    alone = f"isolcpus=1-{cpus - 1} skew_tick=1 " if cpus > 1 else ""
+    # an emulated kernel spends its processors' ticks on balancing their load; the init says itself what runs where
+    alone = f"maxcpus=1 isolcpus=1-{cpus - 1} skew_tick=1 " if cpus > 1 else ""
     client = vg.Client(folder / "lesson", LINE) if machine.ports else None
     with vg.namespace(net, folder, size, cpus) as network:
         guest = boot(
