@@ -52,6 +52,22 @@ class Boot(NamedTuple):
         """Whether its console has ports for programs; with and without, it is told of its size in different ways."""
         return self.cpus == 1 and self.ring == "packed"
 
+    @property
+    def words(self) -> str:
+        """What the kernel and the init are told."""
+        if self.cpus == 1:
+            return "do=" + EVERYTHING.format(ports="port,late," * self.ports)
+        # an emulated kernel spends its processors' ticks on balancing their load; the init says itself what runs where
+        return f"do={QUEUES} maxcpus=1 isolcpus=1-{self.cpus - 1} skew_tick=1"
+
+    def options(self, folder: Path) -> list[str]:
+        """What the VMM is told, but for the second disk."""
+        net = f"tap=tap0,queues={self.cpus}" if self.net == "tap" else "user"
+        words = f"--disk {folder}/disk,serial=lesson --net {net},capture={folder}/frames --memory {MEMORY}"
+        words += f" --transport {self.transport} --ring {self.ring} --cpus {self.cpus}"
+        words += " --rng --console" * (self.cpus == 1) + f" --port lesson={folder}/lesson" * self.ports
+        return words.split()
+
 
 CI = [Boot("mmio", "packed", 1, "tap", "raw"), Boot("pci", "split", 1, "user", "qcow2")]
 ALL = [
@@ -77,29 +93,18 @@ class Run(NamedTuple):
 
 def run(folder: Path, size: int, machine: Boot) -> Run:
     install(["e2fsprogs", "strace", "qemu-utils", "qemu-system-common"], "which make disks and watch them")
-    transport, ring, cpus, net, format_ = machine
     content, blocks = os.urandom(300_000), os.urandom(4 * MIB)
     vg.make_ext2(folder / "disk", content)
     (folder / "blocks").write_bytes(blocks)
-    second = str(folder / "blocks")
+    second, format_ = f"{folder}/blocks", machine.format
     if format_ != "raw":
         subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", format_, second, folder / "blocks.image"], check=True)
         second = f"{folder}/blocks.image,format={format_}"
-    options = ["--disk", f"{folder}/disk,serial=lesson", "--disk", second]
-    options += ["--transport", transport, "--ring", ring, "--cpus", str(cpus), "--memory", MEMORY]
-    tap = f"tap=tap0,queues={cpus}"
-    options += ["--net", f"{tap if net == 'tap' else 'user'},capture={folder}/frames"]
-    if cpus == 1:
-        options += ["--rng", "--console"] + ["--port", f"lesson={folder}/lesson"] * machine.ports
-    do = EVERYTHING.format(ports="port,late," * machine.ports) if cpus == 1 else QUEUES
-    # an emulated kernel spends its processors' ticks on balancing their load; the init says itself what runs where
-    alone = f"maxcpus=1 isolcpus=1-{cpus - 1} skew_tick=1 " if cpus > 1 else ""
     client = vg.Client(folder / "lesson", LINE) if machine.ports else None
-    with vg.namespace(net, folder, size, cpus) as network:
+    with vg.namespace(machine.net, folder, size, machine.cpus) as network:
         guest = boot(
-            do,
-            options,
-            words=alone + network.words,
+            f"{machine.words} {network.words}",
+            [*machine.options(folder), "--disk", second],
             prefix=[*network.prefix, *STRACE, f"{folder}/trace"],
             typed=LINE.decode(),
             when="hello from the guest",

@@ -73,11 +73,9 @@ class Guest(NamedTuple):
         return found
 
 
-def boot(
-    do: str, options: list[str], *, words: str = "", prefix: list[str] | None = None, typed: str = "", when: str = ""
-) -> Guest:
-    """Boot a guest that does these things; once it has said `when`, `typed` is typed."""
-    cmdline = f"console=ttyS0 panic=-1 reboot=k quiet do={do} {words}"
+def boot(words: str, options: list[str], *, prefix: list[str] | None = None, typed: str = "", when: str = "") -> Guest:
+    """Boot a guest whose kernel and init are told these words; once it has said `when`, `typed` is typed."""
+    cmdline = f"console=ttyS0 panic=-1 reboot=k quiet {words}"
     command = [*(prefix or []), *VMM, "--kernel", str(kernel.build("full").vmlinux)]
     command += ["--initrd", str(initramfs.virtio()), "--cmdline", cmdline, *options]
     process = subprocess.Popen(
