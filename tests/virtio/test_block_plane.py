@@ -11,7 +11,7 @@ import threading
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.rebuilt import ROOT, rebuild, rebuild_with_sanitizers
+from tests.rebuilt import ROOT, library, rebuild, rebuild_with_sanitizers
 from tests.virtio.raw_disk import CONTENT, plain, planed, raw_file
 
 from pyvmm_memory import AtomicBitmap, GuestMemoryMmap
@@ -189,13 +189,28 @@ def test_an_attack_under_the_sanitizers(tmp_path: Path) -> None:
     attack_disks(rebuild_with_sanitizers("pyvmm_virtio", "_virtio", tmp_path, "-Wall -Wextra -Werror"), 20000)
 
 
+def run_this_file(environment: dict[str, str], *words: str) -> None:
+    command = [*words, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", __file__]
+    done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr[-4000:]
+
+
+@pytest.mark.slow
+def test_no_thread_races_another(tmp_path: Path) -> None:
+    runtime = library("libtsan.so")
+    if not os.path.isabs(runtime):
+        pytest.skip("the compiler has no libtsan")
+    environment = rebuild("pyvmm_virtio", tmp_path, "-fsanitize=thread -g -O1", "-fsanitize=thread")
+    # it wants a part of the address space that a random layout may take
+    run_this_file(environment | {"LD_PRELOAD": runtime}, "setarch", "-R")
+
+
 @pytest.mark.slow
 def test_the_tests_run_every_line_of_c(tmp_path: Path) -> None:
     """What gcov says of this file's tests and an attack; cffi's wrappers are not counted."""
     environment = rebuild("pyvmm_virtio", tmp_path, "--coverage -O0", "--coverage")
     attack_disks(environment, 2000)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", __file__]
-    subprocess.run(command, env=environment, check=True, capture_output=True, cwd=ROOT)
+    run_this_file(environment)
     (notes,) = tmp_path.rglob("*.gcno")
     # where the compiler ran, for the name of the source is relative
     folder = tmp_path / "pyvmm_virtio"
