@@ -43,7 +43,8 @@ USED = 1 << VRING_PACKED_DESC_F_USED
 USED_MARKS = AVAIL | USED
 WRAP = 1 << VRING_PACKED_EVENT_F_WRAP_CTR
 EVENT_OFFSET, EVENT_FLAGS = 0, 1
-KEPT_FLAGS = VRING_DESC_F_NEXT | VRING_DESC_F_WRITE | VRING_DESC_F_INDIRECT
+LINKED = VRING_DESC_F_NEXT | VRING_DESC_F_INDIRECT
+KEPT_FLAGS = LINKED | VRING_DESC_F_WRITE
 
 
 class PackedQueue(BaseQueue):
@@ -96,44 +97,54 @@ class PackedQueue(BaseQueue):
         if memory is not self._memory and not self._attach(memory):
             return None
         position = self._next_avail
-        first = index = position & ~WRAP
+        index = position & ~WRAP
         if self._cells[index * 8 + 7] & USED_MARKS != (AVAIL if position & WRAP else USED):
             return None
         if IS_WEAK:
             # 2.8.21.1.1: the driver's barrier before it sets the flags needs one here, between them and the rest
             acquire()
+        addr, length, buffer_id, flags = _unpack(self._ring, index << 4)
+        chain = [(addr, length, flags & KEPT_FLAGS, buffer_id)]
+        count = 1
+        if flags & LINKED:
+            count, buffer_id = self._walk(memory, index, chain)
+        size, in_flight = self._size, self._in_flight
+        if buffer_id in in_flight:
+            raise InvalidChain(self._index, buffer_id, index, "the buffer id is that of a chain not given back yet")
+        if count + self._taken > size:
+            raise InvalidChain(self._index, buffer_id, index, "the chain covers descriptors that were not given back")
+        in_flight[buffer_id] = count
+        self._taken += count
+        self._next_avail = position + count if index + count < size else self._forward(position, count)
+        return DescriptorChain(buffer_id, chain, self._index)
+
+    def _walk(self, memory: GuestMemory, index: int, chain: list[RawDescriptor]) -> tuple[int, int]:
+        """Follow a chain of more than one descriptor from its first on, whose place in the ring is `index`.
+
+        Returns how many descriptors of the ring it has, and its buffer id.
+        """
         ring, size = self._ring, self._size
-        chain: list[RawDescriptor] = []
         append = chain.append
-        count = total = 0
-        while True:
-            addr, length, buffer_id, flags = _unpack(ring, index << 4)
-            count += 1
-            append((addr, length, flags & KEPT_FLAGS, buffer_id))
-            total += length
-            if not flags & VRING_DESC_F_NEXT:
-                break
+        _, total, flags, buffer_id = chain[0]
+        count = 1
+        while flags & VRING_DESC_F_NEXT:
             if count >= size:
                 raise InvalidChain(self._index, None, index, f"the chain has more than {size} descriptors")
             if flags & VRING_DESC_F_INDIRECT:
                 # 2.8.19: "MUST NOT write direct descriptors with VIRTQ_DESC_F_INDIRECT set in a scatter-gather list"
                 raise InvalidIndirectDescriptor(self._index, None, index, "an indirect descriptor has a link too")
             index = index + 1 if index + 1 < size else 0
+            addr, length, buffer_id, flags = _unpack(ring, index << 4)
+            append((addr, length, flags & KEPT_FLAGS, buffer_id))
+            count += 1
+            total += length
         if flags & VRING_DESC_F_INDIRECT:
             if count > 1:
                 raise InvalidIndirectDescriptor(self._index, buffer_id, index, "an indirect descriptor ends a chain")
             total = self._follow(memory, buffer_id, chain)
-        in_flight = self._in_flight
-        if buffer_id in in_flight:
-            raise InvalidChain(self._index, buffer_id, index, "the buffer id is that of a chain not given back yet")
-        if count + self._taken > size:
-            raise InvalidChain(self._index, buffer_id, index, "the chain covers descriptors that were not given back")
         if total > MAX_CHAIN_BYTES or self._strict_order:
             check_buffers(self, buffer_id, chain, total)
-        in_flight[buffer_id] = count
-        self._taken += count
-        self._next_avail = position + count if first + count < size else self._forward(position, count)
-        return DescriptorChain(buffer_id, chain, self._index)
+        return count, buffer_id
 
     def _follow(self, memory: GuestMemory, head: int, chain: list[RawDescriptor]) -> int:
         """Replace the only descriptor, which is indirect, by those of its table; return their length in bytes."""
