@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import struct
 
@@ -272,6 +273,55 @@ def test_a_port_that_is_pulled_out_in_the_middle_of_a_write(transport: str, ring
         for _ in range(200):
             driver.write(b"x", port=1)
         assert b"".join(said) == b"x" * 200
+
+
+@pytest.mark.parametrize("needs_reset", [True, False])
+def test_what_is_typed_for_nobody_lets_the_loop_sleep(needs_reset: bool) -> None:
+    reading, writing = os.pipe()
+    with EventLoop() as loop:
+        device = Console(FdPort(reading), loop=loop)
+        with drive(device, pump=lambda: loop.run_once(0.01)) as driver:
+            os.write(writing, b"one")
+            assert driver.read(3) == b"one"
+            if needs_reset:
+                driver.submit_buffers(1, [(1 << 40, 1, 0)])
+                assert driver.needs_reset
+            else:
+                device.pause()
+            os.write(writing, b"two")
+            for _ in range(3):
+                loop.run_once(0)
+            assert not select.select([loop.fileno()], [], [], 0)[0]
+            if needs_reset:
+                driver.reset()
+            else:
+                device.resume()
+            assert driver.read(3) == b"two"
+            os.write(writing, b"three")
+            assert driver.read(5) == b"three"
+        device.close()
+    os.close(reading)
+    os.close(writing)
+
+
+def test_what_is_said_to_a_closed_port_lets_the_loop_sleep() -> None:
+    reading, writing = os.pipe()
+    with EventLoop() as loop:
+        device = Console(CallablePort(), Port(FdPort(reading), "data"), loop=loop)
+        with drive(device, pump=lambda: loop.run_once(0.01)) as driver:
+            driver.wait_until(lambda: device.ports[1].guest_open)
+            os.write(writing, b"one")
+            assert driver.read(3, port=1) == b"one"
+            driver.control(1, c.VIRTIO_CONSOLE_PORT_OPEN, 0)
+            os.write(writing, b"two")
+            for _ in range(3):
+                loop.run_once(0)
+            assert not select.select([loop.fileno()], [], [], 0)[0]
+            driver.control(1, c.VIRTIO_CONSOLE_PORT_OPEN, 1)
+            assert driver.read(3, port=1) == b"two"
+        device.close()
+    os.close(reading)
+    os.close(writing)
 
 
 def test_what_is_said_to_a_closed_port_waits() -> None:

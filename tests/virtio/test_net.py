@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import select
 import socket
 import struct
 
@@ -204,6 +205,32 @@ def test_no_frame_takes_buffers_while_the_device_comes_to_rest(cable: tuple[Data
             driver.submit(0, (), (100,))
         device.poll()
         assert driver.receive() == frame(600)
+
+
+@pytest.mark.parametrize("needs_reset", [True, False])
+def test_frames_for_nobody_let_the_loop_sleep(cable: tuple[DatagramNet, DatagramNet], needs_reset: bool) -> None:
+    ours, theirs = cable
+    with EventLoop() as loop:
+        device = Net(ours, mac=MAC, loop=loop)
+        with drive(device, pump=lambda: loop.run_once(0.01)) as driver:
+            loop.run_once(0)
+            if needs_reset:
+                driver.submit(1, (b"short",))
+                assert driver.needs_reset
+            else:
+                device.pause()
+            give(theirs, frame(61))
+            for _ in range(3):
+                loop.run_once(0)
+            assert not select.select([loop.fileno()], [], [], 0)[0]
+            if needs_reset:
+                driver.reset()
+            else:
+                device.resume()
+            assert driver.receive() == frame(61)
+            give(theirs, frame(62))
+            assert driver.receive() == frame(62)
+        device.close()
 
 
 def test_without_merging_a_long_frame_is_lost(cable: tuple[DatagramNet, DatagramNet]) -> None:

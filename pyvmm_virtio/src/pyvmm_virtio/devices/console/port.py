@@ -6,7 +6,7 @@ from pyvmm_device.state import FLAG, uint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     from pyvmm_device import EventLoop
@@ -124,7 +124,11 @@ class Port:
     def pump_in(self) -> None:
         """Give the guest what the other end said, as far as there are buffers; the rest stays at the other end."""
         device = self._device
-        if device is None or not self.hears:
+        if device is None:
+            return
+        if not self.hears:
+            # until it does; what is said meanwhile would keep the loop awake
+            self.listen(want_input=False, want_room=self._held is not None)
             return
         index = self.receive_queue
         starved = True
@@ -194,12 +198,19 @@ class Port:
         self._reading, self._writing = reading, writing
 
     def _on_input(self) -> None:
-        if self._device is not None:
-            self._device.serve(self.pump_in)
+        self._serve(self.pump_in)
 
     def _on_room(self) -> None:
-        if self._device is not None:
-            self._device.serve(self.pump_out)
+        self._serve(self.pump_out)
+
+    def _serve(self, pump: Callable[[], None]) -> None:
+        device = self._device
+        if device is None:
+            return
+        with device.lock:
+            if not device.serve(pump):
+                # a descriptor that is ready for nobody would keep the loop awake; whatever ends this listens again
+                self.listen(want_input=False, want_room=False)
 
     def __repr__(self) -> str:
         return f"<Port {self.number} {self.name!r} {'console' if self.console else 'data'}, {self.backend!r}>"

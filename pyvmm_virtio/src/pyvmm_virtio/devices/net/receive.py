@@ -75,7 +75,11 @@ class Receiver:
             device.loop.call_soon(self._again)
 
     def _again(self) -> None:
-        self._device.serve(self.pump)
+        device = self._device
+        with device.lock:
+            if not device.serve(self.pump):
+                # what comes for nobody would keep the loop awake; whatever ends this state listens again
+                self._hear(-1)
 
     def _take(self) -> bool:
         """Take the next frame that the driver wants out of the network, if the driver has a buffer."""
@@ -172,11 +176,14 @@ class Receiver:
 
     def listen(self) -> None:
         """Wait for the network as long as it would be of use."""
-        device, loop = self._device, self._device.loop
+        device = self._device
+        wanted = device.receives(self._pair) and not self._starved and device.backend.link_up
+        self._hear(device.backend.fileno(self._pair) if wanted else -1)
+
+    def _hear(self, fd: int) -> None:
+        loop = self._device.loop
         if loop is None:
             return
-        wanted = device.receives(self._pair) and not self._starved and device.backend.link_up
-        fd = device.backend.fileno(self._pair) if wanted else -1
         if self._fd not in (fd, -1):
             loop.remove_reader(self._fd)
         if fd >= 0 and fd != self._fd:
