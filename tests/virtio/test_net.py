@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -326,6 +327,25 @@ def test_frames_behind_many_that_nobody_wants() -> None:
             wanted = frame(destination=BROADCAST)
             theirs.sendall(b"".join(len(each).to_bytes(4, "big") + each for each in (*[unwanted] * 600, wanted)))
             assert driver.receive() == wanted
+        device.close()
+
+
+def test_the_rest_of_a_frame_needs_no_other_to_push_it() -> None:
+    ours, theirs = socket.socketpair()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    with EventLoop() as loop, theirs:
+        device = Net(StreamNet(ours), mac=MAC, loop=loop)
+        with drive(device, pump=lambda: loop.run_once(0.01)) as driver:
+            data = frame(60000)
+            driver.wait(driver.send(data))
+            theirs.setblocking(False)
+            got = b""
+            for _ in range(100):
+                with contextlib.suppress(BlockingIOError):
+                    got += theirs.recv(65536)
+                loop.run_once(0)
+            assert got == len(data).to_bytes(4, "big") + data
+            assert not select.select([loop.fileno()], [], [], 0)[0]
         device.close()
 
 

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     class NetBackend(Protocol):
         """Takes and gives Ethernet frames, without waiting.
 
+        One that may take a part of a frame also has ``send_rest()``, which is called when there is room, and returns
+        whether nothing is left.
+
         Attributes:
             header_size: bytes of ``struct virtio_net_hdr_v1`` before every frame in both directions: 12, or 0.
             features: the offloads it can do, as bits of the device's features; 0 without headers.

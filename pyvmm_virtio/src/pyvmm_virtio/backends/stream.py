@@ -95,10 +95,10 @@ class StreamNet:
         return count > 0
 
     def send(self, pair: int, views: Sequence[memoryview]) -> bool:  # noqa: ARG002
-        """Send one frame, or the beginning of it, whose rest goes before the next."""
+        """Send one frame, or the beginning of it: `send_rest` sends the rest, and so does the next `send` first."""
         if not self.link_up:
             return True
-        if self._unsent and not self._send_rest():
+        if not self.send_rest():
             return False
         length = sum(map(len, views))
         try:
@@ -114,9 +114,11 @@ class StreamNet:
             self._unsent = (length.to_bytes(LENGTH, "big") + b"".join(views))[count:]
         return True
 
-    def _send_rest(self) -> bool:
+    def send_rest(self) -> bool:
+        """Send what is left of a frame of which a part was taken; false where there is no room for it now."""
         try:
-            self._unsent = self._unsent[self._socket.send(self._unsent) :]
+            if self._unsent:
+                self._unsent = self._unsent[self._socket.send(self._unsent) :]
         except BlockingIOError:
             return False
         except OSError:

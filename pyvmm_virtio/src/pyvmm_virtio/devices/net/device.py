@@ -26,7 +26,7 @@ from pyvmm_virtio.errors import BufferTooShort, VirtioUsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from pyvmm_device import EventLoop
@@ -109,6 +109,8 @@ class Net(VirtioDevice):
             loop=loop,
         )
         self._receivers = [Receiver(self, pair, Throttle(self, receive_limiter, loop)) for pair in range(pairs)]
+        # of a frame of which the network took only a part, where it does that
+        self._send_rest: Callable[[], bool] = getattr(backend, "send_rest", _nothing_left)
         self._waiting_for_room: set[int] = set()
         self._paid: set[int] = set()  # queues whose next frame has paid for its rate, and then found no room
         self._pairs = 1
@@ -284,6 +286,9 @@ class Net(VirtioDevice):
         finally:
             if used:
                 self.complete_batch(index, used)
+        if not self._send_rest():
+            # the driver may have nothing more to say that would push it out
+            self._wait_for_room(index)
 
     @staticmethod
     def _frame(memory: GuestMemory, chain: DescriptorChain) -> list[memoryview]:
@@ -366,6 +371,10 @@ class Net(VirtioDevice):
             self.backend.close()
             if self.capture is not None:
                 self.capture.close()
+
+
+def _nothing_left() -> bool:
+    return True
 
 
 def split(views: list[memoryview]) -> tuple[bytes, list[memoryview]]:
