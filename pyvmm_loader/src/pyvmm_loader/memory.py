@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     class GuestMemory(Protocol):
-        """The part of `pyvmm_memory.GuestMemoryMmap` that loading needs."""
+        """The part of `pyvmm_memory.GuestMemoryMmap` that loading needs.
+
+        Where there is `read_exact_volatile_from(addr, source, count)` as well, files are read by it, from a source with
+        `readinto`.
+        """
 
         def check_range(self, addr: int, length: int, /) -> bool:
             """Is all of [addr, addr + length) RAM?"""
