@@ -106,18 +106,20 @@ RINGS = {
     "split-in-order": mask(f.VIRTIO_F_IN_ORDER),
     "packed-in-order": PACKED | mask(f.VIRTIO_F_IN_ORDER),
 }
+# frames in several buffers: merged on one way, and linked or in indirect tables on the other
+LONG = ("--max-pkt-len=9018", "--enable-scatter", "--tx-offloads=0x8000")
 MARK = b"\xff" * 6 + b"is anybody there" + bytes(42)
 
 
-def loopback(vdev: str) -> list[str]:
+def loopback(vdev: str, *options: str) -> list[str]:
     install(["dpdk-dev", "librte-net-virtio23", "librte-net-vhost23"], "for testpmd, a driver and a device not ours")
     own = f"dpdk-testpmd --no-huge -m 256 --no-pci --no-telemetry --file-prefix=pyvmm{os.getpid()} --lcores=0@0,1@0"
     loop = "--forward-mode=io --port-topology=loop --total-num-mbufs=4096 --disable-link-check"
-    return [*own.split(), f"--vdev={vdev}", "--", *loop.split()]
+    return [*own.split(), f"--vdev={vdev}", "--", *loop.split(), *options]
 
 
 def frames(chance: random.Random, count: int, largest: int) -> list[bytes]:
-    sizes = (chance.choice((60, 61, 1000, 1514, chance.randrange(60, largest))) for _ in range(count))
+    sizes = (chance.choice((60, 61, 1514, 2050, chance.randrange(60, largest))) for _ in range(count))
     return [b"\xff" * 6 + chance.randbytes(min(size, largest) - 6) for size in sizes]
 
 
@@ -132,7 +134,7 @@ def test_our_driver_on_a_network_card_of_dpdk_s(tmp_path: Path, ring: str) -> No
     ):
         assert driver.features & RINGS[ring] == RINGS[ring]
         for _ in range(15):
-            sent = frames(chance, 30, 1514)
+            sent = frames(chance, 30, 9000)
             for frame in sent:
                 driver.send(frame)
             assert [driver.receive() for _ in sent] == sent
@@ -143,16 +145,20 @@ def test_dpdk_s_driver_on_our_network_card(tmp_path: Path, ring: str) -> None:
     path = tmp_path / "vhost"
     loop = EventLoop()
     ours, theirs = DatagramNet.pair()
-    device = Net(ours, loop=loop, ring_features=RINGS[ring] | mask(f.VIRTIO_F_VERSION_1))
+    offered = RINGS[ring]
+    if ring == "packed":
+        # in packed tables DPDK 22.11 marks as writable what is to be read, which no device could send
+        offered &= ~mask(VIRTIO_RING_F_INDIRECT_DESC)
+    device = Net(ours, loop=loop, ring_features=offered | mask(f.VIRTIO_F_VERSION_1))
     options = f"packed_vq={int('packed' in ring)},in_order={int('order' in ring)},mrg_rxbuf=1"
     chance = random.Random(4)
     with VhostUserBackend(device, loop, str(path)) as backend, theirs:
-        with running(loopback(f"net_virtio_user0,path={path},queue_size=256,{options}")):
+        with running(loopback(f"net_virtio_user0,path={path},queue_size=256,{options}", *LONG)):
             wait_until(lambda: comes_back(theirs, MARK))
             # DPDK knows no EVENT_IDX
-            assert device.driver_features & RINGS[ring] == RINGS[ring] & ~mask(VIRTIO_RING_F_EVENT_IDX)
+            assert device.driver_features & offered == offered & ~mask(VIRTIO_RING_F_EVENT_IDX)
             for _ in range(15):
-                sent = frames(chance, 30, 1514)
+                sent = frames(chance, 30, 9000)
                 assert all(theirs.send(0, [memoryview(frame)]) for frame in sent)
                 assert [receive(theirs) for _ in sent] == sent
         wait_until(lambda: backend.front is None)
@@ -169,7 +175,7 @@ def comes_back(end: DatagramNet, frame: bytes) -> bool:
 
 def receive(end: DatagramNet) -> bytes:
     """The next frame that is not one of those that asked whether anybody is there."""
-    buffer = bytearray(2048)
+    buffer = bytearray(9018)
     with memoryview(buffer) as view:
         while True:
             count = wait_until(lambda: end.receive(0, [view]))
