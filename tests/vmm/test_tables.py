@@ -104,7 +104,7 @@ def test_example_tells_of_virtio_by_acpi(transport: str, tmp_path: Path) -> None
     disk = tmp_path / "disk"
     disk.write_bytes(bytes(1 << 20))
     options = ["--tables", "acpi", "--transport", transport, "--disk", str(disk), "--rng"]
-    guest = boot("rng,interrupts", options)
+    guest = boot("do=rng,interrupts", options)
     assert guest.status == 0, guest.errors
     guest.said("rng: from virtio_rng.0 64 bytes")
     if transport == "mmio":
