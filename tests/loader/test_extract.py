@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 KERNEL = elf(bytes(range(256)) * 1000)
+ZSTD = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
+LIBRARIES = {"lz4": "lz4.frame", "zstd": ZSTD, "lzop": "lzo"}
 
 
 def lz4_frame() -> bytes:
@@ -37,8 +39,7 @@ def lz4_legacy() -> bytes:
 
 
 def zstd() -> bytes:
-    module = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
-    return bytes(pytest.importorskip(module, reason="zstd is not installed").compress(KERNEL))
+    return bytes(pytest.importorskip(ZSTD, reason="zstd is not installed").compress(KERNEL))
 
 
 PACK = {
@@ -84,8 +85,9 @@ def test_every_flipped_byte_is_a_typed_error_or_still_unpacks(packed: bytes) -> 
 @pytest.mark.parametrize("tool", ["lz4 -l -9", "zstd -19", "xz --check=crc32", "gzip -9", "bzip2 -9", "lzop -9"])
 def test_what_the_tools_of_the_kernels_build_write(tool: str) -> None:
     command = tool.split()
-    if command[0] == "lzop":
-        pytest.importorskip("lzo", reason="python-lzo is not installed")
+    library = LIBRARIES.get(command[0])
+    if library:
+        pytest.importorskip(library, reason=f"{library} is not installed")
     data = subprocess.run([need(command[0]), *command[1:], "-c"], input=KERNEL, capture_output=True, check=True).stdout
     assert extract(data) == KERNEL
 
