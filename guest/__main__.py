@@ -30,7 +30,7 @@ def boot(image: Path, initrd: Path, words: str, more: list[str]) -> None:
     if is_pvm():
         say(
             "This host has KVM without hardware virtualization (KVM-PVM): the guest's kernel runs in an emulator, "
-            "so booting takes about ten seconds instead of one."
+            "so booting takes ten to thirty seconds instead of one."
         )
     vmm = [str(VMM), "--kernel", str(image), "--initrd", str(initrd), "--cmdline", words, *more]
     say("+ python " + " ".join(f"'{word}'" if " " in word else word for word in vmm))
