@@ -82,7 +82,28 @@ def test_refusals_leave_the_line_alone() -> None:
         line.insert_multiple("a", [])
     with pytest.raises(MmioSize):
         line.add_virtio_mmio_device(0, 0, 0)
+    for size, base, irq, number in (
+        (4096, -1, 5, None),
+        (4096, 1 << 64, 5, None),
+        (1 << 64, 4096, 5, None),
+        (4096, 0, -5, None),
+        (4096, 0, 1 << 32, None),
+        (4096, 0, 5, -2),
+        (4096, 0, 5, 1 << 32),
+    ):
+        with pytest.raises(CmdlineError):
+            line.add_virtio_mmio_device(size, base, irq, number)
     assert str(line) == ""
+
+
+def test_lines_are_equal_when_the_kernel_reads_the_same() -> None:
+    parts, whole = Cmdline(100), Cmdline(50)
+    parts.insert_str("a")
+    parts.insert_init_args("b")
+    whole.insert_str("a -- b")
+    assert parts == whole == Cmdline.try_from("a -- b", 80)
+    whole.insert_str("c")
+    assert parts != whole
 
 
 def test_upstream_try_from_validates_and_minds_quotes() -> None:

@@ -6,6 +6,7 @@ Source: Documentation/admin-guide/kernel-parameters.rst; lib/cmdline.c for quoti
 from __future__ import annotations
 
 from .errors import (
+    CmdlineError,
     HasEquals,
     HasSpace,
     InvalidAscii,
@@ -151,7 +152,9 @@ class Cmdline:
         if "=" in key:
             raise HasEquals(f"key {key!r} has an equals sign; pass the value as the value", key=key)
         values = list(vals)
-        if not values or not key:
+        if not key:
+            raise MissingVal(f"values {values} without a key; name the parameter", key=key)
+        if not values:
             raise MissingVal(f"key {key!r} has no value; use insert_str for a bare word", key=key)
         for value in values:
             _value(value)
@@ -172,16 +175,26 @@ class Cmdline:
             self._set(self._boot, f"{self._init} {words}" if self._init else words)
 
     def add_virtio_mmio_device(self, size: int, baseaddr: SupportsIndex, irq: int, id: int | None = None) -> None:  # noqa: A002
-        """Append `virtio_mmio.device=<size>@<baseaddr>:<irq>[:<id>]`."""
+        """Append `virtio_mmio.device=<size>@<baseaddr>:<irq>[:<id>]`.
+
+        Raises MmioSize for a window of no bytes, CmdlineError for numbers that the kernel would read as others: size
+        and address have 64 bits, `irq` and `id` 32.
+        """
         if size <= 0:
             raise MmioSize(f"a virtio-mmio window of {size} bytes; the kernel wants at least 0x100", size=size)
+        base = address(baseaddr)
+        if base < 0 or base + size > 1 << 64:
+            raise CmdlineError(f"a virtio-mmio window of {size:#x} bytes at {base:#x} leaves 64 bits", base=base)
+        for name, number in (("irq", irq), ("id", id or 0)):
+            if not 0 <= number < 1 << 32:
+                raise CmdlineError(f"a virtio-mmio device with {name} {number}: give 0 to 2**32 - 1", number=number)
         text = str(size)
         for unit, shift in (("G", 30), ("M", 20), ("K", 10)):
             if not size % (1 << shift):
                 text = f"{size >> shift}{unit}"
                 break
         tail = "" if id is None else f":{id}"
-        self.insert_str(f"virtio_mmio.device={text}@{address(baseaddr):#x}:{irq}{tail}")
+        self.insert_str(f"virtio_mmio.device={text}@{base:#x}:{irq}{tail}")
 
     def _append(self, words: str) -> None:
         self._set(f"{self._boot} {words}" if self._boot else words, self._init)
@@ -195,6 +208,9 @@ class Cmdline:
     def __str__(self) -> str:
         if self._init and not self._boot:
             raise NoBootArgsInserted("arguments for init, but none for the kernel; insert those first")
+        return self._whole()
+
+    def _whole(self) -> str:
         return self._boot + (SEPARATOR + self._init if self._init else "")
 
     def __len__(self) -> int:
@@ -203,7 +219,8 @@ class Cmdline:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Cmdline):
             return NotImplemented
-        return (self._boot, self._init) == (other._boot, other._init)
+        # what the kernel reads counts, not whether init's words came by insert_init_args or behind a "--" of insert_str
+        return self._whole() == other._whole()
 
     __hash__ = None  # type: ignore[assignment]
 
