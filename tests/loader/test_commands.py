@@ -6,6 +6,8 @@ import gzip
 import json
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -150,3 +152,42 @@ def test_a_packed_folder_is_whole(tmp_path: Path, command: Command, monkeypatch:
     status, out, err = command("initramfs", folder, output)
     assert (status, out) == (1, "")
     assert "Permission denied" in err
+
+
+def test_a_reader_that_has_enough_gets_no_traceback(tmp_path: Path) -> None:
+    path = tmp_path / "kernel"
+    path.write_bytes(elf())
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "pyvmm_loader", "inspect", path], stdout=writer, stderr=subprocess.PIPE, check=False
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_a_disk_that_is_full_is_said_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "kernel"
+    path.write_bytes(elf())
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "pyvmm_loader", "inspect", path], stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert (done.returncode, done.stderr.count(b"\n")) == (1, 1)
+    assert b"No space left" in done.stderr
+
+
+def test_a_sparse_file_is_not_searched_to_its_end(tmp_path: Path, command: Command) -> None:
+    path = tmp_path / "kernel"
+    for image in (elf(), arm64()):
+        path.write_bytes(image)
+        os.truncate(path, 1 << 40)
+        status, out, _ = command("inspect", "--json", path)  # of 1 TiB, reading all would take minutes
+        assert (status, json.loads(out)["version"]) == (0, None)
+
+
+def test_riscv_has_one_name(tmp_path: Path, command: Command) -> None:
+    path = tmp_path / "kernel"
+    for bits in (32, 64):
+        path.write_bytes(elf(machine=243, bits=bits))
+        assert json.loads(command("inspect", "--json", path)[1])["arch"] == f"riscv{bits}"

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.loader.images import XEN_NOTE, FlatMemory, arm64, bzimage, elf
 
-from pyvmm_loader import BootPlan, BzImage, Elf, Image, MemoryTooSmall, PlacementError, ProtocolViolation
+from pyvmm_loader import (
+    BootPlan,
+    BzImage,
+    Elf,
+    Image,
+    InvalidHeader,
+    MemoryTooSmall,
+    PlacementError,
+    ProtocolViolation,
+)
+from pyvmm_loader.result import PvhEntryIgnored, PvhEntryPresent
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -33,6 +43,20 @@ def test_upstream_segment_without_bytes_in_the_file_is_zeroed() -> None:
     result = Elf.load(memory, None, image)
     assert memory.data[0x100000 : 0x100000 + 164] == bytes(164)
     assert result.kernel_end == 0x100000 + 164
+
+
+def test_upstream_elf_of_nothing_but_a_note_has_its_entry() -> None:
+    image = bytearray(elf(b"", notes=(XEN_NOTE,)))
+    memory = FlatMemory(SIZE)
+    result = Elf.load(memory, None, image)
+    assert (result.kernel_end, result.pvh_boot_cap) == (0, PvhEntryPresent(0x100010))
+    assert Elf.load(memory, 0x200000, image).pvh_boot_cap == PvhEntryIgnored
+    assert not memory.written
+    with pytest.raises(InvalidHeader, match="no segment"):
+        BootPlan(image, SIZE, entry="pvh")
+    image[64:68] = pack("<I", 0)  # PT_NULL
+    with pytest.raises(InvalidHeader, match="nothing to load"):
+        Elf.load(memory, None, image)
 
 
 def test_upstream_linux_entry_at_a_virtual_address_is_translated() -> None:

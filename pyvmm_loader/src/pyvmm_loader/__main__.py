@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from .commands import extract, initramfs, inspect, plan
@@ -20,11 +21,16 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         text = options.run(options)
+        sys.stdout.write(text.encode(errors="backslashreplace").decode() + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever reads, such as head, has enough. Python flushes once more at its end, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (LoaderError, ValueError, OSError) as error:
         # a file's name may have anything in it, a line's end as well
         sys.stderr.write(f"pyvmm_loader: {' '.join(str(error).splitlines())}\n")
         return 1
-    sys.stdout.write(text.encode(errors="backslashreplace").decode() + "\n")
     return 0
 
 

@@ -29,7 +29,7 @@ NOTE = Struct("<III")
 
 PT_LOAD, PT_INTERP, PT_NOTE = 1, 3, 4
 ET_EXEC, ET_DYN = 2, 3
-EM_386, EM_X86_64 = 3, 62
+EM_386, EM_X86_64, EM_RISCV = 3, 62, 243
 MACHINES = {
     3: "x86",
     8: "mips",
@@ -39,7 +39,6 @@ MACHINES = {
     40: "arm",
     62: "x86_64",
     183: "arm64",
-    243: "riscv",
 }
 XEN_ELFNOTE_PHYS32_ENTRY = 18
 
@@ -129,6 +128,8 @@ class ElfFile:
     @property
     def arch(self) -> str:
         """The machine's usual name."""
+        if self.machine == EM_RISCV:
+            return f"riscv{self.bits}"
         return MACHINES.get(self.machine, f"machine {self.machine}")
 
     @property
@@ -260,7 +261,8 @@ class ElfFile:
                 field="e_type",
                 value=self.kind,
             )
-        if not self.segments:
+        # One that takes no memory will do: linux-loader loads such an ELF, which has nothing but a PVH note.
+        if not any(header.kind == PT_LOAD for header in self.headers):
             raise InvalidHeader(
                 f"{self.name}: the ELF has nothing to load; pass the linked vmlinux", field="e_phnum", value=0
             )
@@ -352,4 +354,4 @@ def _load_segments(memory: GuestMemory, source: Source, elf: ElfFile, offset: in
         if segment.filesz:
             source.write_to(memory, start, segment.offset, segment.filesz)
         write_zeros(memory, start + segment.filesz, segment.memsz - segment.filesz)
-    return max(offset + segment.paddr + segment.memsz for segment in segments)
+    return max([offset + segment.paddr + segment.memsz for segment in segments], default=0)

@@ -54,6 +54,8 @@ ENTRIES = (
 )  # fmt: skip
 """What `BootPlan` can be asked for."""
 IMAGES = ("arm64-image", "riscv64-image")
+BANNER_WITHIN = 128 << 20
+"""More than a kernel with everything built in has in front of its debug information."""
 
 
 def compression(view: memoryview) -> str | None:
@@ -193,9 +195,13 @@ def refuse_arch(arch: str, name: str, guest: str) -> WrongArchitecture:
 
 
 def banner(view: memoryview) -> str | None:
-    """Return the release in a Linux kernel's `linux_banner`, searched in place."""
+    """Return the release in a Linux kernel's `linux_banner`, searched in place.
+
+    It is read-only data, which lies near the beginning; a sparse file of terabytes is not searched to its end.
+    """
     import re
 
     # The version ends with a space; a format string with the same beginning ("Linux version %s") does not match.
-    found = re.search(rb"Linux version ([0-9][!-~]{0,127}) ", view)
-    return None if found is None else found[1].decode("ascii")
+    with view[:BANNER_WITHIN] as searched:
+        found = re.search(rb"Linux version ([0-9][!-~]{0,127}) ", searched)
+        return None if found is None else found[1].decode("ascii")
