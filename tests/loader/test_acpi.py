@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import struct
 from contextlib import suppress
 from struct import unpack_from
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ import pytest
 from tests.loader.images import XEN_NOTE, FlatMemory, bzimage, elf
 from tests.loader.tools import need, run
 
-from pyvmm_loader import BootPlan, LoaderError, PlacementError
+from pyvmm_loader import BootPlan, FieldRange, LoaderError, PlacementError
 from pyvmm_loader.acpi import (
     AcpiTables,
     GenericAddress,
@@ -34,9 +35,12 @@ from pyvmm_loader.acpi.devices.power_button import power_button, pressed
 from pyvmm_loader.acpi.devices.processor import processor
 from pyvmm_loader.acpi.devices.qemu import fw_cfg, pvpanic
 from pyvmm_loader.acpi.devices.virtio_mmio import virtio_mmio
+from pyvmm_loader.acpi.fixed import mcfg
 from pyvmm_loader.acpi.reader import AcpiError
+from pyvmm_loader.acpi.rsdp import rsdp, xsdt
 from pyvmm_loader.acpi.table import HEADER_SIZE
 from pyvmm_loader.checksum import checksum
+from pyvmm_loader.fields import pack
 from pyvmm_loader.x86_64 import layout
 from pyvmm_loader.x86_64.e820 import ACPI, NVS, RAM
 
@@ -336,3 +340,30 @@ def test_mutated_tables_are_typed_errors() -> None:
     assert refused > 300
     with suppress(AcpiError):
         read_tables(lambda at, size: b"", 0)
+
+
+def test_numbers_that_no_field_holds() -> None:
+    cases: list[Callable[[], object]] = [
+        lambda: GenericAddress(1 << 64),
+        lambda: GenericAddress(0, bits=256),
+        lambda: InterruptOverride(256, 0),
+        lambda: InterruptOverride(0, -1),
+        lambda: AcpiTables(apic_ids=[-1]).place(),
+        lambda: AcpiTables(apic_ids=[1 << 32]).place(),
+        lambda: AcpiTables(boot_arch=0x10000).place(),
+        lambda: AcpiTables(numa=[NumaNode([0], [(0, 1 << 64)])]).place(),
+        lambda: hpet(-1),
+        lambda: hpet(comparators=-1),
+        lambda: mcfg(0, last_bus=256),
+        lambda: spcr(irq=1 << 32),
+        lambda: xsdt([-1]),
+        lambda: rsdp(1 << 64),
+    ]
+    for case in cases:
+        with pytest.raises(FieldRange, match="give 0 to"):
+            case()
+    with pytest.raises(ValueError, match="0xfff"):
+        AcpiTables(1 << 40)
+    # what is no number is a mistake of another kind
+    with pytest.raises(struct.error):
+        pack("<I", b"abcd")

@@ -241,6 +241,16 @@ def test_what_aml_cannot_say() -> None:
         lambda: a.IrqNoFlags(16),
         lambda: a.Memory32Fixed(0xFFFFF000, 0x2000),
         lambda: a.DWordMemory(0, 0),
+        lambda: a.Io(0, 1, 256),
+        lambda: a.Interrupt(-1),
+        lambda: a.Interrupt(1 << 32),
+        lambda: a.Interrupt(*range(256)),
+        lambda: a.Acquire("MUT0", 0x10000),
+        lambda: a.PowerResource("POW0", 256, 0),
+        lambda: a.PowerResource("POW0", 0, -1),
+        lambda: a.Processor("CPU0", 256, 0, 0),
+        lambda: a.Processor("CPU0", 0, 1 << 32, 6),
+        lambda: a.External("EXT0", 256),
     ]
     for case in cases:
         with pytest.raises(a.AmlError) as caught:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.loader.tools import need, run
 
-from pyvmm_loader import LoaderError
+from pyvmm_loader import FieldRange, LoaderError
 from pyvmm_loader.aarch64 import layout as arm64_layout
 from pyvmm_loader.aarch64 import virt as arm64
 from pyvmm_loader.fdt import Fdt, FdtError, Node, cells64, read_fdt
@@ -232,3 +232,19 @@ def test_mutated_trees_are_typed_errors(name: str) -> None:
         except FdtError:
             refused += 1
     assert refused > 200
+
+
+def test_numbers_that_no_tree_holds() -> None:
+    cases: list[Callable[[], object]] = [
+        lambda: cells64(-1),
+        lambda: cells64(1 << 64),
+        lambda: bytes(Fdt(reservations=[(0, 1 << 64)])),
+        lambda: bytes(Fdt(boot_cpu=-1)),
+        lambda: arm64.virt_tree([(0, 1 << 64)]),
+        lambda: riscv64.virt_tree([(-1, GIB)]),
+    ]
+    for case in cases:
+        with pytest.raises(FieldRange):
+            case()
+    with pytest.raises(ValueError, match="virtio slots"):
+        arm64.virt_tree([(0x40000000, GIB)], virtio=1 << 20)

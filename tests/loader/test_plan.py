@@ -238,6 +238,9 @@ def test_mptable_limits() -> None:
     for vcpus in (0, 256):
         with pytest.raises(ValueError, match="255"):
             mptable(vcpus)
+    for start in (-16, 0xF0001, 1 << 32):
+        with pytest.raises(ValueError, match="16"):
+            mptable(1, start)
 
 
 def test_inspect_and_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

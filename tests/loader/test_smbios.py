@@ -10,7 +10,7 @@ import pytest
 from tests.loader.images import XEN_NOTE, FlatMemory, elf
 from tests.loader.tools import need, run
 
-from pyvmm_loader import BootPlan, LoaderError, split_ram
+from pyvmm_loader import BootPlan, FieldRange, LoaderError, split_ram
 from pyvmm_loader.checksum import checksum
 from pyvmm_loader.smbios import Smbios, Structure, read_smbios
 from pyvmm_loader.smbios.reader import find_anchor
@@ -109,6 +109,25 @@ def test_what_is_no_smbios() -> None:
         Smbios().place(0xF8001)
     with pytest.raises(LoaderError, match="NUL"):
         Smbios(product="a\0b")
+    for oem in (["a", "", "b"], ["a\0b"], ["a"] * 256):  # an empty string would end the structure in its middle
+        with pytest.raises(LoaderError):
+            Smbios(oem=oem)
+    with pytest.raises(LoaderError, match="at most 255"):
+        Structure(11, 0, b"", ("a",) * 256)
+    for vcpus in (-1, 0, 65536):
+        with pytest.raises(ValueError, match="processors"):
+            Smbios(vcpus=vcpus)
+    for memory in ([(-1, 4096)], [(0, 0)], [(1 << 64, 4096)], [(4096, (1 << 64) - 4095)]):
+        with pytest.raises(ValueError, match="RAM"):
+            Smbios(memory=memory)
+    modules = [(number << 20, 1 << 20) for number in range(513)]
+    with pytest.raises(ValueError, match="modules"):
+        Smbios(memory=modules)
+    handles = [structure.handle for structure in Smbios(memory=modules[1:]).structures]
+    assert len(handles) == len(set(handles))
+    for kind, handle in ((256, 0), (0, 0x10000)):
+        with pytest.raises(FieldRange):
+            bytes(Structure(kind, handle))
     with pytest.raises(ValueError, match="UUID"):
         Smbios(uuid="x")
     with pytest.raises(LoaderError, match="anchor"):

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .errors import (
         CmdlineError,
         EntryNotOffered,
+        FieldRange,
         HasEquals,
         HasSpace,
         ImageEmpty,
@@ -109,6 +110,7 @@ __all__ = [
     "Elf",
     "EntryNotOffered",
     "Fdt",
+    "FieldRange",
     "Firmware",
     "Flat",
     "HasEquals",

@@ -69,6 +69,10 @@ class ProtocolViolation(PlacementError):
     """A rule of the boot protocol is broken."""
 
 
+class FieldRange(LoaderError, ValueError):
+    """A number that its field in a table cannot hold (`value`, `bits`)."""
+
+
 class CmdlineError(LoaderError, ValueError):
     """Root of what `Cmdline` refuses."""
 

@@ -50,6 +50,8 @@ def virt_tree(
     """
     if not 1 <= vcpus <= layout.MAX_CPUS:
         raise ValueError(f"{vcpus} processors: the redistributors' place has room for 1 to {layout.MAX_CPUS}")
+    if not 0 <= virtio <= layout.VIRTIO_SLOTS:
+        raise ValueError(f"{virtio} virtio slots: there may be {layout.VIRTIO_SLOTS}")
     tree = new_tree("linux,dummy-virt", "pyvmm,virt")
     root = tree.root
     (chosen or Chosen()).add_to(root, f"/serial@{layout.UART:x}")

@@ -5,8 +5,7 @@ Source: ACPI 6.5, 5.2.9 and 5.2.10.
 
 from __future__ import annotations
 
-from struct import pack, pack_into
-
+from ..fields import pack
 from .table import HEADER_SIZE, NO_ADDRESS, GenericAddress, table
 
 SIZE = 276  # FADT of ACPI 6: 268 bytes up to the sleep registers, then the hypervisor's name
@@ -117,7 +116,8 @@ def fadt(
 
 def _put(block: bytearray, form: str, at: int, *values: int | bytes) -> None:
     """Write fields at their offset from the start of the table."""
-    pack_into("<" + form, block, at - HEADER_SIZE, *values)
+    data = pack("<" + form, *values)
+    block[at - HEADER_SIZE : at - HEADER_SIZE + len(data)] = data
 
 
 def _fixed_hardware(block: bytearray, pm: PmBlock) -> None:

@@ -6,8 +6,7 @@ Redirection Table, revision 2.
 
 from __future__ import annotations
 
-from struct import pack
-
+from ..fields import pack
 from .table import MEMORY, PORT, GenericAddress, table
 
 HPET_ADDR = 0xFED00000

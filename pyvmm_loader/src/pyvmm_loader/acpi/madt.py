@@ -5,8 +5,7 @@ Source: ACPI 6.5, 5.2.12.
 
 from __future__ import annotations
 
-from struct import pack
-
+from ..fields import pack
 from ..x86_64.layout import APIC_ADDR, IOAPIC_ADDR
 from .table import table
 
@@ -33,6 +32,7 @@ class InterruptOverride:
         self.gsi = gsi
         self.level = level
         self.low = low
+        bytes(self)  # what does not fit is refused here, where the caller is known
 
     def __bytes__(self) -> bytes:
         polarity = 3 if self.low else 1

@@ -5,8 +5,7 @@ Source: ACPI 6.5, 5.2.16 and 5.2.17.
 
 from __future__ import annotations
 
-from struct import pack
-
+from ..fields import pack
 from .madt import MAX_XAPIC_ID
 from .table import table
 

@@ -5,9 +5,8 @@ Source: ACPI 6.5, 5.2.5.3 and 5.2.8.
 
 from __future__ import annotations
 
-from struct import pack
-
 from ..checksum import checksum
+from ..fields import pack
 from .table import OEM_ID, table
 
 TYPE_CHECKING = False

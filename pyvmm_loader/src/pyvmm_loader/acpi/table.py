@@ -5,9 +5,8 @@ Source: ACPI 6.5, 5.2.6 (header) and 5.2.3.2 (generic address structure).
 
 from __future__ import annotations
 
-from struct import pack, pack_into
-
 from ..checksum import checksum
+from ..fields import pack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ def table(signature: str, revision: int, body: bytes) -> bytes:
         pack("<4sIBB6s8sI4sI", signature.encode("ascii"), 0, revision, 0, OEM_ID, OEM_TABLE_ID, 1, CREATOR, 1)
     )
     block += body
-    pack_into("<I", block, LENGTH_AT, len(block))
+    block[LENGTH_AT : LENGTH_AT + 4] = pack("<I", len(block))
     block[CHECKSUM_AT] = checksum(block)
     return bytes(block)
 
@@ -51,6 +50,7 @@ class GenericAddress:
         self.bits = bits
         # access sizes: 1 byte, 2 word, 3 dword, 4 qword; 0 is undefined, for legacy reasons
         self.access = {8: 1, 16: 2, 32: 3, 64: 4}.get(bits, 0) if access is None else access
+        bytes(self)  # what does not fit is refused here, where the caller is known
 
     def __bytes__(self) -> bytes:
         return pack("<BBBBQ", self.space, self.bits, 0, self.access, self.address)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .numa import NumaNode
 
 S5 = 5
+MAX_PROCESSORS = 0x1000
 PAGE = 4096
 ALIGNMENT = 16
 FACS_AT = 64
@@ -91,6 +92,8 @@ class AcpiTables:
         pcat_compat: bool = True,
         s5: int = S5,
     ) -> None:
+        if apic_ids is None and vcpus > MAX_PROCESSORS:
+            raise ValueError(f"{vcpus} processors: names here count to {MAX_PROCESSORS - 1:#x}")
         self.apic_ids = list(range(vcpus)) if apic_ids is None else list(apic_ids)
         if not self.apic_ids or not 0 <= spare < len(self.apic_ids):
             raise ValueError(f"{len(self.apic_ids)} processors, {spare} of them spare: the first must be there")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from struct import pack
-
+from ..fields import pack
 from .node import cells64
 from .tree import Fdt
 

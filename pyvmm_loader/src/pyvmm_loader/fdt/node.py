@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from itertools import count
-from struct import pack
 
 from ..errors import InvalidHeader
+from ..fields import pack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from struct import Struct
 
+from ..fields import pack
 from .node import Node
 
 TYPE_CHECKING = False
@@ -33,13 +34,13 @@ class Fdt:
         strings, structure = _Strings(), bytearray()
         self._node(self.root, structure, strings)
         structure += END.to_bytes(4, "big")
-        reserved = b"".join([RESERVATION.pack(start, size) for start, size in [*self.reservations, (0, 0)]])
+        reserved = b"".join([pack(RESERVATION.format, start, size) for start, size in [*self.reservations, (0, 0)]])
         at = HEADER.size
         structure_at = at + len(reserved)
         strings_at = structure_at + len(structure)
         total = strings_at + len(strings.block)
-        header = HEADER.pack(
-            MAGIC, total, structure_at, strings_at, at, VERSION, LAST_COMPATIBLE, self.boot_cpu,
+        header = pack(
+            HEADER.format, MAGIC, total, structure_at, strings_at, at, VERSION, LAST_COMPATIBLE, self.boot_cpu,
             len(strings.block), len(structure),
         )  # fmt: skip
         return header + reserved + bytes(structure) + bytes(strings.block)

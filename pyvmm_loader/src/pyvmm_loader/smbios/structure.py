@@ -5,11 +5,10 @@ Source: DSP0134, 6.1.2 and 6.1.3.
 
 from __future__ import annotations
 
-from struct import pack
-
 from ..errors import InvalidHeader
+from ..fields import pack
 
-MAX_FORMATTED = 0xFF
+MAX_STRINGS = 0xFF
 NO_HANDLE = 0xFFFF
 
 
@@ -19,6 +18,11 @@ class Structure:
     __slots__ = ("formatted", "handle", "strings", "type")
 
     def __init__(self, type: int, handle: int, formatted: bytes = b"", strings: tuple[str, ...] = ()) -> None:  # noqa: A002
+        if any(not text or "\0" in text for text in strings) or len(strings) > MAX_STRINGS:
+            # an empty one would be the end of the structure
+            raise InvalidHeader(
+                f"structure {type}: its strings are at most {MAX_STRINGS}, none empty or with a NUL", field="string"
+            )
         self.type = type
         self.handle = handle
         self.formatted = formatted

@@ -5,10 +5,9 @@ Source: DSP0134, chapters 5 (entry points) and 7 (structures).
 
 from __future__ import annotations
 
-from struct import pack
-
 from ..checksum import checksum
 from ..errors import InvalidHeader
+from ..fields import pack
 from ..guid import guid_bytes
 from .structure import NO_HANDLE, Strings, Structure
 
@@ -21,6 +20,8 @@ TABLE_OFFSET = 64  # both anchors lie before the structures, 16-byte aligned
 BIOS, SYSTEM, CHASSIS, PROCESSOR, MEMORY_ARRAY, MEMORY_DEVICE, MAPPED, BOOT, END = 0, 1, 3, 4, 16, 17, 19, 32, 127
 OTHER, UNKNOWN = 1, 2
 IN_32_BIT_KB = (1 << 31) - 1
+MAX_MODULES = 0x200
+"""Handles of modules are 0x1100 to 0x12ff."""
 
 
 class MemoryDevice:
@@ -59,6 +60,10 @@ class Smbios:
         memory: Sequence[tuple[int, int]] = (),
         oem: Sequence[str] = (),
     ) -> None:
+        if not 1 <= vcpus <= 0xFFFF or len(memory) > MAX_MODULES:
+            raise ValueError(f"{vcpus} processors, {len(memory)} modules: 1 to 65535, and at most {MAX_MODULES}")
+        if any(start < 0 or size <= 0 or start + size > 1 << 64 for start, size in memory):
+            raise ValueError(f"RAM {list(memory)}: (start, size) pairs of some bytes below 2**64")
         self.product = product
         self.vcpus = vcpus
         self.structures: list[Structure] = []
@@ -67,7 +72,7 @@ class Smbios:
         self._chassis(manufacturer, product_version, serial, asset)
         self._processor(manufacturer, vcpus)
         if oem:
-            self._add(11, 0x0B00, bytes([len(oem)]), *oem)
+            self._add(11, 0x0B00, pack("<B", len(oem)), *oem)
         modules = [MemoryDevice(start, size, f"RAM {number}") for number, (start, size) in enumerate(memory)]
         self._memory(modules, manufacturer)
         self._add(BOOT, 0x2000, bytes(7))  # status: no errors detected

@@ -32,6 +32,8 @@ def mptable(vcpus: int, start: int = MPTABLE_START, pins: int = PINS) -> bytes:
     # long dead serial APIC bus would mind: since the P4, I/O APIC and local APIC ids live in separate spaces.
     if not 1 <= vcpus <= 255:
         raise ValueError(f"{vcpus} processors: an MP table describes 1 to 255; describe more by ACPI's x2APIC entries")
+    if start % 16 or not 0 <= start < 1 << 32:
+        raise ValueError(f"an MP table at {start:#x}: a multiple of 16 below 4 GiB")
     ioapic_id = vcpus if vcpus < 255 else 0
     entries = []
     for number in range(vcpus):

@@ -6,7 +6,7 @@ Source: ACPI 6.5, 20.2.5.1 and 20.2.5.2.
 from __future__ import annotations
 
 from .path import name_string
-from .term import AmlError, Term, aml, body_of, package
+from .term import AmlError, Term, aml, body_of, package, raw_number
 
 EXT = b"\x5b"
 
@@ -75,7 +75,7 @@ class PowerResource(Named):
     __slots__ = ()
 
     def __init__(self, name: str, level: int, order: int, *terms: Term) -> None:
-        head = name_string(name) + bytes([level]) + order.to_bytes(2, "little")
+        head = name_string(name) + raw_number(level, 1, "system level") + raw_number(order, 2, "order")
         super().__init__(name, package(EXT + b"\x84", head + body_of(terms)))
 
 
@@ -85,7 +85,8 @@ class Processor(Named):
     __slots__ = ()
 
     def __init__(self, name: str, number: int, address: int, length: int, *terms: Term) -> None:
-        head = name_string(name) + bytes([number]) + address.to_bytes(4, "little") + bytes([length])
+        block = raw_number(address, 4, "block address") + raw_number(length, 1, "block length")
+        head = name_string(name) + raw_number(number, 1, "processor") + block
         super().__init__(name, package(EXT + b"\x83", head + body_of(terms)))
 
 
@@ -127,7 +128,9 @@ class External(Named):
     __slots__ = ()
 
     def __init__(self, name: str, kind: int = 0, arguments: int = 0) -> None:
-        super().__init__(name, b"\x15" + name_string(name) + bytes([kind, arguments]))
+        super().__init__(
+            name, b"\x15" + name_string(name) + raw_number(kind, 1, "type") + raw_number(arguments, 1, "arguments")
+        )
 
 
 class _CreateField(Named):

@@ -7,7 +7,7 @@ Source: ACPI 6.5, 20.2.5.3 and 20.2.5.4.
 from __future__ import annotations
 
 from .path import name_string
-from .term import Term, aml
+from .term import Term, aml, raw_number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -295,7 +295,7 @@ class Acquire(Term):
     __slots__ = ()
 
     def __init__(self, mutex: str, timeout: int = 0xFFFF) -> None:
-        super().__init__(EXT + b"\x23" + name_string(mutex) + timeout.to_bytes(2, "little"))
+        super().__init__(EXT + b"\x23" + name_string(mutex) + raw_number(timeout, 2, "timeout"))
 
 
 class Release(Term):

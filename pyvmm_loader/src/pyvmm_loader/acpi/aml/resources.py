@@ -8,7 +8,7 @@ from __future__ import annotations
 from struct import pack
 
 from .data import Buffer
-from .term import AmlError, Term
+from .term import AmlError, Term, raw_number
 
 END_TAG = b"\x79\x00"
 MEMORY_RANGE, IO_RANGE, BUS_RANGE = 0, 1, 2
@@ -44,7 +44,7 @@ class Io(Term):
         _fits(base, length, 16)
         if length > 255:
             raise AmlError(f"{length} ports: this descriptor says 255 at most; use WordIO", length=length)
-        super().__init__(pack("<BBHHBB", 0x47, 1, base, base, alignment, length))
+        super().__init__(pack("<BBHH", 0x47, 1, base, base) + raw_number(alignment, 1, "alignment") + bytes([length]))
 
 
 class IrqNoFlags(Term):
@@ -72,7 +72,8 @@ class Interrupt(Term):
 
     def __init__(self, *lines: int, level: bool = False, low: bool = False, shared: bool = False) -> None:
         flags = 1 | (not level) << 1 | low << 2 | shared << 3  # bit 0: the device consumes it
-        body = pack(f"<BB{len(lines)}I", flags, len(lines), *lines)
+        body = bytes([flags]) + raw_number(len(lines), 1, "how many interrupts:")
+        body += b"".join([raw_number(line, 4, "interrupt") for line in lines])
         super().__init__(pack("<BH", 0x89, len(body)) + body)
 
 

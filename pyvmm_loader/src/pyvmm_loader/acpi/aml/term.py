@@ -48,6 +48,13 @@ def aml(value: Term | int | str | bytes) -> bytes:
     return bytes(Buffer(value))
 
 
+def raw_number(value: int, size: int, what: str) -> bytes:
+    """Encode a number that is no term, of `size` bytes; `what` it is, for the error."""
+    if not 0 <= value < 1 << 8 * size:
+        raise AmlError(f"{what} {value}: give 0 to {(1 << 8 * size) - 1:#x}", value=value)
+    return value.to_bytes(size, "little")
+
+
 def package_length(size: int) -> bytes:
     """Encode PkgLength for `size` bytes that follow it; the length counts itself. ACPI 20.2.4.
 
