@@ -17,6 +17,7 @@ from pyvmm_loader import (
     LoaderError,
     MemoryTooSmall,
     NotAKernel,
+    PlacementError,
     ProtocolViolation,
     WrongArchitecture,
 )
@@ -108,6 +109,14 @@ def test_upstream_entry_moves_with_the_offset() -> None:
     assert (result.kernel_load, result.pvh_boot_cap) == (0x101000, PvhEntryIgnored)
     assert memory.data[0x101000] == 0x11
     assert Elf.load(memory, 0x1000, elf()).pvh_boot_cap == PvhEntryNotPresent
+
+
+def test_offset_keeps_the_alignment_of_the_segments() -> None:
+    image = bytearray(elf())
+    image[112:120] = pack("<Q", 0x200000)  # p_align
+    assert Elf.load(FlatMemory(2 * RAM), 0x200000, image).kernel_load == 0x300000
+    with pytest.raises(PlacementError, match="0x1000; its segments need a multiple of 0x200000"):
+        Elf.load(FlatMemory(RAM), 0x1000, image)
 
 
 def test_program_headers_do_not_lie_in_the_elf_header() -> None:

@@ -209,6 +209,11 @@ class ElfFile:
                 return self.entry - segment.vaddr + segment.paddr
         return self.entry
 
+    @property
+    def alignment(self) -> int:
+        """The largest alignment that a segment asks for."""
+        return max([segment.align for segment in self.segments], default=0)
+
     def version(self) -> str | None:
         """Return the release in `linux_banner`, where there is one."""
         return banner(self.view)
@@ -221,7 +226,7 @@ class ElfFile:
             "pvh_entry": self.pvh_entry() if self.machine in (EM_386, EM_X86_64) else None,
             "type": self.kind,
             "relocatable": self.kind == ET_DYN,
-            "alignment": max([segment.align for segment in segments], default=0),
+            "alignment": self.alignment,
             "start": min([segment.paddr for segment in segments], default=0),
             "end": max([segment.paddr + segment.memsz for segment in segments], default=0),
             "segments": len(segments),
@@ -319,12 +324,20 @@ class Elf:
 
         Segments go to their physical addresses, or with `kernel_offset` to that plus the physical address; then
         `kernel_load` is the entry moved alike and PVH, whose address cannot move, is ignored. `highmem_start` is the
-        lowest entry accepted. Raises ImageError for the file, PlacementError where memory is too small.
+        lowest entry accepted. Raises ImageError for the file, PlacementError where memory is too small or the offset
+        no multiple of the segments' alignment.
         """
         with Source(image) as source:
             elf = ElfFile(source.view, source.name)
             elf.need_x86()
             offset = 0 if kernel_offset is None else address(kernel_offset)
+            # Linux's __startup_64 stops without a word where it lies on no multiple of 2 MiB, its segments' alignment.
+            if elf.alignment > 1 and offset % elf.alignment:
+                raise ProtocolViolation(
+                    f"{elf.name}: moved by {offset:#x}; its segments need a multiple of {elf.alignment:#x}",
+                    start=offset,
+                    alignment=elf.alignment,
+                )
             entry = elf.physical_entry
             if highmem_start is not None and entry < address(highmem_start):
                 raise ProtocolViolation(
