@@ -368,6 +368,37 @@ def test_indirect_with_a_link(ring: Ring, memory: GuestMemoryMmap) -> None:
     assert isinstance(chain_error(ring, memory), errors.InvalidIndirectDescriptor)
 
 
+def test_errors_of_indirect_descriptors_say_which_one(memory: GuestMemoryMmap) -> None:
+    """Wherever it is: as the head, or behind others, in whatever order their places are."""
+    wrong = [((TABLE, 32, INDIRECT | NEXT), errors.InvalidIndirectDescriptor)]
+    wrong += [
+        ((addr, length, INDIRECT), errors.InvalidIndirectDescriptorTable) for addr, length in ((0, 17), (MEMORY, 16))
+    ]
+    for (addr, length, flags), kind in wrong:
+        ring = SplitRing(memory)
+        ring.describe(3, addr, length, flags, 9)
+        ring.offer_head(3)
+        error = chain_error(ring, memory)
+        assert isinstance(error, kind)
+        assert (error.head, error.index) == (3, 3)
+        ring = SplitRing(memory)
+        ring.describe(3, DATA, 4, NEXT, 7)
+        ring.describe(7, addr, length, flags, 9)
+        ring.offer_head(3)
+        error = chain_error(ring, memory)
+        assert isinstance(error, kind)
+        assert (error.head, error.index) == (3, 7)
+    packed = PackedRing(memory)
+    packed.offer((DATA, 4, 0))
+    packed.offer(packed.indirect([(DATA, 1, 0)] * 17))
+    queue = packed.queue()
+    pop(queue, memory)
+    with pytest.raises(errors.InvalidChain) as caught:
+        queue.pop_descriptor_chain(memory)
+    assert caught.value.index == 1
+    queue.release()
+
+
 def test_indirect_links_stay_in_the_table(memory: GuestMemoryMmap) -> None:
     ring = SplitRing(memory)
     table = ring.indirect([(DATA, 4, 0)])
@@ -416,7 +447,9 @@ def test_at_most_two_to_the_32_bytes(ring: Ring, memory: GuestMemoryMmap, indire
     fresh = type(ring)(memory)
     more = [(0, 0xFFFFFFFF, 0), (0, 2, 0)]
     fresh.offer(*([fresh.indirect(more)] if indirect else more))
-    assert isinstance(chain_error(fresh, memory), errors.DescriptorChainOverflow)
+    error = chain_error(fresh, memory)
+    assert isinstance(error, errors.DescriptorChainOverflow)
+    assert error.index == 1
 
 
 def test_order_of_buffers_is_an_option(ring: Ring, memory: GuestMemoryMmap) -> None:
@@ -730,6 +763,7 @@ def test_reader_and_writer(ring: Ring, memory: GuestMemoryMmap) -> None:
     assert (reader.available_bytes(), len(reader), bool(reader)) == (20, 20, True)
     assert reader.peek(6) == bytes(range(6))
     assert reader.peek(1) == b"\0"
+    assert reader.peek(-1) == reader.peek() == bytes(range(20))
     assert reader.read_obj(Struct("<IH")) == (0x03020100, 0x0504)
     assert reader.bytes_read() == 6
     rest = reader.split_at(4)
@@ -780,6 +814,7 @@ def test_buffers_outside_memory(ring: Ring, memory: GuestMemoryMmap) -> None:
             with pytest.raises(errors.InvalidBuffer) as caught:
                 make(memory)
             assert caught.value.head == chain.head_index
+            assert caught.value.index == (make == chain.writer)
         queue.add_used(memory, chain.head_index, 0)
     queue.release()
 

@@ -17,7 +17,8 @@ class VirtqueueError(VirtioError):
     Attributes:
         queue: the number of the queue in its device.
         head: the head of the chain (the buffer id, in a packed ring), or None where there is none yet.
-        index: the descriptor, ring slot or ring index at fault, or None.
+        index: what is at fault: a descriptor's place in its table or ring, the ring's index, or a buffer's place in
+            the chain; None where it is no single one.
         reason: what is wrong, in words.
     """
 

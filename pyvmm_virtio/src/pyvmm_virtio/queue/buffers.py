@@ -66,10 +66,11 @@ class _Buffers:
             views.clear()
             raise cls._outside(chain, addr, length, error) from error.with_traceback(None)
 
-    @staticmethod
-    def _outside(chain: DescriptorChain, addr: int, length: int, error: GuestMemoryError) -> InvalidBuffer:
+    @classmethod
+    def _outside(cls, chain: DescriptorChain, addr: int, length: int, error: GuestMemoryError) -> InvalidBuffer:
         reason = f"the buffer of {length} bytes at {addr:#x} is not in guest memory: {error}"
-        return InvalidBuffer(chain.queue_index, chain.head_index, None, reason)
+        same = (raw[:2] == (addr, length) and raw[2] & VRING_DESC_F_WRITE == cls._flag for raw in chain.raw)
+        return InvalidBuffer(chain.queue_index, chain.head_index, list(same).index(True), reason)
 
     def available_bytes(self) -> int:
         """How many bytes are left."""
@@ -180,9 +181,9 @@ class Reader(_Buffers):
         """How many bytes were read so far."""
         return self._passed
 
-    def peek(self, count: int) -> bytes:
-        """Copy up to `count` bytes out and stay where you are."""
-        count = min(count, self._available)
+    def peek(self, count: int = -1) -> bytes:
+        """Copy up to `count` bytes out, or all, and stay where you are."""
+        count = min(count, self._available) if count >= 0 else self._available
         views = self._views
         if views and len(views[0]) >= count:
             return bytes(views[0][:count])
@@ -190,7 +191,7 @@ class Reader(_Buffers):
 
     def read(self, count: int = -1) -> bytes:
         """Copy up to `count` bytes out, or all."""
-        data = self.peek(self._available if count < 0 else count)
+        data = self.peek(count)
         self.advance(len(data))
         return data
 

@@ -22,17 +22,19 @@ MAX_TABLE_BYTES = 16 * 0xFFFF
 MAX_CHAIN_BYTES = 1 << 32
 
 
-def open_table(queue: BaseQueue, memory: GuestMemory, head: int, addr: int, length: int) -> memoryview:
+def open_table(queue: BaseQueue, memory: GuestMemory, where: tuple[int, int], addr: int, length: int) -> memoryview:
     """Return a view of an indirect table, or a copy where it crosses regions of memory.
+
+    `where` is the chain's head, and the place of the descriptor that stands for the table.
 
     Raises InvalidIndirectDescriptor, InvalidIndirectDescriptorTable.
     """
     if not queue._indirect:
         reason = "an indirect descriptor, but INDIRECT_DESC was not negotiated"
-        raise InvalidIndirectDescriptor(queue.index, head, None, reason)
+        raise InvalidIndirectDescriptor(queue.index, *where, reason)
     if length % 16 or not 0 < length <= MAX_TABLE_BYTES:
         reason = f"an indirect table of {length} bytes: it is a multiple of 16, at most {MAX_TABLE_BYTES}"
-        raise InvalidIndirectDescriptorTable(queue.index, head, None, reason)
+        raise InvalidIndirectDescriptorTable(queue.index, *where, reason)
     try:
         try:
             return memory.get_slice(addr, length, READ)
@@ -41,14 +43,16 @@ def open_table(queue: BaseQueue, memory: GuestMemory, head: int, addr: int, leng
     except GuestMemoryError as error:
         reason = f"the indirect table of {length} bytes at {addr:#x} is not in guest memory: {error}"
         # without the frames it came through, which hold views of the part that is in memory
-        raise InvalidIndirectDescriptorTable(queue.index, head, None, reason) from error.with_traceback(None)
+        raise InvalidIndirectDescriptorTable(queue.index, *where, reason) from error.with_traceback(None)
 
 
 def check_buffers(queue: BaseQueue, head: int, chain: list[RawDescriptor], total: int) -> None:
     """Check what the buffers of a chain have to obey together; `total` is their length in bytes."""
     if total > MAX_CHAIN_BYTES:
         # 2.7.5.2: "Drivers MUST NOT add a descriptor chain longer than 2^32 bytes in total"
-        raise DescriptorChainOverflow(queue.index, head, None, f"its buffers have {total} bytes, more than 2**32")
+        left = MAX_CHAIN_BYTES
+        index = next(at for at, raw in enumerate(chain) if (left := left - raw[1]) < 0)
+        raise DescriptorChainOverflow(queue.index, head, index, f"its buffers have {total} bytes, more than 2**32")
     if queue._strict_order:
         writable = False
         for index, raw in enumerate(chain):

@@ -141,21 +141,21 @@ class PackedQueue(BaseQueue):
         if flags & VRING_DESC_F_INDIRECT:
             if count > 1:
                 raise InvalidIndirectDescriptor(self._index, buffer_id, index, "an indirect descriptor ends a chain")
-            total = self._follow(memory, buffer_id, chain)
+            total = self._follow(memory, buffer_id, index, chain)
         if total > MAX_CHAIN_BYTES or self._strict_order:
             check_buffers(self, buffer_id, chain, total)
         return count, buffer_id
 
-    def _follow(self, memory: GuestMemory, head: int, chain: list[RawDescriptor]) -> int:
-        """Replace the only descriptor, which is indirect, by those of its table; return their length in bytes."""
+    def _follow(self, memory: GuestMemory, head: int, index: int, chain: list[RawDescriptor]) -> int:
+        """Replace the only descriptor, an indirect one at `index`, by those of its table; return their bytes."""
         addr, length, _, _ = chain.pop()
         total = 0
         # released at once: an error that somebody keeps would keep it alive, and the memory open
-        with open_table(self, memory, head, addr, length) as table:
+        with open_table(self, memory, (head, index), addr, length) as table:
             if length > 16 * self._size:
                 # 2.8.19: "A driver MUST NOT create a descriptor chain longer than allowed by the device"
                 reason = f"the indirect table has {length >> 4} of {self._size} descriptors"
-                raise InvalidChain(self._index, head, None, reason)
+                raise InvalidChain(self._index, head, index, reason)
             for index, (addr, length, _, flags) in enumerate(_unpack_all(table)):
                 if flags & VRING_DESC_F_INDIRECT:
                     raise InvalidIndirectDescriptor(self._index, head, index, "an indirect descriptor is in a table")

@@ -129,13 +129,13 @@ class SplitQueue(BaseQueue):
     def _follow(self, memory: GuestMemory, head: int, chain: list[RawDescriptor]) -> int:
         """Replace the last descriptor, which is indirect, by those of its table; return the bytes they add."""
         addr, length, flags, _ = chain.pop()
-        where = self._index, head, len(chain)
+        index = chain[-1][3] if chain else head
         if flags & VRING_DESC_F_NEXT:
             # 2.7.5.3.1: "A driver MUST NOT set both VIRTQ_DESC_F_INDIRECT and VIRTQ_DESC_F_NEXT"
-            raise InvalidIndirectDescriptor(*where, "an indirect descriptor has a link too")
+            raise InvalidIndirectDescriptor(self._index, head, index, "an indirect descriptor has a link too")
         added: int = -length
         # released at once: an error that somebody keeps would keep it alive, and the memory open
-        with open_table(self, memory, head, addr, length) as table:
+        with open_table(self, memory, (head, index), addr, length) as table:
             count = length >> 4
             # at once, where that is faster, unless there are more than a chain may have
             copies = list(_unpack_all(table)) if 4 < count <= self._size else None
