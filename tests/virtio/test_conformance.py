@@ -35,7 +35,12 @@ def test_each_clause_is_checked_tested_or_explained() -> None:
     assert {clause.check for clause in CLAUSES if clause.check} == set(CHECKS)
 
 
-@pytest.mark.parametrize("device", [*NAMES, "tests.virtio.echo:Echo"])
+class Short(Echo):
+    def __init__(self) -> None:
+        super().__init__((16,))
+
+
+@pytest.mark.parametrize("device", [*NAMES, "tests.virtio.echo:Echo", f"{__name__}:Short"])
 def test_our_devices_pass(device: str) -> None:
     failed = [result for result in grade(device) if result.verdict == "FAIL"]
     assert failed == []
@@ -103,6 +108,15 @@ class WritesInput(Echo):
             self.complete(index, chain, 0)
 
 
+class WritesBeside(Echo):
+    def process_queue(self, index: int) -> None:
+        for chain in self.chains(index):
+            for descriptor in chain.writable():
+                with self.memory.get_slice(descriptor.addr, descriptor.len + 4) as view:
+                    view[:] = bytes(len(view))
+            self.complete(index, chain, 0)
+
+
 class Scribbles(Echo):
     def process_queue(self, index: int) -> None:
         super().process_queue(index)
@@ -163,6 +177,7 @@ WRONG: list[tuple[type[VirtioDevice], str]] = [
     (Backwards, "in_order"),
     (OneBuffer, "any_layout"),
     (WritesInput, "readable_buffers_stay"),
+    (WritesBeside, "readable_buffers_stay"),
     (Scribbles, "descriptors_stay"),
     (Quiet, "suppression_by_flags"),
     (Quiet, "suppression_by_event"),

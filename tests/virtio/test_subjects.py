@@ -1,6 +1,8 @@
 """Devices by name, and what is wrong with names that are none."""
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +27,11 @@ class Queueless(Echo):
         self.queues = []
 
 
+class Tiny(Echo):
+    def __init__(self) -> None:
+        super().__init__((256, 8))
+
+
 @pytest.mark.parametrize(
     ("name", "why"),
     [
@@ -35,6 +42,7 @@ class Queueless(Echo):
         ("json:JSONEncoder", "no VirtioDevice but JSONEncoder"),
         (f"{__name__}:Typeless", "device_type 0"),
         (f"{__name__}:Queueless", "queue_max_sizes"),
+        (f"{__name__}:Tiny", "less than 16 descriptors"),
     ],
 )
 def test_names_that_are_no_device(name: str, why: str) -> None:
@@ -44,6 +52,20 @@ def test_names_that_are_no_device(name: str, why: str) -> None:
 
 def test_a_class_within_a_module() -> None:
     assert isinstance(make("tests.virtio.echo:Echo"), Echo)
+
+
+def test_a_class_within_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    # a name that a module has already, and one beside it
+    file = tmp_path / "json.py"
+    file.write_text("from beside_it import Echo\n\nclass Mine(Echo):\n    pass\n")
+    (tmp_path / "beside_it.py").write_text("from tests.virtio.echo import Echo\n")
+    assert isinstance(make(f"{file}:Mine"), Echo)
+    monkeypatch.chdir(tmp_path)
+    assert isinstance(make("json.py:Mine"), Echo)
+    assert sys.modules["json"] is json
+    with pytest.raises(VirtioUsageError, match="No such file"):
+        make("elsewhere.py:Mine")
 
 
 def test_facades_know_their_names_and_no_others() -> None:

@@ -11,10 +11,14 @@ if TYPE_CHECKING:
     from pyvmm_virtio.device import VirtioDevice
 
 NAMES = ("block", "net", "console", "rng")
+LEAST_SIZE = 16
+"""Of a queue: requests of several buffers have to fit, several times."""
 
 
 def make(name: str) -> VirtioDevice:
     """Return a device of a kind in `NAMES`, or of a class given as ``module:Class``, made without arguments.
+
+    The module may be a file: ``lesson.py:Class``, ``lessons/lesson.py:Class``.
 
     Raises:
         VirtioUsageError: there is none such.
@@ -57,19 +61,17 @@ def _net() -> VirtioDevice:
 
 
 def _load(name: str) -> VirtioDevice:
-    from importlib import import_module
-
     from pyvmm_virtio.device import VirtioDevice
 
     module, _, path = name.partition(":")
     if not path:
         raise VirtioUsageError(f"{name!r} is no device: give one of {', '.join(NAMES)}, or module:Class")
     try:
-        found: object = import_module(module)
+        found = _import(module)
         for part in path.split("."):
             found = getattr(found, part)
         device = found() if callable(found) else found
-    except (ImportError, AttributeError, TypeError) as error:
+    except (ImportError, AttributeError, TypeError, OSError) as error:
         raise VirtioUsageError(f"{name!r} cannot be made: {error}") from error
     if not isinstance(device, VirtioDevice):
         raise VirtioUsageError(f"{name!r} is no VirtioDevice but {type(device).__name__}")
@@ -77,4 +79,29 @@ def _load(name: str) -> VirtioDevice:
         raise VirtioUsageError(f"{name!r} has device_type {device.device_type}: a driver finds 1 to 63")
     if not device.queues:
         raise VirtioUsageError(f"{name!r} has no queues to try: give it queue_max_sizes")
+    if any(queue.max_size() < LEAST_SIZE for queue in device.queues):
+        raise VirtioUsageError(
+            f"{name!r} has a queue of less than {LEAST_SIZE} descriptors, which are too few to try it"
+        )
     return device
+
+
+def _import(module: str) -> object:
+    """Import a module by its name, or from its file, with those beside it in reach as for ``python FILE``."""
+    from importlib import import_module
+
+    if not module.endswith(".py"):
+        return import_module(module)
+    import os
+    import sys
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    folder, file = os.path.split(os.path.abspath(module))
+    sys.path.insert(0, folder)
+    spec = spec_from_file_location(file.removesuffix(".py"), module)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{module} is no module")
+    found = module_from_spec(spec)
+    sys.modules.setdefault(spec.name, found)
+    spec.loader.exec_module(found)
+    return found

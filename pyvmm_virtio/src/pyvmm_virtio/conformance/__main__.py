@@ -18,7 +18,7 @@ def main() -> int:
         description="Every MUST and MUST NOT of VIRTIO 1.3 that concerns a device: tried, tested, or why not.",
         epilog="A class is made without arguments. Example: python -m pyvmm_virtio.conformance lesson:MyDevice",
     )
-    parser.add_argument("device", help=f"{', '.join(NAMES)}, or module:Class of a VirtioDevice of your own")
+    parser.add_argument("device", help=f"{', '.join(NAMES)}, or module:Class (or FILE.py:Class) of your own")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--failed", action="store_true", help="print only what failed")
     arguments = parser.parse_args()

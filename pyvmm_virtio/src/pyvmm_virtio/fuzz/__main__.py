@@ -21,7 +21,7 @@ def main() -> int:
         description="Attack a virtio device with requests that are mostly right and have one rare thing wrong.",
         epilog="A finding names its seed; the same seed does the same again.",
     )
-    parser.add_argument("device", help=f"{', '.join(NAMES)}, or module:Class of a VirtioDevice of your own")
+    parser.add_argument("device", help=f"{', '.join(NAMES)}, or module:Class (or FILE.py:Class) of your own")
     parser.add_argument("--chains", type=int, default=20000, help="for each transport and ring (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of chance (%(default)s)")
     parser.add_argument("--transport", choices=("mmio", "pci"), help="only this one")

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 SPLIT, PACKED = ("split",), ("packed",)
+GUARD = bytes(range(0xA0, 0xB0))
 
 
 def placed(bench: Bench, driver: Any, seed: int = 0) -> list[tuple[int, int, int]]:  # noqa: ANN401 (any driver)
@@ -22,8 +23,8 @@ def placed(bench: Bench, driver: Any, seed: int = 0) -> list[tuple[int, int, int
 
 
 def shattered(buffers: list[tuple[int, int, int]], pieces: int) -> list[tuple[int, int, int]]:
-    """The same bytes in more buffers."""
-    step = max(1, sum(length for _, length, _ in buffers) // pieces)
+    """The same bytes in more buffers: so many, and at most one more for each that there was."""
+    step = max(1, -(-sum(length for _, length, _ in buffers) // pieces))
     return [
         (addr + at, min(step, length - at), flags) for addr, length, flags in buffers for at in range(0, length, step)
     ]
@@ -37,7 +38,10 @@ def any_layout(bench: Bench) -> None:
         for pieces in (0, 30):
             with bench.driver() as driver:
                 buffers = placed(bench, driver, seed)
-                request = driver.submit_buffers(bench.queue(driver), shattered(buffers, pieces) if pieces else buffers)
+                queue = bench.queue(driver)
+                # a chain has as many as the queue at most
+                most = max(1, min(pieces, driver.queues[queue].size - len(buffers)))
+                request = driver.submit_buffers(queue, shattered(buffers, most) if pieces else buffers)
                 driver.wait(request, timeout=2)
                 answers.append((request.length, request.written()))
         random = driver.port.device_type == ids.VIRTIO_ID_RNG
@@ -47,14 +51,19 @@ def any_layout(bench: Bench) -> None:
 
 @check()
 def readable_buffers_stay(bench: Bench) -> None:
-    """Compare what the device read with what it was."""
+    """Compare what the device read, and what lies around each buffer, with what it was."""
     with bench.driver() as driver:
         for seed in range(12):
-            buffers = placed(bench, driver, seed)
-            before = [bytes(driver.memory.get_slice(addr, length)) for addr, length, flags in buffers if not flags]
+            readable, writable = bench.parts(driver, seed)
+            buffers, kept = [], []
+            for data, flags in [*((data, 0) for data in readable), *((bytes(size), WRITE) for size in writable)]:
+                addr, length = driver.arena.put(GUARD + data + GUARD) + len(GUARD), len(data)
+                buffers.append((addr, length, flags))
+                kept += [(addr - len(GUARD), len(GUARD)), (addr + length, len(GUARD))] + [(addr, length)] * (not flags)
+            before = [bytes(driver.memory.get_slice(*piece)) for piece in kept]
             driver.wait(driver.submit_buffers(bench.queue(driver), buffers), timeout=2)
-            after = [bytes(driver.memory.get_slice(addr, length)) for addr, length, flags in buffers if not flags]
-            ensure(before == after, "a readable buffer was written")
+            after = [bytes(driver.memory.get_slice(*piece)) for piece in kept]
+            ensure(before == after, "a readable buffer was written, or what lies beside a buffer")
 
 
 @check()
