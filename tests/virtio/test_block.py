@@ -336,6 +336,12 @@ def test_impossible_disks(options: dict[str, int]) -> None:
         Block(MemoryDisk(SIZE), rate_limiter=RateLimiter())
 
 
+@pytest.mark.parametrize("size_max", [-1, 1 << 32])
+def test_impossible_limits_of_buffers(size_max: int) -> None:
+    with pytest.raises(VirtioUsageError, match="give up to 4294967295"):
+        Block(MemoryDisk(SIZE), size_max=size_max)
+
+
 def test_paths_and_buffers_are_disks(tmp_path: Path) -> None:
     path = tmp_path / "image"
     path.write_bytes(b"a" * SIZE)

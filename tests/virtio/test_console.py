@@ -378,6 +378,16 @@ def test_drivers_that_do_not_listen_are_not_remembered_for_ever() -> None:
 def test_impossible_consoles(ports: int, most: int) -> None:
     with pytest.raises(VirtioUsageError, match="a console has 1 to 511"):
         Console(*(CallablePort() for _ in range(ports)), max_ports=most)
+    with pytest.raises(VirtioUsageError, match="no back end"):
+        Console(print)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [(65536, 25), (80, -1)])
+def test_impossible_sizes(size: tuple[int, int]) -> None:
+    with pytest.raises(VirtioUsageError, match="up to 65535"):
+        Console(CallablePort(), size=size)
+    with pytest.raises(VirtioUsageError, match="up to 65535"):
+        Console(CallablePort()).resize(*size)
 
 
 # with a loop

@@ -733,6 +733,14 @@ def test_addresses_of_no_card(text: str) -> None:
         parse_mac(text)
 
 
+@pytest.mark.parametrize("mtu", [-1, 67, 65536])
+def test_impossible_cards(cable: tuple[DatagramNet, DatagramNet], mtu: int) -> None:
+    with pytest.raises(VirtioUsageError, match="give 68 to 65535"):
+        Net(cable[0], mtu=mtu)
+    with pytest.raises(VirtioUsageError, match="'tap0' is no network"):
+        Net("tap0")  # type: ignore[arg-type]
+
+
 def test_a_card_without_an_address_gets_one(cable: tuple[DatagramNet, DatagramNet]) -> None:
     assert Net(cable[0]).mac.startswith("52:54:00:")
     assert Net(cable[0]).mac != Net(cable[0]).mac

@@ -24,6 +24,7 @@ from .rings import (
     TABLE,
     USED,
     WRITE,
+    Buffer,
     PackedRing,
     Ring,
     SplitRing,
@@ -370,7 +371,9 @@ def test_indirect_with_a_link(ring: Ring, memory: GuestMemoryMmap) -> None:
 
 def test_errors_of_indirect_descriptors_say_which_one(memory: GuestMemoryMmap) -> None:
     """Wherever it is: as the head, or behind others, in whatever order their places are."""
-    wrong = [((TABLE, 32, INDIRECT | NEXT), errors.InvalidIndirectDescriptor)]
+    wrong: list[tuple[Buffer, type[errors.InvalidChain]]] = [
+        ((TABLE, 32, INDIRECT | NEXT), errors.InvalidIndirectDescriptor)
+    ]
     wrong += [
         ((addr, length, INDIRECT), errors.InvalidIndirectDescriptorTable) for addr, length in ((0, 17), (MEMORY, 16))
     ]

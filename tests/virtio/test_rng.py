@@ -76,3 +76,5 @@ def test_a_rate_limit() -> None:
             driver.wait(requests[1])
     with pytest.raises(VirtioUsageError, match="event loop"):
         Rng(rate_limiter=limiter)
+    with pytest.raises(VirtioUsageError, match="no source"):
+        Rng(b"four")  # type: ignore[arg-type] # as in the joke

@@ -850,6 +850,12 @@ def test_misuse_is_told() -> None:
     ):
         with pytest.raises(VirtioUsageError):
             drive(Echo(), transport, ring, irq=irq)
+    for size in (0, -1):
+        with pytest.raises(VirtioUsageError, match="descriptors"):
+            drive(Echo(), queue_size=size)
+    for nothing in ("tap0", None, Echo):
+        with pytest.raises(VirtioUsageError, match="no device"):
+            drive(nothing)  # type: ignore[arg-type]
     with pytest.raises(VirtioUsageError, match="packed"):
         drive(Echo(ring_features=1 << f.VIRTIO_F_VERSION_1), ring="packed")
 
@@ -859,6 +865,16 @@ def test_misuse_is_told() -> None:
     with pytest.raises(VirtioUsageError, match="device type 80"):
         drive(Typeless(), "pci")
     assert "Echo inactive" in repr(device)
+
+
+@pytest.mark.parametrize("ring", ["split", "packed"])
+def test_requests_that_cannot_be_sent_are_told(ring: str) -> None:
+    with drive(Echo(), ring=ring, queue_size=4, indirect=False) as driver:
+        with pytest.raises(VirtioUsageError, match="at least one buffer"):
+            driver.request(0)
+        with pytest.raises(RingFull, match="poll, then try again"):
+            driver.submit(0, (b"a",) * 5)
+        assert driver.request(0, b"a", into=1) == b"a"
 
 
 def test_where_to_notify(transport: str) -> None:

@@ -7,6 +7,7 @@ import os
 from pyvmm_virtio.constants.device_ids import VIRTIO_ID_RNG
 from pyvmm_virtio.device import RING_FEATURES, VirtioDevice
 from pyvmm_virtio.devices.throttle import Throttle
+from pyvmm_virtio.errors import VirtioUsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ class Rng(VirtioDevice):
         loop: where a rate limit, or a source that has nothing, is waited for.
         queue_size: the largest size of the queue.
 
+    Raises:
+        VirtioUsageError: the source is none, or a limit has no loop.
+
     >>> Rng(source=lambda count: bytes(count))  # as in the joke
     <Rng inactive, 1 queues>
     """
@@ -51,6 +55,10 @@ class Rng(VirtioDevice):
         queue_size: int = 256,
         ring_features: int = RING_FEATURES,
     ) -> None:
+        if not callable(source):
+            raise VirtioUsageError(
+                f"{source!r} is no source: give a function that returns as many bytes as it is asked for"
+            )
         self.source = source
         self.max_bytes = max(1, max_bytes)
         self._throttle = Throttle(self, rate_limiter, loop)

@@ -8,7 +8,7 @@ from pyvmm_memory import GuestMemoryMmap
 from pyvmm_virtio.constants import device_ids as ids
 from pyvmm_virtio.constants import features as f
 from pyvmm_virtio.constants.ring import VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC
-from pyvmm_virtio.device import mask
+from pyvmm_virtio.device import VirtioDevice, mask
 from pyvmm_virtio.driver.arena import Arena
 from pyvmm_virtio.driver.driver import RING_BITS, Driver
 from pyvmm_virtio.errors import VirtioUsageError
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pyvmm_device.interrupt_group import MsiIrqConfig
-    from pyvmm_virtio.device import VirtioDevice
     from pyvmm_virtio.driver.port import Port
     from pyvmm_virtio.transport import VirtioMmio, VirtioPci
 
@@ -125,10 +124,16 @@ def drive(
 
     Raises:
         DriverError: the device refuses.
-        VirtioUsageError: there is no such transport, ring or interrupt.
+        VirtioUsageError: it is no device, or there is no such transport, ring, size of a queue or interrupt.
     """
     if transport not in ("mmio", "pci") or ring not in ("split", "packed"):
         raise VirtioUsageError(f"transport {transport!r}, ring {ring!r}: there are mmio and pci, split and packed")
+    if not isinstance(device, VirtioDevice):
+        raise VirtioUsageError(f"{device!r} is no device: give an object of a VirtioDevice, such as Rng()")
+    if queue_size is not None and queue_size < 1:
+        raise VirtioUsageError(
+            f"queues of {queue_size} descriptors: give 1 or more, or None for what the device allows"
+        )
     own = memory is None
     memory = memory or GuestMemoryMmap.from_ranges([(0, MEMORY_SIZE)])
     bits = {f.VIRTIO_F_IN_ORDER: in_order, VIRTIO_F_NOTIFICATION_DATA: notification_data}

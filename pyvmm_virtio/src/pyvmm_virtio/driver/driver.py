@@ -8,7 +8,7 @@ from threading import Condition
 from pyvmm_virtio.constants import features as f
 from pyvmm_virtio.constants.ring import VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC
 from pyvmm_virtio.driver.rings import WRITE, PackedRing, RingFull, SplitRing
-from pyvmm_virtio.errors import VirtioError
+from pyvmm_virtio.errors import VirtioError, VirtioUsageError
 from pyvmm_virtio.transport import status as s
 from pyvmm_virtio.transport.base import VIRTIO_F_NOTIFICATION_DATA
 
@@ -240,6 +240,7 @@ class Driver:
 
         Raises:
             RingFull: the ring is full: `poll`, then try again.
+            VirtioUsageError: there is nothing to read and nothing to write.
         """
         owned: list[int] = []
         buffers: list[tuple[int, int, int]] = []
@@ -255,6 +256,8 @@ class Driver:
         self, queue: int, buffers: list[tuple[int, int, int]], owned: Sequence[int] = (), *, kick: bool = True
     ) -> Request:
         """Offer a chain of buffers that are in guest memory already, as (address, length, VRING_DESC_F_WRITE or 0)."""
+        if not buffers:
+            raise VirtioUsageError("a chain has at least one buffer: give something to read, or room to write")
         request = Request(self.arena, queue, buffers, list(owned))
         try:
             head = self.queues[queue].add(buffers)

@@ -27,6 +27,9 @@ U16 = 0xFFFF
 class RingFull(Exception):
     """There are not enough free descriptors: collect what was used, then try again."""
 
+    def __init__(self) -> None:
+        super().__init__("the ring has too few free descriptors for this chain: poll, then try again")
+
 
 class Ring:
     """What a driver does with a ring, whatever its format.

@@ -108,6 +108,8 @@ class Block(VirtioDevice):
             raise VirtioUsageError(
                 f"{queues} queues, {seg_max} segments, cache {cache!r}: give 1 to 65535, 1 to {most}, one of {CACHES}"
             )
+        if not 0 <= size_max <= 0xFFFFFFFF:
+            raise VirtioUsageError(f"buffers of at most {size_max} bytes: give up to 4294967295, or 0 for no limit")
         if not serial.isascii() or len(serial) > c.VIRTIO_BLK_ID_BYTES:
             raise VirtioUsageError(f"serial {serial!r}: give up to {c.VIRTIO_BLK_ID_BYTES} characters of ASCII")
         self.serial = serial.encode("ascii")

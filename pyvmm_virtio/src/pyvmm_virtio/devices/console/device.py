@@ -36,6 +36,12 @@ MAX_MESSAGE = 4096
 """Bytes in one of them: the longest name of a port, and more."""
 
 
+def check_size(columns: int, rows: int) -> None:
+    """Raise VirtioUsageError where a console cannot have this size."""
+    if not (0 <= columns <= 0xFFFF and 0 <= rows <= 0xFFFF):
+        raise VirtioUsageError(f"{columns} columns and {rows} rows: a console has up to 65535 of each")
+
+
 class Console(VirtioDevice):
     r"""A console and further ports.
 
@@ -53,7 +59,7 @@ class Console(VirtioDevice):
         queue_size: the largest size of each queue.
 
     Raises:
-        VirtioUsageError: too many ports, or none.
+        VirtioUsageError: too many ports, or none, what is no back end, or a size that cannot be.
     """
 
     device_type = VIRTIO_ID_CONSOLE
@@ -75,6 +81,10 @@ class Console(VirtioDevice):
         most = max(max_ports, len(all_ports))
         if not all_ports or most > MAX_PORTS:
             raise VirtioUsageError(f"{len(all_ports)} of {most} ports: a console has 1 to {MAX_PORTS}")
+        for port in all_ports:
+            if not hasattr(port.backend, "on_change"):
+                raise VirtioUsageError(f"{port.backend!r} is no back end: give one, such as CallablePort(print)")
+        check_size(*(size or (0, 0)))
         several = most > 1 or not all_ports[0].console or bool(all_ports[0].name)
         features = [c.VIRTIO_CONSOLE_F_EMERG_WRITE]
         features += [c.VIRTIO_CONSOLE_F_MULTIPORT] * several + [c.VIRTIO_CONSOLE_F_SIZE] * (size is not None)
@@ -126,7 +136,8 @@ class Console(VirtioDevice):
             return port
 
     def resize(self, columns: int, rows: int, number: int = 0) -> None:
-        """Say that a console has another size now."""
+        """Say that a console has another size now. Raises VirtioUsageError."""
+        check_size(columns, rows)
         with self.lock:
             if number == 0:
                 self.update_config(0, SIZE.pack(columns, rows))

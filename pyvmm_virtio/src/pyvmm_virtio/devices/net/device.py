@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pyvmm_virtio.rate_limiter import RateLimiter
 
 ETHERNET_HEADER = 14
+LEAST_MTU = 68
 MAX_PIECES = 512
 """A frame in more than these is put together first: a system call takes at most 1024 (IOV_MAX), headers included."""
 EMPTY_HEADER = bytes(HEADER_SIZE)
@@ -66,7 +67,7 @@ class Net(VirtioDevice):
         queue_size: the largest size of each queue.
 
     Raises:
-        VirtioUsageError: the MAC address is none, or a limit has no loop.
+        VirtioUsageError: the back end, the MAC address or the MTU is none, or a limit has no loop.
 
     Attributes:
         dropped: frames nobody could take: too long for the driver's buffers, or no frames at all.
@@ -89,6 +90,12 @@ class Net(VirtioDevice):
         queue_size: int = 256,
         ring_features: int = RING_FEATURES,
     ) -> None:
+        if not hasattr(backend, "queue_pairs"):
+            raise VirtioUsageError(f"{backend!r} is no network: give a back end, such as Tap('tap0') or Passt()")
+        mtu = mtu or backend.mtu
+        if mtu and not LEAST_MTU <= mtu <= 0xFFFF:
+            # 5.1.4.1: "The device MUST set mtu to between 68 and 65535 inclusive"
+            raise VirtioUsageError(f"an MTU of {mtu}: give {LEAST_MTU} to 65535, or 0 to say nothing")
         self.backend = backend
         self.capture = capture
         self.dropped = 0
@@ -103,7 +110,7 @@ class Net(VirtioDevice):
         features = net_features(backend) | (1 << c.VIRTIO_NET_F_MTU if mtu else 0)
         super().__init__(
             features=features,
-            config=CONFIG.pack(self._first_mac, 0, pairs, mtu or backend.mtu),
+            config=CONFIG.pack(self._first_mac, 0, pairs, mtu),
             queue_max_sizes=(*(queue_size,) * (2 * pairs), 64),
             ring_features=ring_features,
             loop=loop,
