@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from kvm_interrupts import KvmInterrupts
-from pyvmm_device import BusRange
+from pyvmm_device import BusRange, ResourceExhausted
 from pyvmm_kvm import IoEventAddress
 from pyvmm_virtio.constants.features import VIRTIO_F_RING_PACKED
 from pyvmm_virtio.device import RING_FEATURES
@@ -107,7 +107,10 @@ class VirtioMachine:
         transport.on_notify_moved = Notifications(self, transport).move
         self.machine.own(AtTheEnd(transport.reset))
         assert self.root is not None, "add_pci is for a machine with a bus"
-        self.root.add(transport)
+        try:
+            self.root.add(transport)
+        except ResourceExhausted as error:
+            raise VirtioUsageError(f"--transport pci has slots for {len(self.devices)} devices: use fewer") from error
 
     def words(self) -> list[str]:
         """What the kernel's command line has to say of them."""

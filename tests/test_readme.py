@@ -38,8 +38,8 @@ def test_the_programs_about_virtio(tmp_path: Path) -> None:
     (tmp_path / "lesson.py").write_text(lesson)
     ways = [(transport, ring) for transport in ("mmio", "pci") for ring in ("split", "packed")]
     assert run("lesson.py") == "".join(f"{transport} {ring} 42 42\n" for transport, ring in ways)
-    assert ", 0 FAIL" in run("-m", "pyvmm_virtio.conformance", "lesson:Adder")
-    run("-m", "pyvmm_virtio.fuzz", "lesson:Adder", "--chains", "200")
+    assert ", 0 FAIL" in run("-m", "pyvmm_virtio.conformance", "lesson.py:Adder")
+    run("-m", "pyvmm_virtio.fuzz", "lesson.py:Adder", "--chains", "200")
 
 
 @pytest.mark.parametrize("name", ["pyvmm_memory", "pyvmm_device", "pyvmm_virtio"])

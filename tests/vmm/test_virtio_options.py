@@ -72,6 +72,7 @@ def test_ports() -> None:
         (["--port", "agent={image}"], "no socket can be made there"),
         (["--port", "agent=/nowhere/socket"], "no socket can be made there"),
         (["--rng"] + ["--disk", "{image},ro"] * 8, "use --transport pci"),
+        (["--transport", "pci"] + ["--disk", "{image},ro"] * 32, "slots for 31 devices"),
     ],
 )
 def test_mistakes_are_told_before_anything_runs(vmm: Vmm, tmp_path: Path, more: list[str], message: str) -> None:
