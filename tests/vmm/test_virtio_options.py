@@ -66,6 +66,7 @@ def test_ports() -> None:
         (["--disk", "nbd:unix:"], "no address of an NBD server"),
         (["--disk", "nbd:unix:/nowhere"], "is there a server?"),
         (["--net", "tap=a-name-that-is-too-long"], "a name of 1 to 15 bytes"),
+        (["--net", "tap=a/b"], "without space, slash or colon"),
         (["--net", "user,mac=01:00:00:00:00:00"], "no address of a network card"),
         (["--net", "user,queues=2"], "passt has one; tap=NAME can have several"),
         (["--net", "user,capture=/nowhere/frames"], "/nowhere/frames: No such file"),

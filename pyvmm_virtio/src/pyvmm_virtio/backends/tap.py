@@ -62,8 +62,10 @@ class Tap:
     def __init__(self, name: str, queue_pairs: int = 1) -> None:
         if not 1 <= queue_pairs <= MAX_QUEUES:
             raise NetError(errno.EINVAL, f"{queue_pairs} queues: an interface has 1 to {MAX_QUEUES}")
-        if not 1 <= len(name.encode()) < 16:
-            raise NetError(errno.EINVAL, f"{name!r} is no interface: give a name of 1 to 15 bytes")
+        # as Linux has it in dev_valid_name
+        if not 1 <= len(name.encode()) < 16 or name in (".", "..") or any(c in "/:" or c.isspace() for c in name):
+            reason = f"{name!r} is no interface: give a name of 1 to 15 bytes, without space, slash or colon"
+            raise NetError(errno.EINVAL, reason)
         self.queue_pairs = queue_pairs
         self.name = name
         self.link_up = True
