@@ -64,10 +64,10 @@ ECN_NEEDS = {
 """Here one of two will do."""
 
 
-def net_features(backend: NetBackend) -> int:
-    """Return what the device offers for a back end."""
+def net_features(backend: NetBackend, mtu: int) -> int:
+    """Return what the device offers for a back end, and for an MTU unless it is 0."""
     bits = [c.VIRTIO_NET_F_MAC, c.VIRTIO_NET_F_STATUS, c.VIRTIO_NET_F_MRG_RXBUF, c.VIRTIO_NET_F_CTRL_VQ, *CONTROLS]
     bits.append(c.VIRTIO_NET_F_CTRL_RX_EXTRA)
-    bits += [c.VIRTIO_NET_F_MTU] * (backend.mtu > 0) + [c.VIRTIO_NET_F_MQ] * (backend.queue_pairs > 1)
+    bits += [c.VIRTIO_NET_F_MTU] * (mtu > 0) + [c.VIRTIO_NET_F_MQ] * (backend.queue_pairs > 1)
     bits += [c.VIRTIO_NET_F_CTRL_GUEST_OFFLOADS] * bool(backend.features & GUEST_OFFLOADS)
     return mask(*bits) | backend.features

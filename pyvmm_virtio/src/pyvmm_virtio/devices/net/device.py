@@ -107,9 +107,8 @@ class Net(VirtioDevice):
         self._link = True
         self._set_before = False  # by the driver of a state that was restored
         pairs = backend.queue_pairs
-        features = net_features(backend) | (1 << c.VIRTIO_NET_F_MTU if mtu else 0)
         super().__init__(
-            features=features,
+            features=net_features(backend, mtu),
             config=CONFIG.pack(self._first_mac, 0, pairs, mtu),
             queue_max_sizes=(*(queue_size,) * (2 * pairs), 64),
             ring_features=ring_features,
