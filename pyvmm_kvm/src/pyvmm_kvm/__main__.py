@@ -7,13 +7,13 @@ import os
 import platform
 import sys
 
-from .errors import KvmError
+from pyvmm_kvm.errors import KvmError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import TypeAlias
 
-    from .system import Kvm
+    from pyvmm_kvm.system import Kvm
 
     Facts: TypeAlias = dict[str, object]
 
@@ -47,7 +47,7 @@ def permissions(path: str) -> Facts:
 
 def offer(kvm: Kvm) -> Facts:
     """What an open device says about itself."""
-    from .cap import Cap
+    from pyvmm_kvm.cap import Cap
 
     facts: Facts = {
         "api_version": kvm.get_api_version(),
@@ -61,7 +61,7 @@ def offer(kvm: Kvm) -> Facts:
         "capabilities": {cap.name: value for cap in Cap if (value := kvm.check_extension_raw(cap)) > 0},
     }
     if platform.machine() == "x86_64":
-        from .x86_64.policy import CpuidPolicy
+        from pyvmm_kvm.x86_64.policy import CpuidPolicy
 
         table = kvm.get_supported_cpuid()
         vendor = table.leaf(0)
@@ -77,7 +77,7 @@ def offer(kvm: Kvm) -> Facts:
 
 def msrs(kvm: Kvm) -> Facts:
     """How many model-specific registers a vCPU has here, and what those say that describe KVM's own features."""
-    from .errors import MsrError
+    from pyvmm_kvm.errors import MsrError
 
     values: Facts = {}
     for index in kvm.get_msr_feature_index_list():
@@ -98,7 +98,7 @@ def collect(path: str = "/dev/kvm") -> Facts:
         "device": path,
         "permissions": permissions(path),
     }
-    from .system import Kvm
+    from pyvmm_kvm.system import Kvm
 
     try:
         with Kvm(path) as kvm:

@@ -11,9 +11,9 @@ if ARCH not in _KNOWN:
 
 TYPE_CHECKING = False
 if TYPE_CHECKING or ARCH == "x86_64":
-    from .x86_64.system import ArchKvm
-    from .x86_64.vcpu import ArchVcpu
-    from .x86_64.vm import ArchVm
+    from pyvmm_kvm.x86_64.system import ArchKvm
+    from pyvmm_kvm.x86_64.vcpu import ArchVcpu
+    from pyvmm_kvm.x86_64.vm import ArchVm
 else:
     from importlib import import_module
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 
-from ._kvm import lib
+from pyvmm_kvm._kvm import lib
 
 _ENTRY = struct.Struct("<QII8s")
 _HEADER = 8

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import errno
 
-from ._kvm import ffi
-from .errors import KvmError
-from .fd import Fd
+from pyvmm_kvm._kvm import ffi
+from pyvmm_kvm.errors import KvmError
+from pyvmm_kvm.fd import Fd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

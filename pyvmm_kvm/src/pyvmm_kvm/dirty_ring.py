@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 
-from ._kvm import ffi, lib
+from pyvmm_kvm._kvm import ffi, lib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ class KvmError(OSError):
     def __init__(self, errno: int, ioctl: str, cause: str | None = None) -> None:
         self.ioctl = ioctl
         if cause is None:
-            from ._causes import likely_cause
+            from pyvmm_kvm._causes import likely_cause
 
             cause = likely_cause(ioctl, errno)
         self.cause = cause

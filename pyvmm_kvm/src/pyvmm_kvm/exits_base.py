@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 
-from .exits import VcpuExit
+from pyvmm_kvm.exits import VcpuExit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from .exits_base import Live, RareExit
+from pyvmm_kvm.exits_base import Live, RareExit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import struct
 
-from .exits_base import Live, RareExit
-from .exits_foreign import (
+from pyvmm_kvm.exits_base import Live, RareExit
+from pyvmm_kvm.exits_foreign import (
     ArmNisv,
     ArmSea,
     Dcr,

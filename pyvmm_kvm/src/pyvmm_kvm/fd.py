@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 from _warnings import warn
 
-from ._kvm import ffi, lib
-from .errors import ClosedError, KvmError
+from pyvmm_kvm._kvm import ffi, lib
+from pyvmm_kvm.errors import ClosedError, KvmError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Protocol, Self, TypeAlias, TypeVar
 
-    from ._kvm import CData
-    from .struct import Struct
+    from pyvmm_kvm._kvm import CData
+    from pyvmm_kvm.struct import Struct
 
     S = TypeVar("S", bound=Struct)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .struct import Struct
+from pyvmm_kvm.struct import Struct
 
 
 class MpState(Struct, ctype="struct kvm_mp_state"):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import struct
 
-from ._kvm import ffi
-from .errors import KvmError, StateError
+from pyvmm_kvm._kvm import ffi
+from pyvmm_kvm.errors import KvmError, StateError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    from .fd import Fd
+    from pyvmm_kvm.fd import Fd
 
 MAX_REGISTERS = 1 << 16
 

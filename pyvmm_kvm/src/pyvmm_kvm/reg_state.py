@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import struct
 
-from .errors import KvmError
-from .state import State
+from pyvmm_kvm.errors import KvmError
+from pyvmm_kvm.state import State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Protocol
 
-    from .exits import VcpuExit
-    from .mp_state import MpState
+    from pyvmm_kvm.exits import VcpuExit
+    from pyvmm_kvm.mp_state import MpState
 
     class RegisterVcpu(Protocol):
         """As much of a vCPU as this needs; `VcpuFd` has it on both architectures."""
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 def read_registers(vcpu: RegisterVcpu) -> bytes:
     """Every register that KVM lists: id, value, id, value; the values are as wide as their ids say."""
-    from .one_reg import reg_size
+    from pyvmm_kvm.one_reg import reg_size
 
     parts = []
     for register in vcpu.get_reg_list():
@@ -53,8 +53,8 @@ def read_registers(vcpu: RegisterVcpu) -> bytes:
 
 def write_registers(vcpu: RegisterVcpu, data: bytes, wanted: Callable[[int], bool]) -> list[int]:
     """Write those that `wanted` picks, in order, and return the ids of those whose value this kernel refused."""
-    from .errors import StateError
-    from .one_reg import reg_size
+    from pyvmm_kvm.errors import StateError
+    from pyvmm_kvm.one_reg import reg_size
 
     refused = []
     at = 0

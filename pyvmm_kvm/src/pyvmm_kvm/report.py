@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import struct
 
-from ._kvm import lib
-from .exits import Unknown
+from pyvmm_kvm._kvm import lib
+from pyvmm_kvm.exits import Unknown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ._kvm import CData
-    from .vcpu import VcpuFd
+    from pyvmm_kvm._kvm import CData
+    from pyvmm_kvm.vcpu import VcpuFd
 
 
 def describe_exits(state: CData) -> list[str]:
@@ -45,7 +45,7 @@ def _port(words: tuple[int, ...]) -> str:
 
 
 def _other(reason: int, words: tuple[int, ...]) -> str:
-    from .exits_rare import BY_REASON
+    from pyvmm_kvm.exits_rare import BY_REASON
 
     kind = BY_REASON.get(reason)
     if kind is None:

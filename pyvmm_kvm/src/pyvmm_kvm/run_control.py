@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import threading
 
-from ._kvm import lib
-from .errors import KvmError
-from .exits import Again, Intr
+from pyvmm_kvm._kvm import lib
+from pyvmm_kvm.errors import KvmError
+from pyvmm_kvm.exits import Again, Intr
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from .exits import VcpuExit
-    from .vcpu import VcpuFd
+    from pyvmm_kvm.exits import VcpuExit
+    from pyvmm_kvm.vcpu import VcpuFd
 
     Handler = Callable[[VcpuFd, VcpuExit], object]
 
@@ -175,7 +175,7 @@ class RunControl:
 
     def report(self) -> str:
         """The registers and last exits of every stopped vCPU, those with an error first."""
-        from .report import crash_report
+        from pyvmm_kvm.report import crash_report
 
         failed = {vcpu.id: error for vcpu, error in self.errors}
         ordered = sorted(self.vcpus, key=lambda vcpu: vcpu.id not in failed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from .errors import StateError
+from pyvmm_kvm.errors import StateError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import struct
 
-from .errors import StateError
-from .fd import Fd
+from pyvmm_kvm.errors import StateError
+from pyvmm_kvm.fd import Fd
 
 _HEADER = struct.Struct("<6I")
 _DESCRIPTOR = struct.Struct("<IhHII")

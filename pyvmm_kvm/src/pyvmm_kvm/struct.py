@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from operator import attrgetter
 
-from ._kvm import ffi
+from pyvmm_kvm._kvm import ffi
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    from ._kvm import CData
+    from pyvmm_kvm._kvm import CData
 
 
 class Array:

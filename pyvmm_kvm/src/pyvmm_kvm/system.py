@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 import os
 
-from ._arch import ArchKvm
-from .errors import KvmError
-from .vm import VmFd
+from pyvmm_kvm._arch import ArchKvm
+from pyvmm_kvm.errors import KvmError
+from pyvmm_kvm.vm import VmFd
 
 _CAP_NR_VCPUS, _CAP_NR_MEMSLOTS, _CAP_MAX_VCPUS, _CAP_MAX_VCPU_ID = 9, 10, 66, 128
 
@@ -91,13 +91,13 @@ class Kvm(ArchKvm):
 
     def has_device_attr(self, group: int, attr: int) -> bool:
         """Whether KVM as a whole has an attribute (x86: group 0 attribute 0, the extended states guests can have)."""
-        from .device import has_device_attr
+        from pyvmm_kvm.device import has_device_attr
 
         return has_device_attr(self, group, attr)
 
     def get_device_attr(self, group: int, attr: int, size: int = 8) -> bytes:
         """Read an attribute of KVM as a whole, of `size` bytes."""
-        from .device import get_device_attr
+        from pyvmm_kvm.device import get_device_attr
 
         return get_device_attr(self, group, attr, size)
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import struct
 import time
 
-from .errors import StateError
-from .exits import IoIn, IoOut, MmioRead, MmioWrite
+from pyvmm_kvm.errors import StateError
+from pyvmm_kvm.exits import IoIn, IoOut, MmioRead, MmioWrite
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import BinaryIO, Self
 
-    from .exits import VcpuExit
-    from .vcpu import VcpuFd
+    from pyvmm_kvm.exits import VcpuExit
+    from pyvmm_kvm.vcpu import VcpuFd
 
 _MAGIC = b"pyvmmtr2"
 _RECORD = struct.Struct("<QHHH")

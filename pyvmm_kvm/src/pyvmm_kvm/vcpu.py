@@ -5,10 +5,23 @@ from __future__ import annotations
 import errno
 import mmap
 
-from ._arch import ARCH, ArchVcpu
-from ._kvm import ffi, lib
-from .errors import ClosedError, KvmError
-from .exits import Again, Hlt, Intr, IoIn, IoOut, MmioRead, MmioWrite, Shutdown, StringIn, StringOut, Unknown, VcpuExit
+from pyvmm_kvm._arch import ARCH, ArchVcpu
+from pyvmm_kvm._kvm import ffi, lib
+from pyvmm_kvm.errors import ClosedError, KvmError
+from pyvmm_kvm.exits import (
+    Again,
+    Hlt,
+    Intr,
+    IoIn,
+    IoOut,
+    MmioRead,
+    MmioWrite,
+    Shutdown,
+    StringIn,
+    StringOut,
+    Unknown,
+    VcpuExit,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,11 +29,11 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    from .dirty_ring import DirtyRing
-    from .mp_state import MpState
-    from .one_reg import RegList
-    from .stats import Stats
-    from .vm import MemorySlot
+    from pyvmm_kvm.dirty_ring import DirtyRing
+    from pyvmm_kvm.mp_state import MpState
+    from pyvmm_kvm.one_reg import RegList
+    from pyvmm_kvm.stats import Stats
+    from pyvmm_kvm.vm import MemorySlot
 
 _run = lib.pyvmm_run
 _NULL = ffi.NULL
@@ -123,8 +136,8 @@ class VcpuFd(ArchVcpu):
             return self._string_io(payload)
         if reason == MmioRead.reason:
             return self._wide_mmio(payload)
-        from .exits_foreign import ArmDebug
-        from .exits_rare import BY_REASON
+        from pyvmm_kvm.exits_foreign import ArmDebug
+        from pyvmm_kvm.exits_rare import BY_REASON
 
         if reason == ArmDebug.reason and ARCH == "aarch64":
             return ArmDebug.decode(payload)
@@ -197,7 +210,7 @@ class VcpuFd(ArchVcpu):
     @property
     def last_exits(self) -> list[str]:
         """The last 16 exits, oldest first, in words: for reports when something went wrong."""
-        from .report import describe_exits
+        from pyvmm_kvm.report import describe_exits
 
         return describe_exits(self._state) if self._state != _NULL else []
 
@@ -207,49 +220,49 @@ class VcpuFd(ArchVcpu):
 
     def get_mp_state(self) -> MpState:
         """Whether it runs, halts or waits for INIT and SIPI (arm64: for PSCI, RISC-V: for the SBI)."""
-        from .mp_state import MpState
+        from pyvmm_kvm.mp_state import MpState
 
         return self._get("KVM_GET_MP_STATE", MpState)
 
     def set_mp_state(self, state: MpState | int) -> None:
         """Change that; a plain number such as `MpState.RUNNABLE` will do."""
-        from .mp_state import MpState
+        from pyvmm_kvm.mp_state import MpState
 
         self._set("KVM_SET_MP_STATE", MpState, MpState(mp_state=state) if isinstance(state, int) else state)
 
     def has_device_attr(self, group: int, attr: int) -> bool:
         """Whether the vCPU itself has an attribute (x86: group 0, the TSC offset)."""
-        from .device import has_device_attr
+        from pyvmm_kvm.device import has_device_attr
 
         return has_device_attr(self, group, attr)
 
     def set_device_attr(self, group: int, attr: int, data: Buffer | None = None) -> None:
         """Write one of the vCPU's own attributes, from a buffer of the size that the kernel's document gives."""
-        from .device import device_attr
+        from pyvmm_kvm.device import device_attr
 
         device_attr(self, "KVM_SET_DEVICE_ATTR", group, attr, data)
 
     def get_device_attr(self, group: int, attr: int, size: int = 8) -> bytes:
         """Read one of the vCPU's own attributes, of `size` bytes."""
-        from .device import get_device_attr
+        from pyvmm_kvm.device import get_device_attr
 
         return get_device_attr(self, group, attr, size)
 
     def get_one_reg(self, register: int) -> int:
         """One register by its 64-bit id, whose bits 52 to 55 say how wide it is (`registers` modules make ids)."""
-        from .one_reg import get_one_reg
+        from pyvmm_kvm.one_reg import get_one_reg
 
         return get_one_reg(self, register)
 
     def set_one_reg(self, register: int, value: int) -> None:
         """Write one register by its id."""
-        from .one_reg import set_one_reg
+        from pyvmm_kvm.one_reg import set_one_reg
 
         set_one_reg(self, register, value)
 
     def get_reg_list(self) -> RegList:
         """The ids that `get_one_reg` knows."""
-        from .one_reg import get_reg_list
+        from pyvmm_kvm.one_reg import get_reg_list
 
         return get_reg_list(self)
 
@@ -265,7 +278,7 @@ class VcpuFd(ArchVcpu):
 
     def get_stats_fd(self) -> Stats:
         """The vCPU's counters, by name."""
-        from .stats import Stats
+        from pyvmm_kvm.stats import Stats
 
         return Stats(self._ioctl_value("KVM_GET_STATS_FD", 0))
 
@@ -277,13 +290,13 @@ class VcpuFd(ArchVcpu):
 
     def dirty_ring(self, size: int) -> DirtyRing:
         """This vCPU's ring of written pages; `size` in bytes as given to KVM_CAP_DIRTY_LOG_RING."""
-        from .dirty_ring import DirtyRing
+        from pyvmm_kvm.dirty_ring import DirtyRing
 
         return DirtyRing(self.fileno(), size)
 
     def coalesced_mmio_read(self) -> tuple[int, bytes, bool] | None:
         """The next write that the kernel collected, as (address, data, is_port), or None when there is none."""
-        from .coalesced import read_next
+        from pyvmm_kvm.coalesced import read_next
 
         return read_next(self._page)
 

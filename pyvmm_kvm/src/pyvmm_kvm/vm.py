@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import os
 
-from ._arch import ArchVm
-from ._kvm import ffi
-from .errors import KvmError
+from pyvmm_kvm._arch import ArchVm
+from pyvmm_kvm._kvm import ffi
+from pyvmm_kvm.errors import KvmError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from ._kvm import CData
-    from .device import DeviceFd
-    from .fd import FileLike
-    from .ioevent import IoEventAddress
-    from .routing import IrqRouting
-    from .stats import Stats
-    from .vcpu import VcpuFd
+    from pyvmm_kvm._kvm import CData
+    from pyvmm_kvm.device import DeviceFd
+    from pyvmm_kvm.fd import FileLike
+    from pyvmm_kvm.ioevent import IoEventAddress
+    from pyvmm_kvm.routing import IrqRouting
+    from pyvmm_kvm.stats import Stats
+    from pyvmm_kvm.vcpu import VcpuFd
 
 MEM_LOG_DIRTY_PAGES = 1 << 0
 MEM_READONLY = 1 << 1
@@ -177,13 +177,13 @@ class VmFd(ArchVm):
 
     def create_vcpu(self, vcpu_id: int) -> VcpuFd:
         """A vCPU with an id of at least 0 and below `Kvm.get_max_vcpu_id()`; on x86 it is its APIC id."""
-        from .vcpu import VcpuFd
+        from pyvmm_kvm.vcpu import VcpuFd
 
         return VcpuFd(self._ioctl_value("KVM_CREATE_VCPU", vcpu_id), self._run_size, vcpu_id, self._slots)
 
     def create_vcpu_from_rawfd(self, fd: int, vcpu_id: int = -1) -> VcpuFd:
         """Take over a vCPU's file descriptor that came from elsewhere."""
-        from .vcpu import VcpuFd
+        from pyvmm_kvm.vcpu import VcpuFd
 
         return VcpuFd(fd, self._run_size, vcpu_id, self._slots)
 
@@ -256,7 +256,7 @@ class VmFd(ArchVm):
     def _ioeventfd(
         self, fd: FileLike, addr: IoEventAddress, datamatch: int | tuple[int, int] | None, flags: int
     ) -> None:
-        from .ioevent import IoEventAddress
+        from pyvmm_kvm.ioevent import IoEventAddress
 
         value, length = 0, 0
         if datamatch is not None:
@@ -302,7 +302,7 @@ class VmFd(ArchVm):
 
     def create_device(self, device_type: int, flags: int = 0) -> DeviceFd | None:
         """An in-kernel device (`DeviceFd` has the types); with flag 1 only test whether it could be made."""
-        from .device import CREATE_DEVICE_TEST, DeviceFd
+        from pyvmm_kvm.device import CREATE_DEVICE_TEST, DeviceFd
 
         request = ffi.new("struct kvm_create_device *", (device_type, 0, flags))
         self._ioctl("KVM_CREATE_DEVICE", request)
@@ -310,25 +310,25 @@ class VmFd(ArchVm):
 
     def has_device_attr(self, group: int, attr: int) -> bool:
         """Whether the VM itself has an attribute (arm64: the SMCCC filter)."""
-        from .device import has_device_attr
+        from pyvmm_kvm.device import has_device_attr
 
         return has_device_attr(self, group, attr)
 
     def set_device_attr(self, group: int, attr: int, data: Buffer | None = None) -> None:
         """Write one of the VM's own attributes, from a buffer of the size that the kernel's document gives."""
-        from .device import device_attr
+        from pyvmm_kvm.device import device_attr
 
         device_attr(self, "KVM_SET_DEVICE_ATTR", group, attr, data)
 
     def get_device_attr(self, group: int, attr: int, size: int = 8) -> bytes:
         """Read one of the VM's own attributes, of `size` bytes."""
-        from .device import get_device_attr
+        from pyvmm_kvm.device import get_device_attr
 
         return get_device_attr(self, group, attr, size)
 
     def get_stats_fd(self) -> Stats:
         """The VM's counters, by name."""
-        from .stats import Stats
+        from pyvmm_kvm.stats import Stats
 
         return Stats(self._ioctl_value("KVM_GET_STATS_FD", 0))
 

@@ -20,14 +20,14 @@ __version__ = "0.1.0"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .acpi.tables import AcpiTables
-    from .bootconfig import append_bootconfig, split_bootconfig
-    from .bzimage import BzImage
-    from .cmdline import Cmdline
-    from .compression import compress
-    from .decompression import UnsupportedCompression
-    from .elf import Elf
-    from .errors import (
+    from pyvmm_loader.acpi.tables import AcpiTables
+    from pyvmm_loader.bootconfig import append_bootconfig, split_bootconfig
+    from pyvmm_loader.bzimage import BzImage
+    from pyvmm_loader.cmdline import Cmdline
+    from pyvmm_loader.compression import compress
+    from pyvmm_loader.decompression import UnsupportedCompression
+    from pyvmm_loader.elf import Elf
+    from pyvmm_loader.errors import (
         CmdlineError,
         EntryNotOffered,
         FieldRange,
@@ -55,21 +55,21 @@ if TYPE_CHECKING:
         TooLarge,
         WrongArchitecture,
     )
-    from .extraction import extract
-    from .fdt.reader import read_fdt
-    from .fdt.tree import Fdt
-    from .firmware import Firmware
-    from .flat import Flat
-    from .image import Image
-    from .initramfs import Initramfs, read_initramfs
-    from .initramfs_reader import read_archives
-    from .initrd import join_initrds, microcode_archive, place_initrd
-    from .inspection import inspect
-    from .placement import Placement
-    from .plan import BootPlan
-    from .result import KernelLoaderResult, PvhBootCapability
-    from .smbios.tables import Smbios
-    from .x86_64.layout import split_ram
+    from pyvmm_loader.extraction import extract
+    from pyvmm_loader.fdt.reader import read_fdt
+    from pyvmm_loader.fdt.tree import Fdt
+    from pyvmm_loader.firmware import Firmware
+    from pyvmm_loader.flat import Flat
+    from pyvmm_loader.image import Image
+    from pyvmm_loader.initramfs import Initramfs, read_initramfs
+    from pyvmm_loader.initramfs_reader import read_archives
+    from pyvmm_loader.initrd import join_initrds, microcode_archive, place_initrd
+    from pyvmm_loader.inspection import inspect
+    from pyvmm_loader.placement import Placement
+    from pyvmm_loader.plan import BootPlan
+    from pyvmm_loader.result import KernelLoaderResult, PvhBootCapability
+    from pyvmm_loader.smbios.tables import Smbios
+    from pyvmm_loader.x86_64.layout import split_ram
 
 _HOME = {
     "AcpiTables": "acpi.tables",

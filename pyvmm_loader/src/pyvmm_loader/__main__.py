@@ -6,8 +6,8 @@ import argparse
 import os
 import sys
 
-from .commands import extract, initramfs, inspect, plan
-from .errors import LoaderError
+from pyvmm_loader.commands import extract, initramfs, inspect, plan
+from pyvmm_loader.errors import LoaderError
 
 
 def main(arguments: list[str] | None = None) -> int:

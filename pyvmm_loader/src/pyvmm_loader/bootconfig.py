@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from struct import pack, unpack_from
 
-from .errors import ImageTruncated, InvalidHeader
+from pyvmm_loader.errors import ImageTruncated, InvalidHeader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,20 +5,20 @@ Source: Documentation/x86/boot.rst, "The Real-Mode Kernel Header" and "Loading T
 
 from __future__ import annotations
 
-from .errors import ImageTruncated, InvalidHeader, ProtocolViolation
-from .formats import compression, refuse_magic
-from .memory import address, need_ram
-from .result import KernelLoaderResult
-from .source import Source
-from .x86_64.bootparam import SetupHeader
-from .x86_64.layout import HIMEM_START
+from pyvmm_loader.errors import ImageTruncated, InvalidHeader, ProtocolViolation
+from pyvmm_loader.formats import compression, refuse_magic
+from pyvmm_loader.memory import address, need_ram
+from pyvmm_loader.result import KernelLoaderResult
+from pyvmm_loader.source import Source
+from pyvmm_loader.x86_64.bootparam import SetupHeader
+from pyvmm_loader.x86_64.layout import HIMEM_START
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, SupportsIndex
 
-    from .memory import GuestMemory
-    from .source import ImageLike
+    from pyvmm_loader.memory import GuestMemory
+    from pyvmm_loader.source import ImageLike
 
 LOADED_HIGH = 1 << 0
 XLF_KERNEL_64 = 1 << 0

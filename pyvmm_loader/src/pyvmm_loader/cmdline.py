@@ -5,7 +5,7 @@ Source: Documentation/admin-guide/kernel-parameters.rst; lib/cmdline.c for quoti
 
 from __future__ import annotations
 
-from .errors import (
+from pyvmm_loader.errors import (
     CmdlineError,
     HasEquals,
     HasSpace,
@@ -18,7 +18,7 @@ from .errors import (
     NoQuoteSpace,
     TooLarge,
 )
-from .memory import address
+from pyvmm_loader.memory import address
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

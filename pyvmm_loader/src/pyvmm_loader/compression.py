@@ -7,7 +7,7 @@ Source: the kernel's scripts/Makefile.lib and usr/Makefile for the forms; lib/xz
 
 from __future__ import annotations
 
-from .errors import LoaderError
+from pyvmm_loader.errors import LoaderError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def _lz4(data: Buffer, block: ModuleType) -> bytes:
 def _library(form: str) -> ModuleType:
     from importlib import import_module
 
-    from .decompression import zstd_module
+    from pyvmm_loader.decompression import zstd_module
 
     try:
         return import_module(zstd_module() if form == "zstd" else "lz4.block")

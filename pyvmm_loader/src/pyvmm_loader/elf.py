@@ -7,21 +7,21 @@ from __future__ import annotations
 
 from struct import Struct
 
-from .errors import ImageTruncated, InvalidHeader, ProtocolViolation, WrongArchitecture
-from .formats import banner, refuse_magic
-from .memory import Loadable, Piece, address, need_ram, write_zeros
-from .result import KernelLoaderResult, PvhEntryIgnored, PvhEntryNotPresent, PvhEntryPresent
-from .source import Source
+from pyvmm_loader.errors import ImageTruncated, InvalidHeader, ProtocolViolation, WrongArchitecture
+from pyvmm_loader.formats import banner, refuse_magic
+from pyvmm_loader.memory import Loadable, Piece, address, need_ram, write_zeros
+from pyvmm_loader.result import KernelLoaderResult, PvhEntryIgnored, PvhEntryNotPresent, PvhEntryPresent
+from pyvmm_loader.source import Source
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any, SupportsIndex
 
-    from .memory import GuestMemory
-    from .result import PvhBootCapability
-    from .source import ImageLike
-    from .x86_64.multiboot_image import Header
+    from pyvmm_loader.memory import GuestMemory
+    from pyvmm_loader.result import PvhBootCapability
+    from pyvmm_loader.source import ImageLike
+    from pyvmm_loader.x86_64.multiboot_image import Header
 
 EHDR = {1: Struct("<16xHHIIIIIHHHHHH"), 2: Struct("<16xHHIQQQIHHHHHH")}
 PHDR = {1: Struct("<IIIIIIII"), 2: Struct("<IIQQQQQQ")}
@@ -141,7 +141,7 @@ class ElfFile:
     def multiboot(self) -> dict[str, Header]:
         """The multiboot headers in it, by the names of their entries."""
         if self._multiboot is None:
-            from .x86_64.multiboot_image import headers
+            from pyvmm_loader.x86_64.multiboot_image import headers
 
             self._multiboot = headers(self.view) if self.machine in (EM_386, EM_X86_64) else {}
         return self._multiboot
@@ -232,7 +232,7 @@ class ElfFile:
             "segments": len(segments),
         }
         if self.multiboot:
-            from .x86_64.multiboot_image import describe
+            from pyvmm_loader.x86_64.multiboot_image import describe
 
             facts.update(describe(self.multiboot))
         return facts
@@ -240,7 +240,7 @@ class ElfFile:
     def loadable(self, header: Header) -> Loadable:
         """Return what a multiboot loader loads: by the header's address fields if it has them, else the segments."""
         if header.addresses is not None:
-            from .x86_64.multiboot_image import by_addresses
+            from pyvmm_loader.x86_64.multiboot_image import by_addresses
 
             return by_addresses(self.view, self.name, header)
         if not self.segments:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from .decompression import UnsupportedCompression, unpack
-from .errors import InvalidHeader, NotAKernel
-from .formats import compression, identify
-from .source import Source
+from pyvmm_loader.decompression import UnsupportedCompression, unpack
+from pyvmm_loader.errors import InvalidHeader, NotAKernel
+from pyvmm_loader.formats import compression, identify
+from pyvmm_loader.source import Source
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .source import ImageLike
+    from pyvmm_loader.source import ImageLike
 
 __all__ = ["UnsupportedCompression", "extract", "extract_pieces"]
 
@@ -44,7 +44,7 @@ def extract_pieces(image: ImageLike, limit: int | None = None) -> Iterator[bytes
 def _packed(source: Source) -> memoryview:
     kind = identify(source.view)
     if kind == "bzimage":
-        from .bzimage import BzImageFile
+        from pyvmm_loader.bzimage import BzImageFile
 
         file = BzImageFile(source.view, source.name)
         try:
@@ -55,7 +55,7 @@ def _packed(source: Source) -> memoryview:
             raise InvalidHeader(f"{source.name}: the header names no payload in the file", field="payload_offset")
         return packed
     if kind == "zboot":
-        from .zboot import ZbootFile
+        from pyvmm_loader.zboot import ZbootFile
 
         return ZbootFile(source.view, source.name).payload
     return source.view[:]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from .errors import FieldRange
+from pyvmm_loader.errors import FieldRange
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,19 +8,19 @@ Sources: Intel SDM volume 3, 10.1.4 "First Instruction Executed"; UEFI Platform 
 
 from __future__ import annotations
 
-from .errors import InvalidHeader, MemoryTooSmall, NotAKernel
-from .memory import address, need_ram
-from .result import KernelLoaderResult
-from .source import Source
+from pyvmm_loader.errors import InvalidHeader, MemoryTooSmall, NotAKernel
+from pyvmm_loader.memory import address, need_ram
+from pyvmm_loader.result import KernelLoaderResult
+from pyvmm_loader.source import Source
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, SupportsIndex
 
-    from .memory import GuestMemory
-    from .plan import BootPlan
-    from .source import ImageLike
-    from .x86_64.registers import Registers
+    from pyvmm_loader.memory import GuestMemory
+    from pyvmm_loader.plan import BootPlan
+    from pyvmm_loader.source import ImageLike
+    from pyvmm_loader.x86_64.registers import Registers
 
 TOP = 1 << 32
 RESET_VECTOR = 0xFFFFFFF0
@@ -137,7 +137,7 @@ class Firmware:
 
 def plan(boot: BootPlan, image: FirmwareFile, cmdline: str) -> Registers:
     """Plan a ROM below 4 GiB, its variables below it, and the copy of its end below 1 MiB."""
-    from .x86_64 import registers
+    from pyvmm_loader.x86_64 import registers
 
     boot.need_no_cmdline(cmdline)
     start = TOP - len(image.view)

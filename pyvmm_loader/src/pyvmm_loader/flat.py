@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from .errors import ProtocolViolation
-from .memory import address, need_ram
-from .result import KernelLoaderResult
-from .source import Source
+from pyvmm_loader.errors import ProtocolViolation
+from pyvmm_loader.memory import address, need_ram
+from pyvmm_loader.result import KernelLoaderResult
+from pyvmm_loader.source import Source
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, SupportsIndex
 
-    from .memory import GuestMemory
-    from .plan import BootPlan
-    from .source import ImageLike
-    from .x86_64.registers import Registers
+    from pyvmm_loader.memory import GuestMemory
+    from pyvmm_loader.plan import BootPlan
+    from pyvmm_loader.source import ImageLike
+    from pyvmm_loader.x86_64.registers import Registers
 
 ENTRIES = ("flat16", "flat32", "flat64")
 BOOT_SECTOR = 0x7C00
@@ -74,7 +74,7 @@ class Flat:
 
 def plan(boot: BootPlan, image: FlatFile, cmdline: str) -> Registers:
     """Plan a flat binary; its first byte is the first instruction."""
-    from .x86_64 import layout, registers
+    from pyvmm_loader.x86_64 import layout, registers
 
     start = boot.load_address
     if start is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .errors import ImageTruncated, LoaderError, NotAKernel, WrongArchitecture
+from pyvmm_loader.errors import ImageTruncated, LoaderError, NotAKernel, WrongArchitecture
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def identify(view: memoryview) -> str:
 
 
 def _rarer(view: memoryview) -> str:
-    from . import firmware
+    from pyvmm_loader import firmware
 
     head = bytes(view[:512])
     if all(byte in b"\t\n\r\f" or 0x20 <= byte < 0x7F or byte >= 0x80 for byte in head):
@@ -98,7 +98,7 @@ def _rarer(view: memoryview) -> str:
         return "firmware"
     if head[:2] == b"MZ":
         return "efi"
-    from .x86_64 import multiboot, multiboot2
+    from pyvmm_loader.x86_64 import multiboot, multiboot2
 
     if multiboot2.find(view) is not None:
         return "multiboot2"
@@ -111,31 +111,31 @@ def open_image(view: memoryview, name: str, kind: str | None = None) -> KernelIm
     """Parse and check an image of a known format; raise the ImageError that says what is wrong with any other."""
     kind = identify(view) if kind is None else kind
     if kind == "elf":
-        from .elf import ElfFile
+        from pyvmm_loader.elf import ElfFile
 
         return ElfFile(view, name)
     if kind == "bzimage":
-        from .bzimage import BzImageFile
+        from pyvmm_loader.bzimage import BzImageFile
 
         return BzImageFile(view, name)
     if kind in IMAGES:
-        from .image import ImageFile
+        from pyvmm_loader.image import ImageFile
 
         return ImageFile(view, name)
     if kind == "firmware":
-        from .firmware import FirmwareFile
+        from pyvmm_loader.firmware import FirmwareFile
 
         return FirmwareFile(view, name)
     if kind in ("multiboot", "multiboot2"):
-        from .x86_64.multiboot_image import MultibootFile
+        from pyvmm_loader.x86_64.multiboot_image import MultibootFile
 
         return MultibootFile(view, name)
     if kind == "flat":
-        from .flat import FlatFile
+        from pyvmm_loader.flat import FlatFile
 
         return FlatFile(view, name)
     if kind == "zboot":
-        from .zboot import ZbootFile
+        from pyvmm_loader.zboot import ZbootFile
 
         return ZbootFile(view, name)
     raise refuse(kind, name, len(view))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .errors import LoaderError
+from pyvmm_loader.errors import LoaderError
 
 HEXADECIMAL = frozenset("0123456789abcdefABCDEF")
 

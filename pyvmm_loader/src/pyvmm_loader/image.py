@@ -8,18 +8,18 @@ from __future__ import annotations
 from itertools import chain
 from struct import Struct
 
-from .errors import ImageTruncated, InvalidHeader, ProtocolViolation
-from .formats import banner, identify, refuse
-from .memory import address, need_ram, write_zeros
-from .result import KernelLoaderResult
-from .source import Source
+from pyvmm_loader.errors import ImageTruncated, InvalidHeader, ProtocolViolation
+from pyvmm_loader.formats import banner, identify, refuse
+from pyvmm_loader.memory import address, need_ram, write_zeros
+from pyvmm_loader.result import KernelLoaderResult
+from pyvmm_loader.source import Source
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, SupportsIndex
 
-    from .memory import GuestMemory
-    from .source import ImageLike
+    from pyvmm_loader.memory import GuestMemory
+    from pyvmm_loader.source import ImageLike
 
 HEADER = Struct("<IIQQQQQQII")
 PAGE_SIZES = {1: 4096, 2: 16384, 3: 65536}  # arm64: bits 1 and 2 of the flags

@@ -6,16 +6,16 @@ Documentation/riscv/boot.rst, "Kernel location".
 
 from __future__ import annotations
 
-from .errors import MemoryTooSmall, ProtocolViolation
-from .fdt.node import cells64
-from .fdt.reader import read_fdt
-from .image import ALIGNMENT
+from pyvmm_loader.errors import MemoryTooSmall, ProtocolViolation
+from pyvmm_loader.fdt.node import cells64
+from pyvmm_loader.fdt.reader import read_fdt
+from pyvmm_loader.image import ALIGNMENT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .fdt.tree import Fdt
-    from .image import ImageFile
-    from .plan import BootPlan
+    from pyvmm_loader.fdt.tree import Fdt
+    from pyvmm_loader.image import ImageFile
+    from pyvmm_loader.plan import BootPlan
 
 FDT_MAX = 0x200000
 INITRD_WINDOW = 32 << 30
@@ -58,10 +58,10 @@ def add_image(boot: BootPlan, image: ImageFile, cmdline: str) -> tuple[int, int,
 
 def _virt_tree(boot: BootPlan) -> Fdt:
     if boot.arch == "arm64":
-        from .aarch64 import virt as arm64
+        from pyvmm_loader.aarch64 import virt as arm64
 
         return arm64.virt_tree(boot.ranges, boot.vcpus)
-    from .riscv64 import virt as riscv64
+    from pyvmm_loader.riscv64 import virt as riscv64
 
     return riscv64.virt_tree(boot.ranges, boot.vcpus)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import stat
 
-from .errors import ImageTruncated, InvalidHeader
+from pyvmm_loader.errors import ImageTruncated, InvalidHeader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ Source: Documentation/driver-api/early-userspace/buffer-format.rst.
 
 from __future__ import annotations
 
-from .bootconfig import split_bootconfig
-from .errors import InvalidHeader
-from .initramfs import MAGIC, MAGIC_CRC, read_archive
+from pyvmm_loader.bootconfig import split_bootconfig
+from pyvmm_loader.errors import InvalidHeader
+from pyvmm_loader.initramfs import MAGIC, MAGIC_CRC, read_archive
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    from .initramfs import Entry
+    from pyvmm_loader.initramfs import Entry
 
 MAX_ARCHIVES = 256
 
@@ -31,8 +31,8 @@ def read_archives(initrd: Buffer, limit: int | None = None) -> Iterator[Entry]:
     data, _ = split_bootconfig(initrd)
     rest = yield from _read_plain(data)
     if rest < len(data):
-        from .extraction import extract
-        from .formats import compression
+        from pyvmm_loader.extraction import extract
+        from pyvmm_loader.formats import compression
 
         packed = data[rest:]
         if compression(memoryview(packed)) is None:

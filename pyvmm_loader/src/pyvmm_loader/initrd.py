@@ -10,7 +10,7 @@ Documentation/driver-api/early-userspace/buffer-format.rst; Documentation/x86/mi
 
 from __future__ import annotations
 
-from .errors import ImageEmpty, InitrdTooLarge, InvalidHeader
+from pyvmm_loader.errors import ImageEmpty, InitrdTooLarge, InvalidHeader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def join_initrds(parts: Sequence[Buffer], *, microcode: Buffer = b"", bootconfig
             joined += bytes(-len(joined) % ALIGNMENT)
             joined += data
     if bootconfig:
-        from .bootconfig import append_bootconfig
+        from pyvmm_loader.bootconfig import append_bootconfig
 
         return append_bootconfig(joined, bootconfig)
     return bytes(joined)
@@ -76,7 +76,7 @@ def microcode_archive(**blobs: Buffer) -> bytes:
     >>> len(microcode_archive(intel=b"update"))
     1024
     """
-    from .initramfs import Initramfs
+    from pyvmm_loader.initramfs import Initramfs
 
     archive = Initramfs()
     for folder in ("kernel", "kernel/x86", "kernel/x86/microcode"):

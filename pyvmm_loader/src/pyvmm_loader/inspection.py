@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from .formats import open_image
-from .source import Source
+from pyvmm_loader.formats import open_image
+from pyvmm_loader.source import Source
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from .source import ImageLike
+    from pyvmm_loader.source import ImageLike
 
 
 def inspect(image: ImageLike) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from operator import index
 
-from .errors import MemoryTooSmall
+from pyvmm_loader.errors import MemoryTooSmall
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ RAM_START = {"arm64": 0x40000000, "riscv64": 0x80000000}
 def ranges_of(memory: object, arch: str = "x86_64") -> list[tuple[int, int]]:
     """Return the (start, size) pairs of RAM: of a size in bytes, of pairs, or of a guest memory's regions."""
     if isinstance(memory, int):
-        from .x86_64.layout import split_ram
+        from pyvmm_loader.x86_64.layout import split_ram
 
         ranges = split_ram(memory)
         return [(RAM_START[arch], memory)] if arch in RAM_START else ranges

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .errors import (
+from pyvmm_loader.errors import (
     EntryNotOffered,
     InvalidAscii,
     LoaderError,
@@ -11,15 +11,15 @@ from .errors import (
     ProtocolViolation,
     TooLarge,
 )
-from .formats import identify, open_image, refuse, refuse_arch
-from .initrd import place_initrd
-from .memory import need_ram, ranges_of, write_zeros
-from .placement import Placement
-from .source import Source
-from .x86_64 import layout
-from .x86_64.e820 import RAM, e820
-from .x86_64.firmware_tables import FirmwareTables
-from .x86_64.registers import Registers, identity_map
+from pyvmm_loader.formats import identify, open_image, refuse, refuse_arch
+from pyvmm_loader.initrd import place_initrd
+from pyvmm_loader.memory import need_ram, ranges_of, write_zeros
+from pyvmm_loader.placement import Placement
+from pyvmm_loader.source import Source
+from pyvmm_loader.x86_64 import layout
+from pyvmm_loader.x86_64.e820 import RAM, e820
+from pyvmm_loader.x86_64.firmware_tables import FirmwareTables
+from pyvmm_loader.x86_64.registers import Registers, identity_map
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    from .acpi.tables import AcpiTables
-    from .cmdline import Cmdline
-    from .formats import KernelImage
-    from .memory import GuestMemory
-    from .smbios.tables import Smbios
-    from .source import ImageLike
-    from .x86_64.e820 import E820Entry
+    from pyvmm_loader.acpi.tables import AcpiTables
+    from pyvmm_loader.cmdline import Cmdline
+    from pyvmm_loader.formats import KernelImage
+    from pyvmm_loader.memory import GuestMemory
+    from pyvmm_loader.smbios.tables import Smbios
+    from pyvmm_loader.source import ImageLike
+    from pyvmm_loader.x86_64.e820 import E820Entry
 
 
 class Module:
@@ -147,7 +147,7 @@ class BootPlan:
             parts.append(initrd)  # type: ignore[arg-type]  # a list or tuple is no ImageLike, the rest is
         if not bootconfig and len(parts) <= 1:
             return self._source(parts[0]) if parts else None
-        from .initrd import join_initrds
+        from pyvmm_loader.initrd import join_initrds
 
         return self._source(join_initrds([self._source(part).view for part in parts], bootconfig=bootconfig))
 
@@ -173,11 +173,11 @@ class BootPlan:
     def _protocol(self, image: Any, cmdline: str) -> Registers | dict[str, int]:  # noqa: ANN401 (by format)
         """Let the boot protocol that was chosen place the kernel and what it reads."""
         if self.arch == "arm64":
-            from .aarch64 import linux_boot as arm64
+            from pyvmm_loader.aarch64 import linux_boot as arm64
 
             return arm64.plan(self, image, cmdline)
         if self.arch == "riscv64":
-            from .riscv64 import linux_boot as riscv64
+            from pyvmm_loader.riscv64 import linux_boot as riscv64
 
             return riscv64.plan(self, image, cmdline)
         state = self._x86(image, cmdline)
@@ -192,31 +192,31 @@ class BootPlan:
 
     def _x86(self, image: Any, cmdline: str) -> Registers:  # noqa: ANN401 (by format)
         if self.entry in ("linux64", "linux32"):
-            from .x86_64 import linux_boot
+            from pyvmm_loader.x86_64 import linux_boot
 
             plan = linux_boot.plan_elf if self.kind == "elf" else linux_boot.plan_bzimage
             return plan(self, image, cmdline)
         if self.entry == "linux16":
-            from .x86_64 import linux16
+            from pyvmm_loader.x86_64 import linux16
 
             return linux16.plan(self, image, cmdline)
         if self.entry == "pvh":
-            from .x86_64 import pvh
+            from pyvmm_loader.x86_64 import pvh
 
             return pvh.plan(self, image, cmdline)
         if self.entry == "multiboot":
-            from .x86_64 import multiboot
+            from pyvmm_loader.x86_64 import multiboot
 
             return multiboot.plan(self, image, cmdline)
         if self.entry == "multiboot2":
-            from .x86_64 import multiboot2
+            from pyvmm_loader.x86_64 import multiboot2
 
             return multiboot2.plan(self, image, cmdline)
         if self.entry == "reset":
-            from . import firmware
+            from pyvmm_loader import firmware
 
             return firmware.plan(self, image, cmdline)
-        from . import flat
+        from pyvmm_loader import flat
 
         return flat.plan(self, image, cmdline)
 
@@ -258,7 +258,7 @@ class BootPlan:
 
     def parse_cmdline(self, text: str, limit: int) -> bytes:
         """Return the command line of at most `limit` characters with its NUL; raises what Cmdline refuses."""
-        from .cmdline import Cmdline
+        from pyvmm_loader.cmdline import Cmdline
 
         size = min(limit + 1, layout.CMDLINE_MAX_SIZE)
         try:
@@ -406,7 +406,7 @@ class BootPlan:
 
     def svg(self) -> str:
         """Return the layout as a picture: what lies where, and who reads it."""
-        from .svg import svg
+        from pyvmm_loader.svg import svg
 
         return svg(self)
 

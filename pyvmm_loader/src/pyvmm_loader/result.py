@@ -4,7 +4,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .x86_64.bootparam import SetupHeader
+    from pyvmm_loader.x86_64.bootparam import SetupHeader
 
 
 class PvhBootCapability:

@@ -7,7 +7,7 @@ import os
 import stat
 from io import BytesIO
 
-from .errors import ImageEmpty, ImageNotFound, ImageTruncated
+from pyvmm_loader.errors import ImageEmpty, ImageNotFound, ImageTruncated
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    from .memory import GuestMemory
+    from pyvmm_loader.memory import GuestMemory
 
     class HasFileno(Protocol):
         """An open file."""
@@ -97,7 +97,7 @@ class Source:
         pieces = self.unpacked()
         if pieces is None:
             return
-        from .decompression import bound
+        from pyvmm_loader.decompression import bound
 
         content = mmap.mmap(-1, bound(len(self.view)), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         try:
@@ -116,12 +116,12 @@ class Source:
 
     def unpacked(self) -> Iterator[bytes] | None:
         """Return the content of a compressed file, piece by piece, or None; sets `compression`, raises as `unpack`."""
-        from .formats import compression
+        from pyvmm_loader.formats import compression
 
         self.compression = compression(self.view)
         if self.compression is None:
             return None
-        from .decompression import bound, unpack
+        from pyvmm_loader.decompression import bound, unpack
 
         self._pieces = unpack(self.view, self.compression, self.name, bound(len(self.view)))
         return self._pieces

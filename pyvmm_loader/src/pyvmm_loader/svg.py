@@ -8,8 +8,8 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .placement import Placement
-    from .plan import BootPlan
+    from pyvmm_loader.placement import Placement
+    from pyvmm_loader.plan import BootPlan
 
 WIDTH, ROW, GAP, TOP, LEFT, BOX = 1060, 34, 20, 64, 150, 190
 FONT = "font-family='DejaVu Sans Mono, monospace'"

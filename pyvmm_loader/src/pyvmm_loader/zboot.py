@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from struct import Struct
 
-from .errors import ImageTruncated, InvalidHeader
+from pyvmm_loader.errors import ImageTruncated, InvalidHeader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ then close. With `bitmap=AtomicBitmap` every write is recorded by pages; `Volati
 
 from __future__ import annotations
 
-from .address import GuestAddress
-from .errors import (
+from pyvmm_memory.address import GuestAddress
+from pyvmm_memory.errors import (
     GuestAddressOverflow,
     GuestMemoryError,
     HostAddressNotAvailable,
@@ -50,35 +50,35 @@ from .errors import (
     UnexpectedEof,
     UnsortedMemoryRegions,
 )
-from .guest_memory import GuestMemoryMmap
-from .mmap_region import MmapRegion
-from .permissions import Permissions
-from .region import GuestRegionMmap
+from pyvmm_memory.guest_memory import GuestMemoryMmap
+from pyvmm_memory.mmap_region import MmapRegion
+from pyvmm_memory.permissions import Permissions
+from pyvmm_memory.region import GuestRegionMmap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .address import MemoryRegionAddress
-    from .advice import Advice, advise, prefault
-    from .atomic import GuestMemoryAtomic
-    from .bitmap import AtomicBitmap, BitmapSlice, PlainBitmap
-    from .bytes import Bytes
-    from .collection import GuestRegionCollection
-    from .endian import Be16, Be32, Be64, BeSize, Le16, Le32, Le64, LeSize
-    from .file_offset import FileOffset
-    from .iommu import CannotResolve, Fragmented, Iommu, IommuError, IommuMemory, IommuMisconfigured
-    from .iotlb import Iotlb, IotlbFails, IovaRange, MappedRange
-    from .memfd import from_guest_memfd, from_memfd, guest_memfd_region, memfd_region
-    from .memory import GuestMemory
-    from .mmap_builder import MmapRegionBuilder
-    from .numa import Policy, bind, online_nodes, policy_of
-    from .ordering import InvalidOrdering, Ordering, fence
-    from .reservation import HostReservation, contiguous
-    from .snapshot import Snapshot, dirty_ranges, save
-    from .struct_view import StructView
-    from .userfault import UserFault, UserFaultError
-    from .volatile import PtrGuard, VolatileSlice
-    from .volatile_ref import VolatileArrayRef, VolatileRef
-    from .xen import MmapRange, MmapXenFlags
+    from pyvmm_memory.address import MemoryRegionAddress
+    from pyvmm_memory.advice import Advice, advise, prefault
+    from pyvmm_memory.atomic import GuestMemoryAtomic
+    from pyvmm_memory.bitmap import AtomicBitmap, BitmapSlice, PlainBitmap
+    from pyvmm_memory.bytes import Bytes
+    from pyvmm_memory.collection import GuestRegionCollection
+    from pyvmm_memory.endian import Be16, Be32, Be64, BeSize, Le16, Le32, Le64, LeSize
+    from pyvmm_memory.file_offset import FileOffset
+    from pyvmm_memory.iommu import CannotResolve, Fragmented, Iommu, IommuError, IommuMemory, IommuMisconfigured
+    from pyvmm_memory.iotlb import Iotlb, IotlbFails, IovaRange, MappedRange
+    from pyvmm_memory.memfd import from_guest_memfd, from_memfd, guest_memfd_region, memfd_region
+    from pyvmm_memory.memory import GuestMemory
+    from pyvmm_memory.mmap_builder import MmapRegionBuilder
+    from pyvmm_memory.numa import Policy, bind, online_nodes, policy_of
+    from pyvmm_memory.ordering import InvalidOrdering, Ordering, fence
+    from pyvmm_memory.reservation import HostReservation, contiguous
+    from pyvmm_memory.snapshot import Snapshot, dirty_ranges, save
+    from pyvmm_memory.struct_view import StructView
+    from pyvmm_memory.userfault import UserFault, UserFaultError
+    from pyvmm_memory.volatile import PtrGuard, VolatileSlice
+    from pyvmm_memory.volatile_ref import VolatileArrayRef, VolatileRef
+    from pyvmm_memory.xen import MmapRange, MmapXenFlags
 
 __version__ = "0.1.0"
 

@@ -9,12 +9,12 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING or os.environ.get("PYVMM_MEMORY_PURE"):
-    from .window import FastAccess, Window
+    from pyvmm_memory.window import FastAccess, Window
 else:
     try:
-        from ._window import FastAccess, Window
+        from pyvmm_memory._window import FastAccess, Window
     except ImportError:
-        from .window import FastAccess, Window
+        from pyvmm_memory.window import FastAccess, Window
 
 COMPILED = Window.__module__.endswith("._window")
 

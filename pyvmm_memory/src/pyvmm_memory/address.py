@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from operator import index
 
-from .errors import GuestAddressOverflow, InvalidInteger
+from pyvmm_memory.errors import GuestAddressOverflow, InvalidInteger
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

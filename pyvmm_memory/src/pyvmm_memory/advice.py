@@ -6,14 +6,14 @@ import errno
 import mmap
 from enum import IntEnum
 
-from ._memory import lib
-from .errors import HostRefused, InvalidGuestAddress
+from pyvmm_memory._memory import lib
+from pyvmm_memory.errors import HostRefused, InvalidGuestAddress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from .collection import GuestRegionCollection
+    from pyvmm_memory.collection import GuestRegionCollection
 
 CHUNK = 64 << 20
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import mmap
 
-from .address import U64_MAX, as_int
-from .errors import InvalidLength
+from pyvmm_memory.address import U64_MAX, as_int
+from pyvmm_memory.errors import InvalidLength
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ class AtomicBitmap(PlainBitmap):
     __slots__ = ("_atomic", "_ffi", "_lib", "_pointer")
 
     def _bound(self) -> None:
-        from ._memory import ffi, lib
+        from pyvmm_memory._memory import ffi, lib
 
         self._ffi = ffi
         self._lib = lib

@@ -5,7 +5,7 @@ from __future__ import annotations
 from struct import Struct
 from struct import error as StructError  # noqa: N812 (it is the standard library's name that is odd)
 
-from .errors import GuestMemoryError, InvalidBuffer
+from pyvmm_memory.errors import GuestMemoryError, InvalidBuffer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ way to the same result.
 
 from __future__ import annotations
 
-from .address import as_int
-from .errors import (
+from pyvmm_memory.address import as_int
+from pyvmm_memory.errors import (
     GuestMemoryError,
     InvalidBackendAddress,
     InvalidBuffer,
@@ -17,7 +17,7 @@ from .errors import (
     PartialBuffer,
     UnexpectedEof,
 )
-from .io import read_into, write_from
+from pyvmm_memory.io import read_into, write_from
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    from .io import Sink, Source
-    from .mmap_region import MmapRegion
-    from .ordering import Ordering
+    from pyvmm_memory.io import Sink, Source
+    from pyvmm_memory.mmap_region import MmapRegion
+    from pyvmm_memory.ordering import Ordering
 
 READ, WRITE = 1, 2
 _WIDTHS = (1, 2, 4, 8)
@@ -150,7 +150,7 @@ class Bytes:
         `kind` is an integer type of `endian` (`Le32`), a `struct.Struct` (the result is a tuple), a struct format
         (`"<QIHH"`) or anything with `size` and `from_slice(bytes)`.
         """
-        from .byte_valued import layout_of
+        from pyvmm_memory.byte_valued import layout_of
 
         layout = layout_of(kind)
         copy = bytearray(layout.size)
@@ -159,7 +159,7 @@ class Bytes:
 
     def write_obj(self, value: Any, addr: int) -> None:  # noqa: ANN401 (whatever has bytes)
         """Write an object to `addr` as `write_slice` does: an integer of `endian`, a buffer, or an `as_slice()`."""
-        from .byte_valued import as_bytes
+        from pyvmm_memory.byte_valued import as_bytes
 
         self.write_slice(as_bytes(value), addr)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 
-from .access import FastAccess
-from .address import U64_MAX, GuestAddress, MemoryRegionAddress, as_int
-from .errors import (
+from pyvmm_memory.access import FastAccess
+from pyvmm_memory.address import U64_MAX, GuestAddress, MemoryRegionAddress, as_int
+from pyvmm_memory.errors import (
     InvalidBackendAddress,
     InvalidGuestAddress,
     InvalidInteger,
@@ -15,8 +15,8 @@ from .errors import (
     NoMemoryRegion,
     UnsortedMemoryRegions,
 )
-from .memory import GuestMemory
-from .permissions import Permissions
+from pyvmm_memory.memory import GuestMemory
+from pyvmm_memory.permissions import Permissions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from .mmap_region import MmapRegion
-    from .region import GuestRegionMmap
+    from pyvmm_memory.mmap_region import MmapRegion
+    from pyvmm_memory.region import GuestRegionMmap
 
 
 class GuestRegionCollection(FastAccess, GuestMemory):
@@ -247,6 +247,6 @@ class GuestRegionCollection(FastAccess, GuestMemory):
 
         Pages that were never written to are skipped where the host says which.
         """
-        from .hexdump import search
+        from pyvmm_memory.hexdump import search
 
         return search(self, pattern, start, end, limit)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .errors import GuestMemoryError, InvalidLength
+from pyvmm_memory.errors import GuestMemoryError, InvalidLength
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from .address import as_int
-from .errors import InvalidOffsetLength
+from pyvmm_memory.address import as_int
+from pyvmm_memory.errors import InvalidOffsetLength
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from .collection import GuestRegionCollection
-from .errors import NoMemoryRegion
-from .region import GuestRegionMmap
+from pyvmm_memory.collection import GuestRegionCollection
+from pyvmm_memory.errors import NoMemoryRegion
+from pyvmm_memory.region import GuestRegionMmap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Self
 
-    from .bitmap import NewBitmap
-    from .file_offset import FileOffset
+    from pyvmm_memory.bitmap import NewBitmap
+    from pyvmm_memory.file_offset import FileOffset
 
 
 class GuestMemoryMmap(GuestRegionCollection):

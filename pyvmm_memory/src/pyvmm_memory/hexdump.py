@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from .address import as_int
-from .errors import InvalidLength, PartialBuffer
+from pyvmm_memory.address import as_int
+from pyvmm_memory.errors import InvalidLength, PartialBuffer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .collection import GuestRegionCollection
-    from .memory import GuestMemory
+    from pyvmm_memory.collection import GuestRegionCollection
+    from pyvmm_memory.memory import GuestMemory
 
 MAX_DUMP = 1 << 20
 CHUNK = 1 << 20
@@ -95,7 +95,7 @@ def _ranges(memory: GuestRegionCollection, margin: int) -> Iterator[tuple[int, i
 
     The margin is for patterns that begin or end with zeros; -1 is for patterns that are nothing else.
     """
-    from .pagemap import populated
+    from pyvmm_memory.pagemap import populated
 
     for region in memory:
         if margin < 0:

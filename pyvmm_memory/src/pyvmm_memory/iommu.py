@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from .address import as_int
-from .errors import GuestMemoryError, InvalidBackendAddress, InvalidGuestAddress, InvalidLength, Overflow
-from .iotlb import Iotlb, IotlbFails, IovaRange
-from .memory import GuestMemory
-from .permissions import Permissions
+from pyvmm_memory.address import as_int
+from pyvmm_memory.errors import GuestMemoryError, InvalidBackendAddress, InvalidGuestAddress, InvalidLength, Overflow
+from pyvmm_memory.iotlb import Iotlb, IotlbFails, IovaRange
+from pyvmm_memory.memory import GuestMemory
+from pyvmm_memory.permissions import Permissions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Protocol, Self
 
-    from .bitmap import Bitmap
-    from .collection import GuestRegionCollection
-    from .iotlb import MappedRange
-    from .mmap_region import MmapRegion
+    from pyvmm_memory.bitmap import Bitmap
+    from pyvmm_memory.collection import GuestRegionCollection
+    from pyvmm_memory.iotlb import MappedRange
+    from pyvmm_memory.mmap_region import MmapRegion
 
     class Translator(Protocol):
         """Anything that translates: `Iommu` is one."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 
-from .address import U64_MAX, as_int
-from .errors import GuestMemoryError, InvalidLength, Overflow
-from .permissions import Permissions
+from pyvmm_memory.address import U64_MAX, as_int
+from pyvmm_memory.errors import GuestMemoryError, InvalidLength, Overflow
+from pyvmm_memory.permissions import Permissions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

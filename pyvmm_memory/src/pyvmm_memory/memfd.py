@@ -5,17 +5,17 @@ from __future__ import annotations
 import mmap
 import os
 
-from .errors import HostRefused
-from .file_offset import FileOffset
-from .guest_memory import GuestMemoryMmap
-from .mmap_region import MAP_NORESERVE, PROT_RW, MmapRegion
-from .region import GuestRegionMmap
+from pyvmm_memory.errors import HostRefused
+from pyvmm_memory.file_offset import FileOffset
+from pyvmm_memory.guest_memory import GuestMemoryMmap
+from pyvmm_memory.mmap_region import MAP_NORESERVE, PROT_RW, MmapRegion
+from pyvmm_memory.region import GuestRegionMmap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from .bitmap import NewBitmap
+    from pyvmm_memory.bitmap import NewBitmap
 
 
 def memfd_region(

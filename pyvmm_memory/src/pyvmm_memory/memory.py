@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from .bytes import WRITE, Bytes
-from .errors import InvalidGuestAddress
-from .permissions import Permissions
+from pyvmm_memory.bytes import WRITE, Bytes
+from pyvmm_memory.errors import InvalidGuestAddress
+from pyvmm_memory.permissions import Permissions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .bitmap import Bitmap
-    from .mmap_region import MmapRegion
-    from .struct_view import Layout, StructView
-    from .volatile import VolatileSlice
+    from pyvmm_memory.bitmap import Bitmap
+    from pyvmm_memory.mmap_region import MmapRegion
+    from pyvmm_memory.struct_view import Layout, StructView
+    from pyvmm_memory.volatile import VolatileSlice
 
 
 class GuestMemory(Bytes):
@@ -56,8 +56,8 @@ class GuestMemory(Bytes):
         self, addr: int, length: int, permissions: Permissions = Permissions.ReadWrite
     ) -> VolatileSlice:
         """`length` bytes in one region, as a slice that records its writes; raises what `get_slice` does."""
-        from .errors import InvalidBackendAddress
-        from .volatile import VolatileSlice
+        from pyvmm_memory.errors import InvalidBackendAddress
+        from pyvmm_memory.volatile import VolatileSlice
 
         slices = self.get_volatile_slices(addr, length, permissions)
         if not slices:
@@ -70,7 +70,7 @@ class GuestMemory(Bytes):
         self, addr: int, length: int, permissions: Permissions = Permissions.ReadWrite
     ) -> list[VolatileSlice]:
         """As `get_slices`, as slices that record their writes."""
-        from .volatile import VolatileSlice
+        from pyvmm_memory.volatile import VolatileSlice
 
         slices: list[VolatileSlice] = []
         done = 0
@@ -93,12 +93,12 @@ class GuestMemory(Bytes):
 
     def struct(self, address: int, layout: Layout, *, byteorder: str = "<") -> StructView:
         """Named fields at `address`, read and written where they are: see `StructView`."""
-        from .struct_view import StructView
+        from pyvmm_memory.struct_view import StructView
 
         return StructView(self, address, layout, byteorder)
 
     def hexdump(self, addr: int, length: int, *, width: int = 16) -> str:
         """`length` bytes at `addr` as people read them; runs of equal lines are one `*`, holes are named."""
-        from .hexdump import hexdump
+        from pyvmm_memory.hexdump import hexdump
 
         return hexdump(self, addr, length, width)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from .mmap_region import ANONYMOUS, MmapRegion
+from pyvmm_memory.mmap_region import ANONYMOUS, MmapRegion
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
 
-    from .bitmap import NewBitmap
-    from .file_offset import FileOffset
+    from pyvmm_memory.bitmap import NewBitmap
+    from pyvmm_memory.file_offset import FileOffset
 
 
 class MmapRegionBuilder:

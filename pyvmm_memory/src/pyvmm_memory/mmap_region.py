@@ -6,8 +6,8 @@ import errno
 import mmap
 import os
 
-from .access import Window
-from .errors import (
+from pyvmm_memory.access import Window
+from pyvmm_memory.errors import (
     HostAddressNotAvailable,
     InvalidOffsetLength,
     InvalidRegion,
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    from .bitmap import Bitmap, NewBitmap
-    from .file_offset import FileOffset
-    from .volatile import VolatileSlice
+    from pyvmm_memory.bitmap import Bitmap, NewBitmap
+    from pyvmm_memory.file_offset import FileOffset
+    from pyvmm_memory.volatile import VolatileSlice
 
     class Owner(Protocol):
         """What unmaps a range."""
@@ -182,7 +182,7 @@ class MmapRegion:
 
         Raises InvalidPointer where `addr` is not the start of a page.
         """
-        from .raw import from_pointer
+        from pyvmm_memory.raw import from_pointer
 
         return from_pointer(cls, addr, size, prot, flags, bitmap)
 
@@ -202,7 +202,7 @@ class MmapRegion:
             raise MemoryClosed(f"{self!r} is closed")
         if self.view is not None:
             return self.window.address
-        from ._memory import ffi
+        from pyvmm_memory._memory import ffi
 
         return int(ffi.cast("uintptr_t", ffi.from_buffer(self.buffer)))
 
@@ -239,7 +239,7 @@ class MmapRegion:
 
     def as_volatile_slice(self) -> VolatileSlice:
         """All of it as a VolatileSlice, which keeps the dirty bitmap."""
-        from .volatile import VolatileSlice
+        from pyvmm_memory.volatile import VolatileSlice
 
         return VolatileSlice(self, 0, self.size)
 

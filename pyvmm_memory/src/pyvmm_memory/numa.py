@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from ._memory import ffi, lib
-from .advice import _pieces
-from .errors import GuestMemoryError, HostRefused
+from pyvmm_memory._memory import ffi, lib
+from pyvmm_memory.advice import _pieces
+from pyvmm_memory.errors import GuestMemoryError, HostRefused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from .collection import GuestRegionCollection
+    from pyvmm_memory.collection import GuestRegionCollection
 
 BITS = 1024
 ONLINE = "/sys/devices/system/node/online"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from enum import Enum
 
-from ._memory import lib
-from .errors import GuestMemoryError
+from pyvmm_memory._memory import lib
+from pyvmm_memory.errors import GuestMemoryError
 
 
 class InvalidOrdering(GuestMemoryError, ValueError):

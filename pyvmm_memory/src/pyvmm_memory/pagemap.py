@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .region import GuestRegionMmap
+    from pyvmm_memory.region import GuestRegionMmap
 
 _ENTRIES = 1 << 17
 

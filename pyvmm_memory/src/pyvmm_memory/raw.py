@@ -5,9 +5,9 @@ from __future__ import annotations
 import mmap
 import weakref
 
-from ._memory import ffi, lib
-from .errors import InvalidPointer, InvalidRegion, MmapFailed
-from .mmap_region import MmapRegion, _new_bitmap
+from pyvmm_memory._memory import ffi, lib
+from pyvmm_memory.errors import InvalidPointer, InvalidRegion, MmapFailed
+from pyvmm_memory.mmap_region import MmapRegion, _new_bitmap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    from .bitmap import NewBitmap
+    from pyvmm_memory.bitmap import NewBitmap
 
     R = TypeVar("R", bound=MmapRegion)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from .address import U64_MAX, GuestAddress, MemoryRegionAddress, as_int
-from .bytes import Bytes
-from .errors import InvalidBackendAddress, InvalidRegion, OutOfBounds
-from .mmap_region import MmapRegion
+from pyvmm_memory.address import U64_MAX, GuestAddress, MemoryRegionAddress, as_int
+from pyvmm_memory.bytes import Bytes
+from pyvmm_memory.errors import InvalidBackendAddress, InvalidRegion, OutOfBounds
+from pyvmm_memory.mmap_region import MmapRegion
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    from .access import Window
-    from .bitmap import Bitmap, NewBitmap
-    from .file_offset import FileOffset
-    from .volatile import VolatileSlice
+    from pyvmm_memory.access import Window
+    from pyvmm_memory.bitmap import Bitmap, NewBitmap
+    from pyvmm_memory.file_offset import FileOffset
+    from pyvmm_memory.volatile import VolatileSlice
 
 
 class GuestRegionMmap(Bytes):

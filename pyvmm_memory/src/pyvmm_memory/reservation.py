@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import mmap
 
-from .errors import InvalidRegion, MapFixed, MemoryInUse, MemoryRegionOverlap
-from .guest_memory import GuestMemoryMmap
-from .mmap_region import ANONYMOUS, MAP_FIXED, MAP_NORESERVE, PROT_RW, MmapRegion, _new_bitmap, check_file
-from .raw import HostRange, map_at, unmap
-from .region import GuestRegionMmap
+from pyvmm_memory.errors import InvalidRegion, MapFixed, MemoryInUse, MemoryRegionOverlap
+from pyvmm_memory.guest_memory import GuestMemoryMmap
+from pyvmm_memory.mmap_region import ANONYMOUS, MAP_FIXED, MAP_NORESERVE, PROT_RW, MmapRegion, _new_bitmap, check_file
+from pyvmm_memory.raw import HostRange, map_at, unmap
+from pyvmm_memory.region import GuestRegionMmap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from .bitmap import NewBitmap
-    from .file_offset import FileOffset
+    from pyvmm_memory.bitmap import NewBitmap
+    from pyvmm_memory.file_offset import FileOffset
 
 PROT_NONE = 0
 

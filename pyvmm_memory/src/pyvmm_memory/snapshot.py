@@ -11,20 +11,20 @@ import mmap
 import os
 import tempfile
 
-from .errors import InvalidSnapshot, PartialBuffer
-from .file_offset import FileOffset
-from .guest_memory import GuestMemoryMmap
-from .pagemap import populated
-from .userfault import UserFault
+from pyvmm_memory.errors import InvalidSnapshot, PartialBuffer
+from pyvmm_memory.file_offset import FileOffset
+from pyvmm_memory.guest_memory import GuestMemoryMmap
+from pyvmm_memory.pagemap import populated
+from pyvmm_memory.userfault import UserFault
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any, TypeAlias
 
-    from .bitmap import NewBitmap
-    from .collection import GuestRegionCollection
-    from .region import GuestRegionMmap
+    from pyvmm_memory.bitmap import NewBitmap
+    from pyvmm_memory.collection import GuestRegionCollection
+    from pyvmm_memory.region import GuestRegionMmap
 
     Progress: TypeAlias = Callable[[int, int], object]
 
@@ -132,7 +132,7 @@ def _write_all(fd: int, piece: memoryview, at: int) -> None:
 
 def dirty_ranges(memory: GuestRegionCollection, *, reset: bool = True) -> list[tuple[int, int]]:
     """The guest ranges `(address, length)` that the bitmaps of `memory` have; cleared with `reset`."""
-    from .bitmap import PlainBitmap
+    from pyvmm_memory.bitmap import PlainBitmap
 
     found: list[tuple[int, int]] = []
     for region in memory:
@@ -246,7 +246,7 @@ class Snapshot:
 
 
 def _file_data(fd: int, start: int, size: int) -> Iterator[tuple[int, int]]:
-    from .pagemap import _data_of
+    from pyvmm_memory.pagemap import _data_of
 
     return _data_of(fd, start, size)
 

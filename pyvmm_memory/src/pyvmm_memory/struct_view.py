@@ -5,14 +5,14 @@ from __future__ import annotations
 from struct import Struct
 from struct import error as StructError  # noqa: N812 (it is the standard library's name that is odd)
 
-from .errors import GuestMemoryError, InvalidBuffer
+from pyvmm_memory.errors import GuestMemoryError, InvalidBuffer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from typing import Any, TypeAlias
 
-    from .bytes import Bytes
+    from pyvmm_memory.bytes import Bytes
 
     Layout: TypeAlias = Mapping[str, str] | Iterable[tuple[str, str]]
 

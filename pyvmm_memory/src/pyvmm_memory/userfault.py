@@ -6,9 +6,9 @@ import errno
 import mmap
 import os
 
-from ._memory import ffi, lib
-from .bitmap import AtomicBitmap
-from .errors import GuestMemoryError, HostRefused, InvalidRegion, MappingPastEof
+from pyvmm_memory._memory import ffi, lib
+from pyvmm_memory.bitmap import AtomicBitmap
+from pyvmm_memory.errors import GuestMemoryError, HostRefused, InvalidRegion, MappingPastEof
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Self
 
-    from .file_offset import FileOffset
-    from .region import GuestRegionMmap
+    from pyvmm_memory.file_offset import FileOffset
+    from pyvmm_memory.region import GuestRegionMmap
 
 CHUNK = 64 << 10
 _STEPS = {

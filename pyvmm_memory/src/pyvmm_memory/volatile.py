@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from .address import U64_MAX, as_int
-from .bytes import WRITE, Bytes, bytes_of
-from .errors import InvalidBackendAddress, InvalidLength, Misaligned, OutOfBounds, Overflow, ReadOnlyMemory, TooBig
-from .volatile_ref import VolatileArrayRef, VolatileRef
+from pyvmm_memory.address import U64_MAX, as_int
+from pyvmm_memory.bytes import WRITE, Bytes, bytes_of
+from pyvmm_memory.errors import (
+    InvalidBackendAddress,
+    InvalidLength,
+    Misaligned,
+    OutOfBounds,
+    Overflow,
+    ReadOnlyMemory,
+    TooBig,
+)
+from pyvmm_memory.volatile_ref import VolatileArrayRef, VolatileRef
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,9 +21,9 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    from .bitmap import Bitmap
-    from .byte_valued import Kind
-    from .mmap_region import MmapRegion
+    from pyvmm_memory.bitmap import Bitmap
+    from pyvmm_memory.byte_valued import Kind
+    from pyvmm_memory.mmap_region import MmapRegion
 
 
 def compute_offset(base: int, offset: int) -> int:
@@ -89,7 +97,7 @@ class VolatileSlice(Bytes):
     @classmethod
     def from_buffer(cls, buffer: Buffer, bitmap: Bitmap | None = None) -> VolatileSlice:
         """All of any buffer, writable or not, which stays pinned as long as the slice lives. Raises InvalidBuffer."""
-        from .mmap_region import MmapRegion
+        from pyvmm_memory.mmap_region import MmapRegion
 
         with bytes_of(buffer) as view:
             size, readonly = len(view), view.readonly
@@ -173,7 +181,7 @@ class VolatileSlice(Bytes):
 
     def get_array_ref(self, kind: Kind, offset: int, n: int) -> VolatileArrayRef:
         """`n` objects at `offset`. Raises OutOfBounds, TooBig."""
-        from .byte_valued import layout_of
+        from pyvmm_memory.byte_valued import layout_of
 
         size = layout_of(kind).size
         n = as_int(n)

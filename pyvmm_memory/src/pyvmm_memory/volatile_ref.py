@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from .byte_valued import layout_of
-from .errors import OutOfBounds
+from pyvmm_memory.byte_valued import layout_of
+from pyvmm_memory.errors import OutOfBounds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
-    from .bitmap import Bitmap
-    from .byte_valued import Kind
-    from .volatile import PtrGuard, VolatileSlice
+    from pyvmm_memory.bitmap import Bitmap
+    from pyvmm_memory.byte_valued import Kind
+    from pyvmm_memory.volatile import PtrGuard, VolatileSlice
 
 
 class VolatileRef:

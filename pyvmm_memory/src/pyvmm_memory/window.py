@@ -32,7 +32,7 @@ class Window:
     @property
     def address(self) -> int:
         """Where the buffer starts in this process, 0 once released."""
-        from ._memory import ffi
+        from pyvmm_memory._memory import ffi
 
         try:
             return int(ffi.cast("uintptr_t", ffi.from_buffer(self._view)))

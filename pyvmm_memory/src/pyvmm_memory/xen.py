@@ -10,15 +10,15 @@ import mmap
 from enum import IntFlag
 from struct import Struct
 
-from .errors import InvalidOffsetLength, InvalidRegion, MapFixed, MmapFailed, MmapRegionError
-from .mmap_region import ANONYMOUS, MAP_FIXED, MAP_NORESERVE, PROT_RW, MmapRegion, _new_bitmap
+from pyvmm_memory.errors import InvalidOffsetLength, InvalidRegion, MapFixed, MmapFailed, MmapRegionError
+from pyvmm_memory.mmap_region import ANONYMOUS, MAP_FIXED, MAP_NORESERVE, PROT_RW, MmapRegion, _new_bitmap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .bitmap import NewBitmap
-    from .file_offset import FileOffset
+    from pyvmm_memory.bitmap import NewBitmap
+    from pyvmm_memory.file_offset import FileOffset
 
     Ioctl = Callable[[int, int, bytearray], int]
 
@@ -160,7 +160,7 @@ def _call(call: Ioctl, fd: int, request: int, argument: bytearray, what: str) ->
 def _foreign(
     call: Ioctl, range_: MmapRange, fd: int, count: int, prot: int, flags: int
 ) -> tuple[mmap.mmap, Callable[[], object]]:
-    from ._memory import ffi
+    from pyvmm_memory._memory import ffi
 
     buffer = _map(fd, count, prot, flags | mmap.MAP_SHARED, 0)
     first = range_.addr // mmap.PAGESIZE

@@ -5,18 +5,18 @@ Control registers are encoded as the Arm ARM (D13.3, DBGBCR and DBGWCR) says; no
 
 from __future__ import annotations
 
-from ..debugger import ENABLE, SINGLESTEP, Debugger
-from ..exits_foreign import ArmDebug
-from .registers import core
-from .structs import GuestDebugArch
+from pyvmm_kvm.aarch64.registers import core
+from pyvmm_kvm.aarch64.structs import GuestDebugArch
+from pyvmm_kvm.debugger import ENABLE, SINGLESTEP, Debugger
+from pyvmm_kvm.exits_foreign import ArmDebug
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Protocol
 
-    from ..debugger import Runnable
-    from ..exits import VcpuExit
+    from pyvmm_kvm.debugger import Runnable
+    from pyvmm_kvm.exits import VcpuExit
 
     class DebugVcpu(Runnable, Protocol):
         """As much of an arm64 vCPU as this needs."""

@@ -5,11 +5,11 @@ Nothing here ran on an arm64 host yet.
 
 from __future__ import annotations
 
-from .registers import core
+from pyvmm_kvm.aarch64.registers import core
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ..vcpu import VcpuFd
+    from pyvmm_kvm.vcpu import VcpuFd
 
 # EL1 with its own stack pointer; debug, SError, IRQ and FIQ masked
 PSTATE_EL1H_MASKED = 0x3C5

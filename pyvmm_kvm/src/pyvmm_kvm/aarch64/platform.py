@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import struct
 
-from ..device import DeviceFd
+from pyvmm_kvm.device import DeviceFd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ..vm import VmFd
+    from pyvmm_kvm.vm import VmFd
 
 GRP_ADDR, GRP_DIST_REGS, GRP_CPU_REGS, GRP_NR_IRQS, GRP_CTRL, GRP_REDIST_REGS = range(6)
 GRP_CPU_SYSREGS, GRP_LEVEL_INFO, GRP_ITS_REGS, GRP_MAINT_IRQ = range(6, 10)

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from .._kvm import ffi
+from pyvmm_kvm._kvm import ffi
 
 ARM64 = 0x6 << 60
 SIZE_U32, SIZE_U64, SIZE_U128 = 2 << 52, 3 << 52, 4 << 52

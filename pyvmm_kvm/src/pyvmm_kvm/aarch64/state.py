@@ -5,15 +5,15 @@ Shown to round-trip on a vCPU that the tests make up; nothing here ran on an arm
 
 from __future__ import annotations
 
-from ..reg_state import RegisterState, read_registers, write_registers
-from .registers import SVE_VLS
-from .structs import MpState, VcpuEvents, VcpuInit
+from pyvmm_kvm.aarch64.registers import SVE_VLS
+from pyvmm_kvm.aarch64.structs import MpState, VcpuEvents, VcpuInit
+from pyvmm_kvm.reg_state import RegisterState, read_registers, write_registers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol, Self
 
-    from ..reg_state import RegisterVcpu
+    from pyvmm_kvm.reg_state import RegisterVcpu
 
     class ArmVcpu(RegisterVcpu, Protocol):
         """As much of an arm64 vCPU as this needs."""

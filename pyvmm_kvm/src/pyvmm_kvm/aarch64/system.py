@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..fd import Fd
+from pyvmm_kvm.fd import Fd
 
 _CAP_GUEST_DEBUG_HW_BPS, _CAP_GUEST_DEBUG_HW_WPS, _CAP_ARM_VM_IPA_SIZE = 119, 120, 165
 _IPA_SIZE_MASK = 0xFF

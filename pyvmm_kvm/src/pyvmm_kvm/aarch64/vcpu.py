@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import struct
 
-from .._kvm import ffi, lib
-from ..fd import Fd
-from .structs import GuestDebugArch, SyncRegs, VcpuEvents, VcpuInit
+from pyvmm_kvm._kvm import ffi, lib
+from pyvmm_kvm.aarch64.structs import GuestDebugArch, SyncRegs, VcpuEvents, VcpuInit
+from pyvmm_kvm.fd import Fd
 
 PMU_V3_CTRL, PMU_V3_IRQ, PMU_V3_INIT, PMU_V3_FILTER, PMU_V3_SET_PMU = 0, 0, 1, 2, 3
 TIMER_CTRL, TIMER_IRQ_VTIMER, TIMER_IRQ_PTIMER = 1, 0, 1
@@ -50,7 +50,7 @@ class ArchVcpu(Fd):
 
     def init_pmu(self, irq: int | None = None) -> None:
         """Give the performance monitor its interrupt (with an in-kernel GIC) and switch it on."""
-        from ..device import device_attr
+        from pyvmm_kvm.device import device_attr
 
         if irq is not None:
             device_attr(self, "KVM_SET_DEVICE_ATTR", PMU_V3_CTRL, PMU_V3_IRQ, bytearray(struct.pack("<i", irq)))
@@ -58,22 +58,22 @@ class ArchVcpu(Fd):
 
     def set_timer_irq(self, irq: int, *, physical: bool = False) -> None:
         """The private interrupt of the virtual or the physical timer; before the vCPU runs."""
-        from ..device import device_attr
+        from pyvmm_kvm.device import device_attr
 
         attr = TIMER_IRQ_PTIMER if physical else TIMER_IRQ_VTIMER
         device_attr(self, "KVM_SET_DEVICE_ATTR", TIMER_CTRL, attr, bytearray(struct.pack("<i", irq)))
 
     def set_pvtime_ipa(self, address: int) -> None:
         """Where the guest reads its stolen time, 64 bytes aligned to 64."""
-        from ..device import device_attr
+        from pyvmm_kvm.device import device_attr
 
         device_attr(self, "KVM_SET_DEVICE_ATTR", PVTIME_CTRL, PVTIME_IPA, bytearray(struct.pack("<Q", address)))
 
     @property
     def registers(self) -> str:
         """The core registers as people read them, for the terminal and for reports."""
-        from ..one_reg import get_one_reg
-        from .registers import core
+        from pyvmm_kvm.aarch64.registers import core
+        from pyvmm_kvm.one_reg import get_one_reg
 
         values = [(f"x{number}", core("regs", number)) for number in range(31)]
         values += [(name, core(name)) for name in ("sp", "pc", "pstate", "sp_el1", "elr_el1")]

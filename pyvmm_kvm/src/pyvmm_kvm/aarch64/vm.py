@@ -5,9 +5,9 @@ Written from the kernel's document and checked by layout against its headers; no
 
 from __future__ import annotations
 
-from .._kvm import ffi
-from ..fd import Fd
-from .structs import CounterOffset, DeviceAddr, SmcccFilter, VcpuInit
+from pyvmm_kvm._kvm import ffi
+from pyvmm_kvm.aarch64.structs import CounterOffset, DeviceAddr, SmcccFilter, VcpuInit
+from pyvmm_kvm.fd import Fd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,14 +46,14 @@ class ArchVm(Fd):
 
     def set_smccc_filter(self, base: int, nr_functions: int, action: int) -> None:
         """Handle (0), deny (1) or forward (2) a range of SMCCC calls; before the first vCPU runs, ranges disjoint."""
-        from ..device import device_attr
+        from pyvmm_kvm.device import device_attr
 
         entry = SmcccFilter(base=base, nr_functions=nr_functions, action=action)
         device_attr(self, "KVM_SET_DEVICE_ATTR", SMCCC_CTRL, SMCCC_FILTER, entry._view())
 
     def has_smccc_filter(self) -> bool:
         """Whether this kernel filters SMCCC calls."""
-        from ..device import has_device_attr
+        from pyvmm_kvm.device import has_device_attr
 
         return has_device_attr(self, SMCCC_CTRL, SMCCC_FILTER)
 

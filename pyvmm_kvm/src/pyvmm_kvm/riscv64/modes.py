@@ -5,11 +5,11 @@ Nothing here ran on a RISC-V host yet.
 
 from __future__ import annotations
 
-from .registers import core, csr
+from pyvmm_kvm.riscv64.registers import core, csr
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ..vcpu import VcpuFd
+    from pyvmm_kvm.vcpu import VcpuFd
 
 
 def setup_boot(vcpu: VcpuFd, entry: int, device_tree: int = 0, hart: int = 0) -> None:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import struct
 
-from ..device import DeviceFd
+from pyvmm_kvm.device import DeviceFd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ..vm import VmFd
+    from pyvmm_kvm.vm import VmFd
 
 GRP_CONFIG, GRP_ADDR, GRP_CTRL, GRP_APLIC, GRP_IMSIC = range(5)
 CONFIG_MODE, CONFIG_IDS, CONFIG_SRCS, CONFIG_GROUP_BITS, CONFIG_GROUP_SHIFT, CONFIG_HART_BITS, CONFIG_GUEST_BITS = (

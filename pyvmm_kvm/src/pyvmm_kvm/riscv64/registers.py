@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from .._kvm import ffi
+from pyvmm_kvm._kvm import ffi
 
 RISCV = 0x8 << 60
 SIZE_U32, SIZE_U64 = 2 << 52, 3 << 52

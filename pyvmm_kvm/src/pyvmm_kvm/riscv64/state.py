@@ -5,15 +5,15 @@ Shown to round-trip on a vCPU that the tests make up; nothing here ran on a RISC
 
 from __future__ import annotations
 
-from ..reg_state import RegisterState, read_registers, write_registers
-from .registers import timer
-from .structs import MpState
+from pyvmm_kvm.reg_state import RegisterState, read_registers, write_registers
+from pyvmm_kvm.riscv64.registers import timer
+from pyvmm_kvm.riscv64.structs import MpState
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
 
-    from ..reg_state import RegisterVcpu
+    from pyvmm_kvm.reg_state import RegisterVcpu
 
 
 class VcpuState(RegisterState):

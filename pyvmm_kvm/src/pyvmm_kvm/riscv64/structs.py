@@ -5,8 +5,8 @@ KVM moves none of them as a whole: `registers` makes the id of each field for `V
 
 from __future__ import annotations
 
-from ..mp_state import MpState
-from ..struct import Array, Struct
+from pyvmm_kvm.mp_state import MpState
+from pyvmm_kvm.struct import Array, Struct
 
 __all__ = [
     "AiaCsr",

@@ -5,8 +5,8 @@ Written from the kernel's document and checked by layout against its headers; no
 
 from __future__ import annotations
 
-from .._kvm import ffi
-from ..fd import Fd
+from pyvmm_kvm._kvm import ffi
+from pyvmm_kvm.fd import Fd
 
 INTERRUPT_SET, INTERRUPT_UNSET = 0xFFFFFFFF, 0xFFFFFFFE
 
@@ -28,9 +28,9 @@ class ArchVcpu(Fd):
     @property
     def registers(self) -> str:
         """The core registers as people read them, for the terminal and for reports."""
-        from ..one_reg import get_one_reg
-        from .registers import core
-        from .structs import Regs
+        from pyvmm_kvm.one_reg import get_one_reg
+        from pyvmm_kvm.riscv64.registers import core
+        from pyvmm_kvm.riscv64.structs import Regs
 
         cells = [f"{name:>4} {get_one_reg(self, core(name)):016x}" for name in Regs._fields]
         return "\n".join("  ".join(cells[start : start + 4]) for start in range(0, len(cells), 4))

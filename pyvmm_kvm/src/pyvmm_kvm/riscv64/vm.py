@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..fd import Fd
+from pyvmm_kvm.fd import Fd
 
 
 class ArchVm(Fd):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ..debugger import ENABLE, SINGLESTEP, Debugger
-from ..exits_rare import Debug
+from pyvmm_kvm.debugger import ENABLE, SINGLESTEP, Debugger
+from pyvmm_kvm.exits_rare import Debug
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ..exits import VcpuExit
-    from ..vcpu import VcpuFd
+    from pyvmm_kvm.exits import VcpuExit
+    from pyvmm_kvm.vcpu import VcpuFd
 
 USE_SW_BP = 1 << 16
 USE_HW_BP = 1 << 17

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import struct
 
-from .structs import Segment
+from pyvmm_kvm.x86_64.structs import Segment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from ..vcpu import VcpuFd
+    from pyvmm_kvm.vcpu import VcpuFd
 
 CR0_PE, CR0_PG = 1, 1 << 31
 CR4_PAE = 1 << 5

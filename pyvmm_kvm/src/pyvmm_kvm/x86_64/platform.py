@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..struct import Array, Struct
+from pyvmm_kvm.struct import Array, Struct
 
 __all__ = ["Array", "ClockData", "IoApicState", "IrqChip", "PicState", "PitChannelState", "PitState2"]
 

@@ -7,8 +7,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Self
 
-    from ..system import Kvm
-    from .cpuid import CpuId
+    from pyvmm_kvm.system import Kvm
+    from pyvmm_kvm.x86_64.cpuid import CpuId
 
 # name: (leaf, subleaf, register, bit); Intel SDM volume 2, CPUID, and AMD APM volume 3, appendix E
 FEATURES: dict[str, tuple[int, int, str, int]] = {

@@ -8,16 +8,16 @@ from __future__ import annotations
 import struct
 from contextlib import suppress
 
-from ..errors import KvmError, MsrError
-from ..state import State
+from pyvmm_kvm.errors import KvmError, MsrError
+from pyvmm_kvm.state import State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
 
-    from ..system import Kvm
-    from ..vcpu import VcpuFd
-    from ..vm import VmFd
+    from pyvmm_kvm.system import Kvm
+    from pyvmm_kvm.vcpu import VcpuFd
+    from pyvmm_kvm.vm import VmFd
 
 _CAP_XSAVE2, _CAP_NESTED_STATE = 208, 157
 _TSC_DEADLINE = 0x6E0
@@ -33,7 +33,7 @@ class VcpuState(State):
     @classmethod
     def save(cls, kvm: Kvm, vm: VmFd, vcpu: VcpuFd) -> Self:
         """Read a stopped vCPU. Its pending I/O is completed first, or the guest would repeat it."""
-        from .msrs import Msrs
+        from pyvmm_kvm.x86_64.msrs import Msrs
 
         vcpu.set_kvm_immediate_exit(1)
         try:
@@ -74,8 +74,8 @@ class VcpuState(State):
         Raises:
             KvmError: KVM_SET_TSC_KHZ, where the guest's counter ran at another rate and this host cannot scale it.
         """
-        from .cpuid import CpuId
-        from .structs import DebugRegs, LapicState, MpState, Regs, Sregs, VcpuEvents
+        from pyvmm_kvm.x86_64.cpuid import CpuId
+        from pyvmm_kvm.x86_64.structs import DebugRegs, LapicState, MpState, Regs, Sregs, VcpuEvents
 
         parts = self.parts
         vcpu.set_cpuid2(CpuId.from_bytes(parts["cpuid"]))
@@ -110,7 +110,7 @@ class VcpuState(State):
             vcpu.set_tsc_khz(khz)
 
     def _restore_msrs(self, vcpu: VcpuFd, *, deadline: bool) -> list[int]:
-        from .msrs import Msrs
+        from pyvmm_kvm.x86_64.msrs import Msrs
 
         refused = []
         pending = Msrs.from_bytes(self.parts["msrs"])
@@ -149,7 +149,7 @@ class VmState(State):
 
         Restore devices of your own after this: the interrupt that one raises again would be wiped out here.
         """
-        from .platform import ClockData, IrqChip, PitState2
+        from pyvmm_kvm.x86_64.platform import ClockData, IrqChip, PitState2
 
         for number in range(3):
             if f"irqchip{number}" in self.parts:

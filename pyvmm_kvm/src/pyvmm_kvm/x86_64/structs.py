@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..mp_state import MpState
-from ..struct import Array, Struct
+from pyvmm_kvm.mp_state import MpState
+from pyvmm_kvm.struct import Array, Struct
 
 __all__ = [
     "Array",

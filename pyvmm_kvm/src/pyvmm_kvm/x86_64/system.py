@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import errno
 
-from .._kvm import ffi
-from ..errors import KvmError
-from ..fd import Fd
+from pyvmm_kvm._kvm import ffi
+from pyvmm_kvm.errors import KvmError
+from pyvmm_kvm.fd import Fd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from .cpuid import CpuId
-    from .msrs import MsrList, Msrs
+    from pyvmm_kvm.x86_64.cpuid import CpuId
+    from pyvmm_kvm.x86_64.msrs import MsrList, Msrs
 
 
 class ArchKvm(Fd):
@@ -25,7 +25,7 @@ class ArchKvm(Fd):
         return 0
 
     def _get_cpuid(self, name: str, count: int) -> CpuId:
-        from .cpuid import MAX_CPUID_ENTRIES, CpuId, room_for
+        from pyvmm_kvm.x86_64.cpuid import MAX_CPUID_ENTRIES, CpuId, room_for
 
         if count > MAX_CPUID_ENTRIES:
             raise KvmError(errno.ENOMEM, name, f"KVM takes at most {MAX_CPUID_ENTRIES} entries, not {count}")
@@ -49,7 +49,7 @@ class ArchKvm(Fd):
     def _msr_list(self, name: str) -> MsrList:
         import struct
 
-        from .msrs import MsrList
+        from pyvmm_kvm.x86_64.msrs import MsrList
 
         buffer = bytearray(4)
         for _ in range(2):
@@ -75,7 +75,7 @@ class ArchKvm(Fd):
 
     def get_msrs(self, indices: Iterable[int]) -> Msrs:
         """Values of feature MSRs (`get_msr_feature_index_list`); `MsrError` names one that KVM does not know."""
-        from .vcpu import read_msrs
+        from pyvmm_kvm.x86_64.vcpu import read_msrs
 
         return read_msrs(self, indices)
 

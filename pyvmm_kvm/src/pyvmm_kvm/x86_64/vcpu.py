@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .._kvm import ffi, lib
-from ..fd import Fd
-from .structs import DebugRegs, Fpu, LapicState, Regs, Sregs, Sregs2, VcpuEvents
+from pyvmm_kvm._kvm import ffi, lib
+from pyvmm_kvm.fd import Fd
+from pyvmm_kvm.x86_64.structs import DebugRegs, Fpu, LapicState, Regs, Sregs, Sregs2, VcpuEvents
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    from .cpuid import CpuId
-    from .msrs import Msrs
-    from .xsave import NestedState, Xsave2
+    from pyvmm_kvm.x86_64.cpuid import CpuId
+    from pyvmm_kvm.x86_64.msrs import Msrs
+    from pyvmm_kvm.x86_64.xsave import NestedState, Xsave2
 
     B = TypeVar("B", bound=bytearray)
 
@@ -25,8 +25,8 @@ _TSC_CTRL, _TSC_OFFSET = 0, 0
 
 def read_msrs(fd: Fd, indices: Iterable[int]) -> Msrs:
     """KVM_GET_MSRS on a vCPU, or on the system fd for feature MSRs."""
-    from ..errors import MsrError
-    from .msrs import MAX_IO_MSRS, Msrs, pack, unpack
+    from pyvmm_kvm.errors import MsrError
+    from pyvmm_kvm.x86_64.msrs import MAX_IO_MSRS, Msrs, pack, unpack
 
     wanted = list(indices)
     found = Msrs()
@@ -100,7 +100,7 @@ class ArchVcpu(Fd):
 
     def get_cpuid2(self, count: int = 256) -> CpuId:
         """The table in force, with what KVM keeps up to date in it."""
-        from .cpuid import CpuId, room_for
+        from pyvmm_kvm.x86_64.cpuid import CpuId, room_for
 
         buffer = room_for(count)
         with ffi.from_buffer("char[]", buffer) as argument:
@@ -113,8 +113,8 @@ class ArchVcpu(Fd):
 
     def set_msrs(self, msrs: Mapping[int, int]) -> int:
         """Write registers in the mapping's order and return how many; `MsrError` names the one that was refused."""
-        from ..errors import MsrError
-        from .msrs import MAX_IO_MSRS, pack
+        from pyvmm_kvm.errors import MsrError
+        from pyvmm_kvm.x86_64.msrs import MAX_IO_MSRS, pack
 
         items = list(msrs.items())
         for start in range(0, len(items), MAX_IO_MSRS):
@@ -171,19 +171,19 @@ class ArchVcpu(Fd):
 
     def get_xsave(self) -> Xsave2:
         """The extended state area of 4096 bytes."""
-        from .xsave import Xsave2
+        from pyvmm_kvm.x86_64.xsave import Xsave2
 
         return self._fill("KVM_GET_XSAVE", Xsave2())
 
     def get_xsave2(self, size: int) -> Xsave2:
         """The extended state area of any size; `size` is `VmFd.check_extension_raw(Cap.XSAVE2)`."""
-        from .xsave import Xsave2
+        from pyvmm_kvm.x86_64.xsave import Xsave2
 
         return self._fill("KVM_GET_XSAVE2", Xsave2(bytes(size)))
 
     def set_xsave(self, area: Buffer) -> None:
         """Replace the extended state; a short block is padded to what the kernel reads."""
-        from .xsave import Xsave2
+        from pyvmm_kvm.x86_64.xsave import Xsave2
 
         with ffi.from_buffer("char[]", Xsave2(area)) as argument:
             self._ioctl("KVM_SET_XSAVE", argument)
@@ -197,7 +197,7 @@ class ArchVcpu(Fd):
 
     def get_nested_state(self, size: int) -> NestedState | None:
         """The state of a guest hypervisor, or None where there is none; `size` is the answer for Cap.NESTED_STATE."""
-        from .xsave import NestedState
+        from pyvmm_kvm.x86_64.xsave import NestedState
 
         block = self._fill("KVM_GET_NESTED_STATE", NestedState.new(0, size))
         used = block.size
@@ -211,13 +211,13 @@ class ArchVcpu(Fd):
 
     def get_tsc_offset(self) -> int:
         """What KVM adds to the host's counter for this guest, as a signed number of 64 bits (Cap.VCPU_ATTRIBUTES)."""
-        from ..device import get_device_attr
+        from pyvmm_kvm.device import get_device_attr
 
         return int.from_bytes(get_device_attr(self, _TSC_CTRL, _TSC_OFFSET, 8), "little", signed=True)
 
     def set_tsc_offset(self, offset: int) -> None:
         """Change it: the same for all vCPUs, or their counters drift apart."""
-        from ..device import device_attr
+        from pyvmm_kvm.device import device_attr
 
         data = bytearray((offset % (1 << 64)).to_bytes(8, "little"))
         device_attr(self, "KVM_SET_DEVICE_ATTR", _TSC_CTRL, _TSC_OFFSET, data)
@@ -259,7 +259,7 @@ class ArchVcpu(Fd):
 
     def get_supported_hv_cpuid(self, count: int = 256) -> CpuId:
         """The Hyper-V leaves as this vCPU would have them."""
-        from .cpuid import CpuId, room_for
+        from pyvmm_kvm.x86_64.cpuid import CpuId, room_for
 
         buffer = room_for(count)
         with ffi.from_buffer("char[]", buffer) as argument:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 import struct
 
-from .._kvm import ffi
-from ..errors import KvmError
-from ..fd import Fd
+from pyvmm_kvm._kvm import ffi
+from pyvmm_kvm.errors import KvmError
+from pyvmm_kvm.fd import Fd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    from .msr_filter import MsrFilterRange
-    from .platform import ClockData, IrqChip, PitState2
+    from pyvmm_kvm.x86_64.msr_filter import MsrFilterRange
+    from pyvmm_kvm.x86_64.platform import ClockData, IrqChip, PitState2
 
 PIT_SPEAKER_DUMMY = 1
 
@@ -48,7 +48,7 @@ class ArchVm(Fd):
 
     def get_pit2(self) -> PitState2:
         """The timer's three channels."""
-        from .platform import PitState2
+        from pyvmm_kvm.x86_64.platform import PitState2
 
         state = PitState2()
         self._ioctl("KVM_GET_PIT2", state._c)
@@ -64,7 +64,7 @@ class ArchVm(Fd):
 
     def get_irqchip(self, chip_id: int) -> IrqChip:
         """The PIC master (0), PIC slave (1) or IOAPIC (2)."""
-        from .platform import IrqChip
+        from pyvmm_kvm.x86_64.platform import IrqChip
 
         chip = IrqChip(chip_id=chip_id)
         self._ioctl("KVM_GET_IRQCHIP", chip._c)
@@ -76,7 +76,7 @@ class ArchVm(Fd):
 
     def get_clock(self) -> ClockData:
         """The paravirtual clock in nanoseconds, and how it relates to the host's."""
-        from .platform import ClockData
+        from pyvmm_kvm.x86_64.platform import ClockData
 
         clock = ClockData()
         self._ioctl("KVM_GET_CLOCK", clock._c)
@@ -84,7 +84,7 @@ class ArchVm(Fd):
 
     def set_clock(self, clock: ClockData) -> None:
         """Set the paravirtual clock; the flags that only KVM_GET_CLOCK reports are cleared on the way."""
-        from .platform import CLOCK_REALTIME
+        from pyvmm_kvm.x86_64.platform import CLOCK_REALTIME
 
         value = clock.copy()
         value.flags &= CLOCK_REALTIME
@@ -104,7 +104,7 @@ class ArchVm(Fd):
         Allow by default without ranges switches filtering off. To get `X86Rdmsr` and `X86Wrmsr` exits for what is
         denied, enable KVM_CAP_X86_USER_SPACE_MSR (188) with 1 << 2.
         """
-        from .msr_filter import MAX_RANGES
+        from pyvmm_kvm.x86_64.msr_filter import MAX_RANGES
 
         table = list(ranges)
         if len(table) > MAX_RANGES:

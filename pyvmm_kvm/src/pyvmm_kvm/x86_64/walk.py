@@ -6,7 +6,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from .structs import Sregs
+    from pyvmm_kvm.x86_64.structs import Sregs
 
     ReadPhysical = Callable[[int, int], bytes]
 

@@ -5,12 +5,12 @@ Source: Documentation/arm64/booting.rst, "Call the kernel image".
 
 from __future__ import annotations
 
-from ..image_boot import add_image
+from pyvmm_loader.image_boot import add_image
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ..image import ImageFile
-    from ..plan import BootPlan
+    from pyvmm_loader.image import ImageFile
+    from pyvmm_loader.plan import BootPlan
 
 PSTATE = 0x3C5  # EL1h with debug, SError, IRQ and FIQ masked
 

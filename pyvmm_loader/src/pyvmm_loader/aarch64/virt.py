@@ -6,16 +6,16 @@ interrupt-controller/arm,gic-v3, serial/pl011, rtc/arm,pl031, virtio/mmio, pci/h
 
 from __future__ import annotations
 
-from ..fdt.machine import Chosen, PcieHost, add_memory, add_virtio_mmio, new_tree
-from ..fdt.node import cells64
-from . import layout
+from pyvmm_loader.aarch64 import layout
+from pyvmm_loader.fdt.machine import Chosen, PcieHost, add_memory, add_virtio_mmio, new_tree
+from pyvmm_loader.fdt.node import cells64
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..fdt.node import Node
-    from ..fdt.tree import Fdt
+    from pyvmm_loader.fdt.node import Node
+    from pyvmm_loader.fdt.tree import Fdt
 
 SPI, PPI = 0, 1
 EDGE_RISING, LEVEL_HIGH = 1, 4

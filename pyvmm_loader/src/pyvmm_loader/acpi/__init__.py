@@ -17,13 +17,13 @@
 Devices that are not here are written in `aml`, which reads like ASL. Source: ACPI Specification 6.5.
 """
 
-from .fadt import PmBlock, Reset, SleepRegisters
-from .fixed import hpet, mcfg, spcr
-from .madt import InterruptOverride
-from .numa import NumaNode
-from .reader import AcpiTable, read_tables
-from .table import MEMORY, PORT, GenericAddress, definition_block
-from .tables import AcpiTables, PlacedTable
+from pyvmm_loader.acpi.fadt import PmBlock, Reset, SleepRegisters
+from pyvmm_loader.acpi.fixed import hpet, mcfg, spcr
+from pyvmm_loader.acpi.madt import InterruptOverride
+from pyvmm_loader.acpi.numa import NumaNode
+from pyvmm_loader.acpi.reader import AcpiTable, read_tables
+from pyvmm_loader.acpi.table import MEMORY, PORT, GenericAddress, definition_block
+from pyvmm_loader.acpi.tables import AcpiTables, PlacedTable
 
 __all__ = [
     "MEMORY",

@@ -5,8 +5,8 @@ Source: ACPI 6.5, 5.2.9 and 5.2.10.
 
 from __future__ import annotations
 
-from ..fields import pack
-from .table import HEADER_SIZE, NO_ADDRESS, GenericAddress, table
+from pyvmm_loader.acpi.table import HEADER_SIZE, NO_ADDRESS, GenericAddress, table
+from pyvmm_loader.fields import pack
 
 SIZE = 276  # FADT of ACPI 6: 268 bytes up to the sleep registers, then the hypervisor's name
 FACS_SIZE = 64

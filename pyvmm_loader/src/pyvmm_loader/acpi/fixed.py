@@ -6,8 +6,8 @@ Redirection Table, revision 2.
 
 from __future__ import annotations
 
-from ..fields import pack
-from .table import MEMORY, PORT, GenericAddress, table
+from pyvmm_loader.acpi.table import MEMORY, PORT, GenericAddress, table
+from pyvmm_loader.fields import pack
 
 HPET_ADDR = 0xFED00000
 UART_16550 = 0

@@ -5,9 +5,9 @@ Source: ACPI 6.5, 5.2.12.
 
 from __future__ import annotations
 
-from ..fields import pack
-from ..x86_64.layout import APIC_ADDR, IOAPIC_ADDR
-from .table import table
+from pyvmm_loader.acpi.table import table
+from pyvmm_loader.fields import pack
+from pyvmm_loader.x86_64.layout import APIC_ADDR, IOAPIC_ADDR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ Source: ACPI 6.5, 5.2.16 and 5.2.17.
 
 from __future__ import annotations
 
-from ..fields import pack
-from .madt import MAX_XAPIC_ID
-from .table import table
+from pyvmm_loader.acpi.madt import MAX_XAPIC_ID
+from pyvmm_loader.acpi.table import table
+from pyvmm_loader.fields import pack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from struct import unpack_from
 
-from ..checksum import checksum
-from ..errors import ImageError
-from .rsdp import SIGNATURE, SIZE, SIZE_V1
-from .table import HEADER_SIZE
+from pyvmm_loader.acpi.rsdp import SIGNATURE, SIZE, SIZE_V1
+from pyvmm_loader.acpi.table import HEADER_SIZE
+from pyvmm_loader.checksum import checksum
+from pyvmm_loader.errors import ImageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ Source: ACPI 6.5, 5.2.5.3 and 5.2.8.
 
 from __future__ import annotations
 
-from ..checksum import checksum
-from ..fields import pack
-from .table import OEM_ID, table
+from pyvmm_loader.acpi.table import OEM_ID, table
+from pyvmm_loader.checksum import checksum
+from pyvmm_loader.fields import pack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,12 +5,12 @@ Source: ACPI 6.5, 5.2.6 (header) and 5.2.3.2 (generic address structure).
 
 from __future__ import annotations
 
-from ..checksum import checksum
-from ..fields import pack
+from pyvmm_loader.checksum import checksum
+from pyvmm_loader.fields import pack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .aml.term import Term
+    from pyvmm_loader.acpi.aml.term import Term
 
 HEADER_SIZE = 36
 LENGTH_AT, CHECKSUM_AT = 4, 9

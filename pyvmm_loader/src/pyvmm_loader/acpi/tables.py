@@ -5,24 +5,24 @@ Source: ACPI 6.5, chapter 5, "ACPI Software Programming Model".
 
 from __future__ import annotations
 
-from ..errors import PlacementError
-from ..x86_64.e820 import ACPI, NVS
-from ..x86_64.layout import ACPI_START, MPTABLE_START
-from . import fadt as fadt_module
-from .aml import Method, Name, Package, Scope
-from .madt import InterruptOverride, madt
-from .rsdp import rsdp, xsdt
-from .table import definition_block
+from pyvmm_loader.acpi import fadt as fadt_module
+from pyvmm_loader.acpi.aml import Method, Name, Package, Scope
+from pyvmm_loader.acpi.madt import InterruptOverride, madt
+from pyvmm_loader.acpi.rsdp import rsdp, xsdt
+from pyvmm_loader.acpi.table import definition_block
+from pyvmm_loader.errors import PlacementError
+from pyvmm_loader.x86_64.e820 import ACPI, NVS
+from pyvmm_loader.x86_64.layout import ACPI_START, MPTABLE_START
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from .aml import Term
-    from .devices.pci import PciHost
-    from .devices.pci_hotplug import PciHotplugSlots
-    from .fadt import PmBlock, Reset, SleepRegisters
-    from .numa import NumaNode
+    from pyvmm_loader.acpi.aml import Term
+    from pyvmm_loader.acpi.devices.pci import PciHost
+    from pyvmm_loader.acpi.devices.pci_hotplug import PciHotplugSlots
+    from pyvmm_loader.acpi.fadt import PmBlock, Reset, SleepRegisters
+    from pyvmm_loader.acpi.numa import NumaNode
 
 S5 = 5
 MAX_PROCESSORS = 0x1000
@@ -122,8 +122,8 @@ class AcpiTables:
 
     def dsdt(self) -> bytes:
         """Return the differentiated system description table: the devices."""
-        from .devices.ged import ged
-        from .devices.processor import processor
+        from pyvmm_loader.acpi.devices.ged import ged
+        from pyvmm_loader.acpi.devices.processor import processor
 
         inside: list[Term] = [processor(uid) for uid in range(len(self.apic_ids))]
         inside += self.devices
@@ -169,11 +169,11 @@ class AcpiTables:
         """Return what the XSDT lists behind the FADT."""
         found = [self.madt()]
         if self.pci is not None and self.pci.ecam is not None:
-            from .fixed import mcfg
+            from pyvmm_loader.acpi.fixed import mcfg
 
             found.append(mcfg(self.pci.ecam, last_bus=self.pci.buses - 1))
         if self.numa:
-            from .numa import slit, srat
+            from pyvmm_loader.acpi.numa import slit, srat
 
             found += [srat(self.numa), slit(self.numa)]
         return found + self.tables

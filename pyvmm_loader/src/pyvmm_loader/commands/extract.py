@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from itertools import chain
 
-from ..errors import LoaderError
-from ..extraction import extract_pieces
-from .plan import size
+from pyvmm_loader.commands.plan import size
+from pyvmm_loader.errors import LoaderError
+from pyvmm_loader.extraction import extract_pieces
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

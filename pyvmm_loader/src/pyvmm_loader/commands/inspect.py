@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import sys
 
-from ..errors import ImageError
-from ..inspection import inspect
+from pyvmm_loader.errors import ImageError
+from pyvmm_loader.inspection import inspect
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

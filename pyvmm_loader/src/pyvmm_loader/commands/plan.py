@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from ..errors import InvalidHeader
-from ..formats import ENTRIES
-from ..plan import BootPlan
+from pyvmm_loader.errors import InvalidHeader
+from pyvmm_loader.formats import ENTRIES
+from pyvmm_loader.plan import BootPlan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 
-    from ..acpi import AcpiTables
-    from ..smbios import Smbios
+    from pyvmm_loader.acpi import AcpiTables
+    from pyvmm_loader.smbios import Smbios
 
 UNITS = {"K": 10, "M": 20, "G": 30}
 
@@ -85,15 +85,15 @@ def run(options: argparse.Namespace) -> str:
 
 def acpi(vcpus: int) -> AcpiTables:
     """Return the tables of a small machine with reduced hardware and one serial port."""
-    from ..acpi import AcpiTables
-    from ..acpi.devices.isa import serial_port
+    from pyvmm_loader.acpi import AcpiTables
+    from pyvmm_loader.acpi.devices.isa import serial_port
 
     return AcpiTables(vcpus, devices=[serial_port()])
 
 
 def smbios(options: argparse.Namespace) -> Smbios:
     """Return the SMBIOS of the machine asked for."""
-    from ..smbios import Smbios
-    from ..x86_64.layout import split_ram
+    from pyvmm_loader.smbios import Smbios
+    from pyvmm_loader.x86_64.layout import split_ram
 
     return Smbios(product=options.smbios, vcpus=options.vcpus, memory=split_ram(options.memory))

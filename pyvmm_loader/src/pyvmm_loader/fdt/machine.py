@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from ..fields import pack
-from .node import cells64
-from .tree import Fdt
+from pyvmm_loader.fdt.node import cells64
+from pyvmm_loader.fdt.tree import Fdt
+from pyvmm_loader.fields import pack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Protocol, Self
 
-    from .node import Node
+    from pyvmm_loader.fdt.node import Node
 
     class Layout(Protocol):
         """A module that says where the parts of a PCIe host bridge are."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from itertools import count
 
-from ..errors import InvalidHeader
-from ..fields import pack
+from pyvmm_loader.errors import InvalidHeader
+from pyvmm_loader.fields import pack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -7,9 +7,21 @@ from __future__ import annotations
 
 import itertools
 
-from ..errors import ImageError
-from .node import NAME_CHARACTERS, Node
-from .tree import BEGIN_NODE, END, END_NODE, HEADER, LAST_COMPATIBLE, MAGIC, NOP, PROP, RESERVATION, VERSION, Fdt
+from pyvmm_loader.errors import ImageError
+from pyvmm_loader.fdt.node import NAME_CHARACTERS, Node
+from pyvmm_loader.fdt.tree import (
+    BEGIN_NODE,
+    END,
+    END_NODE,
+    HEADER,
+    LAST_COMPATIBLE,
+    MAGIC,
+    NOP,
+    PROP,
+    RESERVATION,
+    VERSION,
+    Fdt,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from struct import Struct
 
-from ..fields import pack
-from .node import Node
+from pyvmm_loader.fdt.node import Node
+from pyvmm_loader.fields import pack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

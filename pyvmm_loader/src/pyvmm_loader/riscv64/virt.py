@@ -6,16 +6,16 @@ and sifive,plic-1.0.0, timer/sifive,clint, serial/8250, rtc/google,goldfish-rtc,
 
 from __future__ import annotations
 
-from ..fdt.machine import Chosen, PcieHost, add_memory, add_virtio_mmio, new_tree
-from ..fdt.node import cells64
-from . import layout
+from pyvmm_loader.fdt.machine import Chosen, PcieHost, add_memory, add_virtio_mmio, new_tree
+from pyvmm_loader.fdt.node import cells64
+from pyvmm_loader.riscv64 import layout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..fdt.node import Node
-    from ..fdt.tree import Fdt
+    from pyvmm_loader.fdt.node import Node
+    from pyvmm_loader.fdt.tree import Fdt
 
 TIMEBASE_HZ = 10_000_000
 UART_CLOCK_HZ = 3_686_400

@@ -3,8 +3,8 @@
 Source: DMTF DSP0134, System Management BIOS Reference Specification 3.7.
 """
 
-from .reader import read_smbios
-from .structure import Structure
-from .tables import MemoryDevice, Smbios
+from pyvmm_loader.smbios.reader import read_smbios
+from pyvmm_loader.smbios.structure import Structure
+from pyvmm_loader.smbios.tables import MemoryDevice, Smbios
 
 __all__ = ["MemoryDevice", "Smbios", "Structure", "read_smbios"]

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from struct import unpack_from
 
-from ..checksum import checksum
-from ..errors import ImageTruncated, InvalidHeader
-from .structure import Structure
+from pyvmm_loader.checksum import checksum
+from pyvmm_loader.errors import ImageTruncated, InvalidHeader
+from pyvmm_loader.smbios.structure import Structure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

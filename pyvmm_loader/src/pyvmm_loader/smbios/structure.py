@@ -5,8 +5,8 @@ Source: DSP0134, 6.1.2 and 6.1.3.
 
 from __future__ import annotations
 
-from ..errors import InvalidHeader
-from ..fields import pack
+from pyvmm_loader.errors import InvalidHeader
+from pyvmm_loader.fields import pack
 
 MAX_STRINGS = 0xFF
 NO_HANDLE = 0xFFFF

@@ -5,11 +5,11 @@ Source: DSP0134, chapters 5 (entry points) and 7 (structures).
 
 from __future__ import annotations
 
-from ..checksum import checksum
-from ..errors import InvalidHeader
-from ..fields import pack
-from ..guid import guid_bytes
-from .structure import NO_HANDLE, Strings, Structure
+from pyvmm_loader.checksum import checksum
+from pyvmm_loader.errors import InvalidHeader
+from pyvmm_loader.fields import pack
+from pyvmm_loader.guid import guid_bytes
+from pyvmm_loader.smbios.structure import NO_HANDLE, Strings, Structure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

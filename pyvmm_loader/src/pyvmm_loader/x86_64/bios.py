@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from struct import Struct, unpack_from
 
-from ..errors import ProtocolViolation
-from .e820 import RAM, pack
-from .layout import EBDA_START, HIMEM_START
+from pyvmm_loader.errors import ProtocolViolation
+from pyvmm_loader.x86_64.e820 import RAM, pack
+from pyvmm_loader.x86_64.layout import EBDA_START, HIMEM_START
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..plan import BootPlan
-    from .e820 import E820Entry
+    from pyvmm_loader.plan import BootPlan
+    from pyvmm_loader.x86_64.e820 import E820Entry
 
 SEGMENT, OFFSET = 0xF000, 0xE000
 BIOS_START = 0xFE000

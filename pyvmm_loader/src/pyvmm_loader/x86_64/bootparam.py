@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from struct import Struct
 
-from . import e820 as e820_map
+from pyvmm_loader.x86_64 import e820 as e820_map
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from .e820 import E820Entry
+    from pyvmm_loader.x86_64.e820 import E820Entry
 
 HEADER_START = 0x1F1
 HEADER_END = 0x26C  # to the end of kernel_info_offset (protocol 2.15)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from struct import Struct
 
-from ..errors import ProtocolViolation
-from .layout import EBDA_START, HIMEM_START, MPTABLE_START, VGA_START
+from pyvmm_loader.errors import ProtocolViolation
+from pyvmm_loader.x86_64.layout import EBDA_START, HIMEM_START, MPTABLE_START, VGA_START
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from ..errors import MemoryTooSmall
-from ..placement import Placement
-from .e820 import E820Entry
-from .layout import ACPI_START, HIMEM_START, MMIO_GAP_END, MPTABLE_START, SMBIOS_START
+from pyvmm_loader.errors import MemoryTooSmall
+from pyvmm_loader.placement import Placement
+from pyvmm_loader.x86_64.e820 import E820Entry
+from pyvmm_loader.x86_64.layout import ACPI_START, HIMEM_START, MMIO_GAP_END, MPTABLE_START, SMBIOS_START
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..acpi.tables import AcpiTables
-    from ..smbios.tables import Smbios
+    from pyvmm_loader.acpi.tables import AcpiTables
+    from pyvmm_loader.smbios.tables import Smbios
 
 PAGE = 4096
 MEANING = {
@@ -82,7 +82,7 @@ class FirmwareTables:
         raise MemoryTooSmall(f"no RAM below 4 GiB has room for {size:#x} bytes of ACPI tables", what="ACPI tables")
 
     def _mptable(self, vcpus: int) -> None:
-        from .mptable import mptable
+        from pyvmm_loader.x86_64.mptable import mptable
 
         why = f"{vcpus} CPU(s), I/O APIC; kernel scans 0xf0000..0xfffff"
         table = mptable(vcpus)

@@ -5,16 +5,16 @@ Source: Documentation/x86/boot.rst, "Loading The Rest of The Kernel" to "Running
 
 from __future__ import annotations
 
-from . import bios, registers
-from .bootparam import HEADER_START
-from .layout import EBDA_START
-from .linux_boot import add_payload, cmdline_limit, initrd_limit
+from pyvmm_loader.x86_64 import bios, registers
+from pyvmm_loader.x86_64.bootparam import HEADER_START
+from pyvmm_loader.x86_64.layout import EBDA_START
+from pyvmm_loader.x86_64.linux_boot import add_payload, cmdline_limit, initrd_limit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ..bzimage import BzImageFile
-    from ..plan import BootPlan
-    from .registers import Registers
+    from pyvmm_loader.bzimage import BzImageFile
+    from pyvmm_loader.plan import BootPlan
+    from pyvmm_loader.x86_64.registers import Registers
 
 SETUP_START = 0x90000
 """Where setup code has always been loaded."""

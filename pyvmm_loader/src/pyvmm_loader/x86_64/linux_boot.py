@@ -5,15 +5,15 @@ Source: Documentation/x86/boot.rst, "64-bit Boot Protocol" and "32-bit Boot Prot
 
 from __future__ import annotations
 
-from ..errors import InvalidHeader
-from . import layout, registers
-from .bootparam import SetupHeader, zero_page
+from pyvmm_loader.errors import InvalidHeader
+from pyvmm_loader.x86_64 import layout, registers
+from pyvmm_loader.x86_64.bootparam import SetupHeader, zero_page
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ..bzimage import BzImageFile
-    from ..elf import ElfFile
-    from ..plan import BootPlan
+    from pyvmm_loader.bzimage import BzImageFile
+    from pyvmm_loader.elf import ElfFile
+    from pyvmm_loader.plan import BootPlan
 
 ENTRY_64_OFFSET = 0x200  # "the 64-bit entry point is at load address + 0x200"
 INITRD_ADDR_MAX_BEFORE_2_03 = 0x37FFFFFF

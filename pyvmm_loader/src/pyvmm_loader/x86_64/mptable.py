@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from struct import Struct
 
-from ..checksum import checksum
-from .layout import APIC_ADDR, IOAPIC_ADDR, MPTABLE_START
+from pyvmm_loader.checksum import checksum
+from pyvmm_loader.x86_64.layout import APIC_ADDR, IOAPIC_ADDR, MPTABLE_START
 
 FLOATING = Struct("<4sIBBB5B")
 HEADER = Struct("<4sHBB8s12sIHHIHBB")

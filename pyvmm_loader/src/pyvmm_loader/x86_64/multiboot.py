@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from struct import Struct
 
-from ..errors import ProtocolViolation
+from pyvmm_loader.errors import ProtocolViolation
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..elf import ElfFile
-    from ..memory import Loadable
-    from ..plan import BootPlan, Module
-    from .e820 import E820Entry
-    from .multiboot_image import MultibootFile
-    from .registers import Registers
+    from pyvmm_loader.elf import ElfFile
+    from pyvmm_loader.memory import Loadable
+    from pyvmm_loader.plan import BootPlan, Module
+    from pyvmm_loader.x86_64.e820 import E820Entry
+    from pyvmm_loader.x86_64.multiboot_image import MultibootFile
+    from pyvmm_loader.x86_64.registers import Registers
 
 HEADER_MAGIC, BOOTLOADER_MAGIC = 0x1BADB002, 0x2BADB002
 SEARCH = 8192
@@ -101,7 +101,7 @@ def info(
 
 def amounts(ranges: Sequence[tuple[int, int]]) -> tuple[int, int]:
     """Return KiB of RAM below 640 KiB and from 1 MiB to the first hole, as mem_lower and mem_upper want them."""
-    from .layout import EBDA_START, HIMEM_START
+    from pyvmm_loader.x86_64.layout import EBDA_START, HIMEM_START
 
     upper = max([start + size - HIMEM_START for start, size in ranges if start <= HIMEM_START], default=0)
     return EBDA_START >> 10, max(0, upper) >> 10
@@ -109,8 +109,8 @@ def amounts(ranges: Sequence[tuple[int, int]]) -> tuple[int, int]:
 
 def plan(boot: BootPlan, image: ElfFile | MultibootFile, cmdline: str) -> Registers:
     """Plan a kernel by its multiboot 1 header."""
-    from . import bios, registers
-    from .multiboot_image import add_pieces
+    from pyvmm_loader.x86_64 import bios, registers
+    from pyvmm_loader.x86_64.multiboot_image import add_pieces
 
     header = find(image.view)
     if header is None:

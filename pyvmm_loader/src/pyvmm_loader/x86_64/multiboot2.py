@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from struct import Struct
 
-from ..errors import InvalidHeader, ProtocolViolation
+from pyvmm_loader.errors import InvalidHeader, ProtocolViolation
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..elf import ElfFile
-    from ..memory import Loadable
-    from ..plan import BootPlan, Module
-    from .e820 import E820Entry
-    from .multiboot_image import MultibootFile
-    from .registers import Registers
+    from pyvmm_loader.elf import ElfFile
+    from pyvmm_loader.memory import Loadable
+    from pyvmm_loader.plan import BootPlan, Module
+    from pyvmm_loader.x86_64.e820 import E820Entry
+    from pyvmm_loader.x86_64.multiboot_image import MultibootFile
+    from pyvmm_loader.x86_64.registers import Registers
 
 HEADER_MAGIC, BOOTLOADER_MAGIC = 0xE85250D6, 0x36D76289
 SEARCH = 32768
@@ -166,9 +166,9 @@ def info(
 
 def plan(boot: BootPlan, image: ElfFile | MultibootFile, cmdline: str) -> Registers:
     """Plan a kernel by its multiboot 2 header."""
-    from . import bios, registers
-    from .multiboot import amounts
-    from .multiboot_image import add_pieces, relocate
+    from pyvmm_loader.x86_64 import bios, registers
+    from pyvmm_loader.x86_64.multiboot import amounts
+    from pyvmm_loader.x86_64.multiboot_image import add_pieces, relocate
 
     header = find(image.view)
     if header is None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from ..errors import ImageTruncated, InvalidHeader, MemoryTooSmall, NotAKernel
-from ..memory import Loadable, Piece
-from . import multiboot, multiboot2
+from pyvmm_loader.errors import ImageTruncated, InvalidHeader, MemoryTooSmall, NotAKernel
+from pyvmm_loader.memory import Loadable, Piece
+from pyvmm_loader.x86_64 import multiboot, multiboot2
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from ..plan import BootPlan
-    from .multiboot2 import Relocation
+    from pyvmm_loader.plan import BootPlan
+    from pyvmm_loader.x86_64.multiboot2 import Relocation
 
     Header = multiboot.Header | multiboot2.Header
 

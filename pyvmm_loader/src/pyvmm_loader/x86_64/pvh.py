@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from struct import Struct
 
-from ..errors import ProtocolViolation
-from .layout import (
+from pyvmm_loader.errors import ProtocolViolation
+from pyvmm_loader.x86_64.layout import (
     CMDLINE_START,
     PVH_INFO_START,
     PVH_MEMMAP_MAX,
@@ -21,10 +21,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..elf import ElfFile
-    from ..plan import BootPlan
-    from .e820 import E820Entry
-    from .registers import Registers
+    from pyvmm_loader.elf import ElfFile
+    from pyvmm_loader.plan import BootPlan
+    from pyvmm_loader.x86_64.e820 import E820Entry
+    from pyvmm_loader.x86_64.registers import Registers
 
 XEN_HVM_START_MAGIC_VALUE = 0x336EC578
 START_INFO = Struct("<IIIIQQQQII")
@@ -38,8 +38,8 @@ INITRD_ADDR_MAX = 0x7FFFFFFF
 
 def plan(boot: BootPlan, elf: ElfFile, cmdline: str) -> Registers:
     """Plan an ELF kernel by the entry that its PVH note names."""
-    from . import registers
-    from .linux_boot import add_segments
+    from pyvmm_loader.x86_64 import registers
+    from pyvmm_loader.x86_64.linux_boot import add_segments
 
     entry = elf.pvh_entry()
     if entry is None:

@@ -7,7 +7,15 @@ from __future__ import annotations
 
 from struct import pack
 
-from .layout import BOOT_STACK_POINTER, GDT_START, PD_START, PDPT_START, PML4_START, PVH_INFO_START, ZERO_PAGE_START
+from pyvmm_loader.x86_64.layout import (
+    BOOT_STACK_POINTER,
+    GDT_START,
+    PD_START,
+    PDPT_START,
+    PML4_START,
+    PVH_INFO_START,
+    ZERO_PAGE_START,
+)
 
 CR0_PE, CR0_ET, CR0_NW, CR0_CD, CR0_PG = 1 << 0, 1 << 4, 1 << 29, 1 << 30, 1 << 31
 CR4_PAE = 1 << 5

@@ -14,9 +14,9 @@ may stand; where it takes a name, a str; to refer to a named object inside an ex
 Names, and the order of arguments, are those of ASL. Source: ACPI 6.5, chapters 6, 19 and 20.
 """
 
-from .data import Buffer, EisaId, Integer, Package, String, ToUuid
-from .flow import Break, Continue, Else, ElseIf, If, NoOp, Return, While
-from .names import (
+from pyvmm_loader.acpi.aml.data import Buffer, EisaId, Integer, Package, String, ToUuid
+from pyvmm_loader.acpi.aml.flow import Break, Continue, Else, ElseIf, If, NoOp, Return, While
+from pyvmm_loader.acpi.aml.names import (
     Alias,
     CreateBitField,
     CreateByteField,
@@ -34,7 +34,7 @@ from .names import (
     Scope,
     ThermalZone,
 )
-from .operators import (
+from pyvmm_loader.acpi.aml.operators import (
     Acquire,
     Add,
     And,
@@ -72,9 +72,9 @@ from .operators import (
     ToInteger,
     Xor,
 )
-from .path import Arg, Call, Local, Path
-from .region import Field, IndexField, OperationRegion
-from .resources import (
+from pyvmm_loader.acpi.aml.path import Arg, Call, Local, Path
+from pyvmm_loader.acpi.aml.region import Field, IndexField, OperationRegion
+from pyvmm_loader.acpi.aml.resources import (
     DWordIO,
     DWordMemory,
     Interrupt,
@@ -87,7 +87,7 @@ from .resources import (
     WordBusNumber,
     WordIO,
 )
-from .term import AmlError, Term, aml
+from pyvmm_loader.acpi.aml.term import AmlError, Term, aml
 
 __all__ = [
     "Acquire",

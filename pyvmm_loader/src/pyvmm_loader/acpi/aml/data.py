@@ -5,8 +5,8 @@ Source: ACPI 6.5, 20.2.3 and 20.2.5.
 
 from __future__ import annotations
 
-from ...guid import guid_bytes
-from .term import AmlError, Term, aml, body_of, package
+from pyvmm_loader.acpi.aml.term import AmlError, Term, aml, body_of, package
+from pyvmm_loader.guid import guid_bytes
 
 ONES = (1 << 64) - 1
 SIZES = ((0x0A, 1), (0x0B, 2), (0x0C, 4), (0x0E, 8))

@@ -5,7 +5,7 @@ Source: ACPI 6.5, 20.2.5.3.
 
 from __future__ import annotations
 
-from .term import Term, aml, body_of, package
+from pyvmm_loader.acpi.aml.term import Term, aml, body_of, package
 
 
 class If(Term):

@@ -5,8 +5,8 @@ Source: ACPI 6.5, 20.2.5.1 and 20.2.5.2.
 
 from __future__ import annotations
 
-from .path import name_string
-from .term import AmlError, Term, aml, body_of, package, raw_number
+from pyvmm_loader.acpi.aml.path import name_string
+from pyvmm_loader.acpi.aml.term import AmlError, Term, aml, body_of, package, raw_number
 
 EXT = b"\x5b"
 

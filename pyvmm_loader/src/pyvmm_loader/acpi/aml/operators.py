@@ -6,8 +6,8 @@ Source: ACPI 6.5, 20.2.5.3 and 20.2.5.4.
 
 from __future__ import annotations
 
-from .path import name_string
-from .term import Term, aml, raw_number
+from pyvmm_loader.acpi.aml.path import name_string
+from pyvmm_loader.acpi.aml.term import Term, aml, raw_number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

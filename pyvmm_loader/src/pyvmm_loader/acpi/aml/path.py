@@ -5,7 +5,7 @@ Source: ACPI 6.5, 20.2.2 (name objects) and 5.3 (how they are looked up).
 
 from __future__ import annotations
 
-from .term import AmlError, Term, body_of
+from pyvmm_loader.acpi.aml.term import AmlError, Term, body_of
 
 LEAD = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ_")
 REST = LEAD | frozenset("0123456789")

@@ -5,9 +5,9 @@ Source: ACPI 6.5, 19.6.48, 19.6.102 and 20.2.5.2.
 
 from __future__ import annotations
 
-from .names import EXT, Named
-from .path import name_string, segment
-from .term import AmlError, Term, aml, bare_length, package
+from pyvmm_loader.acpi.aml.names import EXT, Named
+from pyvmm_loader.acpi.aml.path import name_string, segment
+from pyvmm_loader.acpi.aml.term import AmlError, Term, aml, bare_length, package
 
 SPACES = {"SystemMemory": 0, "SystemIO": 1, "PCI_Config": 2, "EmbeddedControl": 3, "SMBus": 4, "CMOS": 5}
 ACCESS = {"Any": 0, "Byte": 1, "Word": 2, "DWord": 3, "QWord": 4, "Buffer": 5}

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from struct import pack
 
-from .data import Buffer
-from .term import AmlError, Term, raw_number
+from pyvmm_loader.acpi.aml.data import Buffer
+from pyvmm_loader.acpi.aml.term import AmlError, Term, raw_number
 
 END_TAG = b"\x79\x00"
 MEMORY_RANGE, IO_RANGE, BUS_RANGE = 0, 1, 2

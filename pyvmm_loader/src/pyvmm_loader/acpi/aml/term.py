@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...errors import LoaderError
+from pyvmm_loader.errors import LoaderError
 
 MAX_PACKAGE = (1 << 28) - 1
 
@@ -39,7 +39,7 @@ def aml(value: Term | int | str | bytes) -> bytes:
     """Return the AML of a term, or of a constant given as Python has it."""
     if isinstance(value, Term):
         return bytes(value)
-    from .data import Buffer, Integer, String
+    from pyvmm_loader.acpi.aml.data import Buffer, Integer, String
 
     if isinstance(value, int):
         return bytes(Integer(value))

@@ -5,13 +5,13 @@ Source: ACPI 6.5, 5.6.9.
 
 from __future__ import annotations
 
-from ..aml import Arg, Device, Equal, If, Interrupt, Method, Name, ResourceTemplate
+from pyvmm_loader.acpi.aml import Arg, Device, Equal, If, Interrupt, Method, Name, ResourceTemplate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ..aml import Term
+    from pyvmm_loader.acpi.aml import Term
 
 
 def ged(events: Mapping[int, Sequence[Term]], *, level: bool = False) -> Device:

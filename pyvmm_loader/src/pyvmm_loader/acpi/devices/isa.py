@@ -5,7 +5,7 @@ Source: the plug-and-play ids of Microsoft's list ("Plug and Play ID Support"); 
 
 from __future__ import annotations
 
-from ..aml import Device, EisaId, Io, IrqNoFlags, Name, ResourceTemplate
+from pyvmm_loader.acpi.aml import Device, EisaId, Io, IrqNoFlags, Name, ResourceTemplate
 
 COM_PORTS = ((0x3F8, 4), (0x2F8, 3), (0x3E8, 4), (0x2E8, 3))
 

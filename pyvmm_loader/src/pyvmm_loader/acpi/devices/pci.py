@@ -5,7 +5,7 @@ Sources: PCI Firmware Specification 3.3, 4.5 (_OSC); ACPI 6.5, 6.2.13 (_PRT) and
 
 from __future__ import annotations
 
-from ..aml import (
+from pyvmm_loader.acpi.aml import (
     And,
     Arg,
     CreateDWordField,

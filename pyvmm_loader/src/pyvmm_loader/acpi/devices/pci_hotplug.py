@@ -9,7 +9,7 @@ Source: QEMU's docs/specs/acpi_pci_hotplug for the registers; ACPI 6.5, 6.3.3 (_
 
 from __future__ import annotations
 
-from ..aml import (
+from pyvmm_loader.acpi.aml import (
     Acquire,
     And,
     Arg,
@@ -36,7 +36,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ..aml import Term
+    from pyvmm_loader.acpi.aml import Term
 
 PORT, SIZE = 0xAE00, 20
 DEVICE_CHECK, EJECT_REQUEST = 1, 3

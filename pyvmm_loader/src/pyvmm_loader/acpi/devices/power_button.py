@@ -5,7 +5,7 @@ Source: ACPI 6.5, 4.8.3.1.2.1.
 
 from __future__ import annotations
 
-from ..aml import Device, EisaId, Name, Notify, Path
+from pyvmm_loader.acpi.aml import Device, EisaId, Name, Notify, Path
 
 PRESSED = 0x80
 NAME = "PWRB"

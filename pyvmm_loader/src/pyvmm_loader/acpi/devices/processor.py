@@ -5,7 +5,7 @@ Source: ACPI 6.5, 8.4.
 
 from __future__ import annotations
 
-from ..aml import Device, Name
+from pyvmm_loader.acpi.aml import Device, Name
 
 
 def processor(uid: int) -> Device:

@@ -5,7 +5,7 @@ Sources: QEMU's docs/specs/pvpanic and docs/specs/fw_cfg.
 
 from __future__ import annotations
 
-from ..aml import (
+from pyvmm_loader.acpi.aml import (
     Arg,
     Device,
     Field,

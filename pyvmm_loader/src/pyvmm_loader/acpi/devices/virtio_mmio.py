@@ -5,7 +5,7 @@ Source: VIRTIO 1.3, 4.2 for the registers; the id LNRO0005 is what Linux's virti
 
 from __future__ import annotations
 
-from ..aml import Device, Interrupt, Memory32Fixed, Name, QWordMemory, ResourceTemplate
+from pyvmm_loader.acpi.aml import Device, Interrupt, Memory32Fixed, Name, QWordMemory, ResourceTemplate
 
 
 def virtio_mmio(number: int, base: int, gsi: int, size: int = 0x1000, *, level: bool = False) -> Device:
