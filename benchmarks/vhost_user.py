@@ -19,7 +19,7 @@ from pyvmm_virtio.constants.ring import VIRTIO_RING_F_EVENT_IDX
 from pyvmm_virtio.driver.arena import Arena
 from pyvmm_virtio.driver.block import BlockDriver
 from pyvmm_virtio.driver.net import NetDriver
-from pyvmm_virtio.driver.port import Port
+from pyvmm_virtio.driver.registers import Port
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -3,7 +3,7 @@
 import pytest
 
 from pyvmm_device import AcpiGpe, AcpiMode, AcpiPm, AcpiSleep, ManualClock, ResetPort, Sci
-from pyvmm_device.acpi_pm import FREQUENCY, PM1_CONTROL, PM1_ENABLE, PM1_STATUS, PM_TIMER, PWRBTN, SLPBTN, TMR, WAK
+from pyvmm_device.acpi.pm import FREQUENCY, PM1_CONTROL, PM1_ENABLE, PM1_STATUS, PM_TIMER, PWRBTN, SLPBTN, TMR, WAK
 
 SECOND = 1_000_000_000
 

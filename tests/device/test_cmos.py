@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pyvmm_device import Cmos, IoManager, ManualClock, StateError, register_ports
 from pyvmm_device.clock import SECOND
-from pyvmm_device.cmos_time import bcd, days_from_civil, seconds_to_alarm
+from pyvmm_device.pc.cmos_time import bcd, days_from_civil, seconds_to_alarm
 
 A, B, C, D = 10, 11, 12, 13
 SET, PIE, AIE, UIE, BINARY, HOURS_24 = 0x80, 0x40, 0x20, 0x10, 0x04, 0x02

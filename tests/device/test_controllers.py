@@ -4,8 +4,9 @@ import doctest
 
 import pytest
 
-from pyvmm_device import FanOut, InterruptError, Ioapic, IoManager, ManualClock, Pic, Pit, ioapic, pic, pit, port_device
-from pyvmm_device.port_device import register_ports
+from pyvmm_device import FanOut, InterruptError, Ioapic, IoManager, ManualClock, Pic, Pit
+from pyvmm_device.pc import ioapic, pic, pit, port_device
+from pyvmm_device.pc.port_device import register_ports
 
 SECOND = 1_000_000_000
 

@@ -30,7 +30,7 @@ from pyvmm_device import (
     Sci,
     Serial,
 )
-from pyvmm_device import serial as uart
+from pyvmm_device.pc import serial as uart
 
 
 class Sink:

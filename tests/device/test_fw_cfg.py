@@ -5,7 +5,7 @@ import struct
 import pytest
 
 from pyvmm_device import BusRange, FwCfg, IoManager, StateError
-from pyvmm_device.fw_cfg import ERROR, MMIO_SIZE, MOST_BYTES, PORT, READ, SELECT, SIZE, SKIP, WRITE
+from pyvmm_device.qemu.fw_cfg import ERROR, MMIO_SIZE, MOST_BYTES, PORT, READ, SELECT, SIZE, SKIP, WRITE
 from pyvmm_memory import GuestMemoryMmap
 
 MEMORY = 1 << 20

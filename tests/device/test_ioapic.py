@@ -4,7 +4,7 @@ import pytest
 from tests.device.access import Line, get, put
 
 from pyvmm_device import FanOut, InterruptError, Ioapic, Pic
-from pyvmm_device import ioapic as regs
+from pyvmm_device.pc import ioapic as regs
 
 
 class Machine:

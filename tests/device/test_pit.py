@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.device.access import Line, get, put
 
 from pyvmm_device import ManualClock, Pit, Timer
-from pyvmm_device.pit import FREQUENCY, PORT_61, REFRESH_NS
+from pyvmm_device.pc.pit import FREQUENCY, PORT_61, REFRESH_NS
 
 TICK = 1_000_000_000 / FREQUENCY
 

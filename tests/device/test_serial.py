@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyvmm_device import Serial
-from pyvmm_device import serial as regs
+from pyvmm_device.pc import serial as regs
 
 
 class Line:

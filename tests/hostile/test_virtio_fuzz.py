@@ -17,7 +17,7 @@ from tests.virtio.echo import Echo
 
 from pyvmm_virtio.device import VirtioDevice
 from pyvmm_virtio.fuzz import Finding, Fuzzer
-from pyvmm_virtio.subjects import NAMES, make
+from pyvmm_virtio.samples import NAMES, make
 
 CHAINS = int(os.environ.get("PYVMM_FUZZ_CHAINS", "20000"))
 LONG = 5_000_000

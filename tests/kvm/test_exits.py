@@ -19,11 +19,11 @@ from pyvmm_kvm import (
     X86Wrmsr,
     Xen,
 )
-from pyvmm_kvm.exits_foreign import ArmDebug
-from pyvmm_kvm.exits_rare import BY_REASON
+from pyvmm_kvm.exits.foreign import ArmDebug
+from pyvmm_kvm.exits.rare import BY_REASON
 
 if TYPE_CHECKING:
-    from pyvmm_kvm.exits_base import RareExit
+    from pyvmm_kvm.exits.base import RareExit
 
 
 def payload(format_: str, *values: int) -> memoryview:

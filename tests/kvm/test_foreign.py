@@ -20,7 +20,7 @@ from pyvmm_kvm.aarch64.vcpu import ArchVcpu as ArmVcpu
 from pyvmm_kvm.aarch64.vm import ArchVm as ArmVm
 from pyvmm_kvm.device import DeviceFd
 from pyvmm_kvm.errors import KvmError
-from pyvmm_kvm.exits_foreign import ArmDebug, ArmSea
+from pyvmm_kvm.exits.foreign import ArmDebug, ArmSea
 from pyvmm_kvm.mp_state import MpState
 from pyvmm_kvm.riscv64 import modes as riscv_modes
 from pyvmm_kvm.riscv64 import platform as riscv_platform

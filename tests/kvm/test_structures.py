@@ -31,7 +31,7 @@ from pyvmm_kvm import (
     setup_long_mode,
     walk,
 )
-from pyvmm_kvm.x86_64.policy import FEATURES, TEMPLATES
+from pyvmm_kvm.x86_64.cpuid_policy import FEATURES, TEMPLATES
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,8 +15,8 @@ import pyvmm_kvm.one_reg
 from pyvmm_kvm import Kvm, VcpuFd, VmFd
 from pyvmm_kvm._kvm import ffi, lib
 from pyvmm_kvm.cap import Cap
-from pyvmm_kvm.exits_base import Live
-from pyvmm_kvm.exits_rare import BY_REASON
+from pyvmm_kvm.exits.base import Live
+from pyvmm_kvm.exits.rare import BY_REASON
 
 HEADER = Path("/usr/include/linux/kvm.h")
 SOURCE = Path(pyvmm_kvm.__file__).parent

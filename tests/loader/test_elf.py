@@ -21,7 +21,7 @@ from pyvmm_loader import (
     ProtocolViolation,
     WrongArchitecture,
 )
-from pyvmm_loader.result import PvhEntryIgnored, PvhEntryNotPresent, PvhEntryPresent
+from pyvmm_loader.images.result import PvhEntryIgnored, PvhEntryNotPresent, PvhEntryPresent
 
 if TYPE_CHECKING:
     from pathlib import Path

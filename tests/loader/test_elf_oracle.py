@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pyvmm_loader import inspect
-from pyvmm_loader.elf import ET_DYN, ElfFile
-from pyvmm_loader.source import Source
+from pyvmm_loader.images.elf import ET_DYN, ElfFile
+from pyvmm_loader.images.source import Source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

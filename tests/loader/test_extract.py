@@ -15,9 +15,10 @@ import pytest
 from tests.loader.images import bzimage, elf, patch_dictionary
 from tests.loader.tools import need
 
-from pyvmm_loader import InvalidHeader, NotAKernel, UnsupportedCompression, decompression, extract
+from pyvmm_loader import InvalidHeader, NotAKernel, UnsupportedCompression, extract
 from pyvmm_loader.__main__ import main
-from pyvmm_loader.decompression import LZ4_LEGACY
+from pyvmm_loader.compression import decompress as decompression
+from pyvmm_loader.compression.decompress import LZ4_LEGACY
 
 if TYPE_CHECKING:
     from pathlib import Path

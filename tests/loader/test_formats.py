@@ -33,8 +33,8 @@ from pyvmm_loader import (
     extract,
     inspect,
 )
-from pyvmm_loader.firmware import NVRAM_GUID
-from pyvmm_loader.source import Source
+from pyvmm_loader.images.firmware import NVRAM_GUID
+from pyvmm_loader.images.source import Source
 from pyvmm_loader.x86_64 import bios
 from pyvmm_memory import GuestMemoryMmap
 

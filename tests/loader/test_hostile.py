@@ -31,10 +31,10 @@ from tests.loader import images
 from tests.loader.images import XEN_NOTE, bzimage, elf, multiboot2_header, patch_dictionary, tag
 
 from pyvmm_loader import BootPlan, BzImage, Elf, Flat, Image, InvalidHeader, LoaderError, inspect
-from pyvmm_loader.compression import FORMS, CompressionUnavailable, compress
-from pyvmm_loader.decompression import DICTIONARY_LIMIT, LZO_MAGIC, zstd_module
-from pyvmm_loader.extraction import extract_pieces
-from pyvmm_loader.firmware import Firmware
+from pyvmm_loader.compression.compress import FORMS, CompressionUnavailable, compress
+from pyvmm_loader.compression.decompress import DICTIONARY_LIMIT, LZO_MAGIC, zstd_module
+from pyvmm_loader.images.extraction import extract_pieces
+from pyvmm_loader.images.firmware import Firmware
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -24,12 +24,12 @@ from pyvmm_loader import LoaderError, read_archives, read_fdt, split_bootconfig
 from pyvmm_loader.aarch64 import virt as arm64
 from pyvmm_loader.acpi import read_tables
 from pyvmm_loader.acpi.table import table
-from pyvmm_loader.bootconfig import append_bootconfig
 from pyvmm_loader.checksum import checksum
-from pyvmm_loader.compression import compress
+from pyvmm_loader.compression.compress import compress
 from pyvmm_loader.fdt import Fdt
 from pyvmm_loader.fdt.reader import MAX_NAME, MAX_NODES, MAX_RESERVATIONS
-from pyvmm_loader.initrd import join_initrds, microcode_archive
+from pyvmm_loader.initrd.bootconfig import append_bootconfig
+from pyvmm_loader.initrd.initrd import join_initrds, microcode_archive
 from pyvmm_loader.smbios import read_smbios
 from pyvmm_loader.smbios.reader import find_anchor
 

@@ -16,12 +16,12 @@ from tests.loader.tools import need, run
 
 from pyvmm_loader import BootPlan, Initramfs, InitrdTooLarge, LoaderError, place_initrd, read_initramfs, split_ram
 from pyvmm_loader.__main__ import main
-from pyvmm_loader.bootconfig import FOOTER_SIZE, MAGIC, MAX_SIZE, append_bootconfig, split_bootconfig
 from pyvmm_loader.commands.initramfs import describe
 from pyvmm_loader.commands.initramfs import pack as pack_folder
-from pyvmm_loader.compression import FORMS, CompressionUnavailable, compress
-from pyvmm_loader.initramfs_reader import read_archives
-from pyvmm_loader.initrd import join_initrds, microcode_archive
+from pyvmm_loader.compression.compress import FORMS, CompressionUnavailable, compress
+from pyvmm_loader.initrd.bootconfig import FOOTER_SIZE, MAGIC, MAX_SIZE, append_bootconfig, split_bootconfig
+from pyvmm_loader.initrd.initramfs_reader import read_archives
+from pyvmm_loader.initrd.initrd import join_initrds, microcode_archive
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,8 +8,8 @@ from tests.loader.tools import need, run
 
 from pyvmm_loader import BootPlan, split_ram
 from pyvmm_loader.acpi import AcpiTables
+from pyvmm_loader.plan.svg import amount, escape
 from pyvmm_loader.smbios import Smbios
-from pyvmm_loader.svg import amount, escape
 
 if TYPE_CHECKING:
     from pathlib import Path

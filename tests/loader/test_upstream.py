@@ -18,7 +18,7 @@ from pyvmm_loader import (
     PlacementError,
     ProtocolViolation,
 )
-from pyvmm_loader.result import PvhEntryIgnored, PvhEntryPresent
+from pyvmm_loader.images.result import PvhEntryIgnored, PvhEntryPresent
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

@@ -18,7 +18,7 @@ from pyvmm_memory import AtomicBitmap, GuestMemoryMmap
 from pyvmm_virtio.backends.workers import WorkerDisk
 from pyvmm_virtio.constants import block as b
 from pyvmm_virtio.devices import Block
-from pyvmm_virtio.devices.block.plane import DataPlane
+from pyvmm_virtio.devices.block.data_plane import DataPlane
 from pyvmm_virtio.driver import drive
 from pyvmm_virtio.fuzz import Fuzzer
 
@@ -40,7 +40,7 @@ class Counted(DataPlane):
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> type[Counted]:
-    monkeypatch.setattr("pyvmm_virtio.devices.block.plane.DataPlane", Counted)
+    monkeypatch.setattr("pyvmm_virtio.devices.block.data_plane.DataPlane", Counted)
     Counted.done = 0
     return Counted
 

@@ -15,7 +15,7 @@ from pyvmm_virtio.conformance.grading import run
 from pyvmm_virtio.constants import features as f
 from pyvmm_virtio.device import RING_FEATURES, VirtioDevice
 from pyvmm_virtio.devices import Rng
-from pyvmm_virtio.subjects import NAMES
+from pyvmm_virtio.samples import NAMES
 
 from .echo import Echo
 

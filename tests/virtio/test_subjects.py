@@ -12,7 +12,7 @@ from pyvmm_virtio import devices
 from pyvmm_virtio.backends.memory import MemoryDisk
 from pyvmm_virtio.devices import Block
 from pyvmm_virtio.errors import VirtioUsageError
-from pyvmm_virtio.subjects import NAMES, make
+from pyvmm_virtio.samples import NAMES, make
 
 from .echo import Echo
 

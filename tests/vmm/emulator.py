@@ -6,7 +6,7 @@ On hardware KVM none of these exits happens.
 from struct import unpack
 
 from pyvmm_kvm import VcpuFd
-from pyvmm_kvm.exits_rare import InternalError
+from pyvmm_kvm.exits.rare import InternalError
 from pyvmm_memory import GuestMemoryMmap
 
 SKIPPED = {

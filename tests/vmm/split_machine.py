@@ -13,7 +13,7 @@ from tests.vmm.device_machine import Recorder
 from kvm_interrupts import KvmInterrupts
 from minimal_vmm import TSS_ADDRESS, Machine
 from pyvmm_device import BusRange, FanOut, Ioapic, MsiIrqConfig, Pic, Pit, register_ports
-from pyvmm_device.ioapic import BASE, INPUTS, SIZE
+from pyvmm_device.pc.ioapic import BASE, INPUTS, SIZE
 from pyvmm_kvm import Cap, IoapicEoi, IrqRouting, IrqWindowOpen, SystemEvent
 
 if TYPE_CHECKING:

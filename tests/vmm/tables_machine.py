@@ -37,7 +37,7 @@ from pyvmm_loader.acpi.fadt import PmBlock, Reset, SleepRegisters
 from pyvmm_loader.acpi.fixed import spcr
 from pyvmm_loader.acpi.table import GenericAddress
 from pyvmm_loader.acpi.tables import S5, AcpiTables
-from pyvmm_loader.bootconfig import append_bootconfig
+from pyvmm_loader.initrd.bootconfig import append_bootconfig
 from pyvmm_loader.smbios import Smbios
 from pyvmm_loader.x86_64.clean_state import boot_lapic, boot_msrs
 

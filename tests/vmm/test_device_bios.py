@@ -11,7 +11,7 @@ from tests.vmm.device_machine import Recorder
 
 from minimal_vmm import Machine, parse
 from pyvmm_device import BusRange, FwCfg, PciFunction, PciRoot, Ram
-from pyvmm_device.fw_cfg import PORT, SIZE
+from pyvmm_device.qemu.fw_cfg import PORT, SIZE
 from pyvmm_loader import BootPlan
 from pyvmm_memory import GuestMemoryMmap
 

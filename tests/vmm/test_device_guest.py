@@ -11,7 +11,7 @@ from tests.vmm.device_machine import DeviceMachine, options
 from pyvmm_device import PciFunction, Ram
 from pyvmm_device.pci.bar import ROM_INDEX
 from pyvmm_device.pci.config_space import CAP_MSI, CAP_MSIX, CAP_VENDOR
-from pyvmm_device.pvpanic import PANICKED
+from pyvmm_device.qemu.pvpanic import PANICKED
 
 pytestmark = pytest.mark.guest
 

@@ -16,7 +16,7 @@ from tests.vmm.test_linux import INTRODUCTION
 import minimal_vmm
 from pyvmm_device import BusRange
 from pyvmm_kvm import IoIn, IoOut, VcpuExit, VcpuFd
-from pyvmm_kvm.exits_rare import InternalError
+from pyvmm_kvm.exits.rare import InternalError
 from pyvmm_loader import BootPlan
 
 pytestmark = pytest.mark.guest

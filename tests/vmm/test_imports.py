@@ -12,7 +12,7 @@ from pyvmm_device import I8042, BusRange, Cmos, EventFdInterrupt, EventLoop, IoM
 from pyvmm_kvm import Intr, IoIn, IoOut, Kvm, KvmError, MmioRead, MmioWrite, RunControl, Shutdown
 from pyvmm_loader import BootPlan, LoaderError, split_ram
 from pyvmm_memory import GuestMemoryMmap
-import pyvmm_kvm.vm, pyvmm_kvm.vcpu, pyvmm_loader.elf, pyvmm_loader.x86_64.pvh
+import pyvmm_kvm.vm, pyvmm_kvm.vcpu, pyvmm_loader.images.elf, pyvmm_loader.x86_64.pvh
 print(*sys.modules)
 """
 TOO_EXPENSIVE = {"dataclasses", "pathlib", "logging", "inspect", "selectors", "asyncio", "shutil", "tempfile", "ctypes"}

@@ -27,25 +27,23 @@ __version__ = "0.1.0"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyvmm_device.acpi_control import AcpiMode as AcpiMode
-    from pyvmm_device.acpi_control import AcpiSleep as AcpiSleep
-    from pyvmm_device.acpi_control import ResetPort as ResetPort
-    from pyvmm_device.acpi_pm import AcpiGpe as AcpiGpe
-    from pyvmm_device.acpi_pm import AcpiPm as AcpiPm
-    from pyvmm_device.acpi_pm import Sci as Sci
+    from pyvmm_device.acpi.control import AcpiMode as AcpiMode
+    from pyvmm_device.acpi.control import AcpiSleep as AcpiSleep
+    from pyvmm_device.acpi.control import ResetPort as ResetPort
+    from pyvmm_device.acpi.pm import AcpiGpe as AcpiGpe
+    from pyvmm_device.acpi.pm import AcpiPm as AcpiPm
+    from pyvmm_device.acpi.pm import Sci as Sci
     from pyvmm_device.allocator import IdPool as IdPool
     from pyvmm_device.allocator import RangePool as RangePool
     from pyvmm_device.allocator import SystemAllocator as SystemAllocator
+    from pyvmm_device.arm.pl011 import Pl011 as Pl011
+    from pyvmm_device.arm.pl031 import Pl031 as Pl031
     from pyvmm_device.bus import Bus as Bus
     from pyvmm_device.bus import BusEntry as BusEntry
     from pyvmm_device.bus import BusRange as BusRange
     from pyvmm_device.clock import ManualClock as ManualClock
     from pyvmm_device.clock import Timer as Timer
-    from pyvmm_device.cmos import Cmos as Cmos
     from pyvmm_device.composite import Composite as Composite
-    from pyvmm_device.debug_ports import DebugExit as DebugExit
-    from pyvmm_device.debug_ports import DebugPort as DebugPort
-    from pyvmm_device.debug_ports import PostPort as PostPort
     from pyvmm_device.errors import DeviceError as DeviceError
     from pyvmm_device.errors import DeviceNotFound as DeviceNotFound
     from pyvmm_device.errors import DeviceOverlap as DeviceOverlap
@@ -58,8 +56,6 @@ if TYPE_CHECKING:
     from pyvmm_device.errors import ResourceTaken as ResourceTaken
     from pyvmm_device.errors import StateError as StateError
     from pyvmm_device.event_loop import EventLoop as EventLoop
-    from pyvmm_device.fw_cfg import FwCfg as FwCfg
-    from pyvmm_device.i8042 import I8042 as I8042
     from pyvmm_device.interrupt import EventFdInterrupt as EventFdInterrupt
     from pyvmm_device.interrupt import EventFdLevelInterrupt as EventFdLevelInterrupt
     from pyvmm_device.interrupt import FanOut as FanOut
@@ -71,21 +67,23 @@ if TYPE_CHECKING:
     from pyvmm_device.interrupt_group import MessageGroup as MessageGroup
     from pyvmm_device.interrupt_group import MsiIrqConfig as MsiIrqConfig
     from pyvmm_device.io_manager import IoManager as IoManager
-    from pyvmm_device.ioapic import Ioapic as Ioapic
+    from pyvmm_device.pc.cmos import Cmos as Cmos
+    from pyvmm_device.pc.i8042 import I8042 as I8042
+    from pyvmm_device.pc.ioapic import Ioapic as Ioapic
+    from pyvmm_device.pc.pic import Pic as Pic
+    from pyvmm_device.pc.pit import Pit as Pit
+    from pyvmm_device.pc.port92 import Port92 as Port92
+    from pyvmm_device.pc.port_device import PortDevice as PortDevice
+    from pyvmm_device.pc.port_device import Window as Window
+    from pyvmm_device.pc.port_device import register_ports as register_ports
+    from pyvmm_device.pc.ps2_keyboard import Ps2Keyboard as Ps2Keyboard
+    from pyvmm_device.pc.serial import Serial as Serial
     from pyvmm_device.pci.bridge import PciBridge as PciBridge
     from pyvmm_device.pci.bus import PciBus as PciBus
     from pyvmm_device.pci.function import PciFunction as PciFunction
     from pyvmm_device.pci.hotplug import PciHotplug as PciHotplug
     from pyvmm_device.pci.root import PciRoot as PciRoot
     from pyvmm_device.pci.root_port import PcieRootPort as PcieRootPort
-    from pyvmm_device.pic import Pic as Pic
-    from pyvmm_device.pit import Pit as Pit
-    from pyvmm_device.pl011 import Pl011 as Pl011
-    from pyvmm_device.pl031 import Pl031 as Pl031
-    from pyvmm_device.port92 import Port92 as Port92
-    from pyvmm_device.port_device import PortDevice as PortDevice
-    from pyvmm_device.port_device import Window as Window
-    from pyvmm_device.port_device import register_ports as register_ports
     from pyvmm_device.protocols import AutoRetriggerInterrupt as AutoRetriggerInterrupt
     from pyvmm_device.protocols import ConfigurableInterrupt as ConfigurableInterrupt
     from pyvmm_device.protocols import Device as Device
@@ -98,59 +96,61 @@ if TYPE_CHECKING:
     from pyvmm_device.protocols import ResampleNotifier as ResampleNotifier
     from pyvmm_device.protocols import SwitchableInterrupt as SwitchableInterrupt
     from pyvmm_device.protocols import TriggerNotifier as TriggerNotifier
-    from pyvmm_device.ps2_keyboard import Ps2Keyboard as Ps2Keyboard
-    from pyvmm_device.pvpanic import Pvpanic as Pvpanic
+    from pyvmm_device.qemu.debug_ports import DebugExit as DebugExit
+    from pyvmm_device.qemu.debug_ports import DebugPort as DebugPort
+    from pyvmm_device.qemu.debug_ports import PostPort as PostPort
+    from pyvmm_device.qemu.fw_cfg import FwCfg as FwCfg
+    from pyvmm_device.qemu.pvpanic import Pvpanic as Pvpanic
     from pyvmm_device.ram import Ram as Ram
     from pyvmm_device.register_device import Register as Register
     from pyvmm_device.register_device import RegisterDevice as RegisterDevice
     from pyvmm_device.resources import DeviceResources as DeviceResources
-    from pyvmm_device.serial import Serial as Serial
     from pyvmm_device.trace import Access as Access
 
 _HOMES = {
-    "acpi_control": "AcpiMode AcpiSleep ResetPort",
-    "acpi_pm": "AcpiGpe AcpiPm Sci",
+    "acpi.control": "AcpiMode AcpiSleep ResetPort",
+    "acpi.pm": "AcpiGpe AcpiPm Sci",
     "allocator": "IdPool RangePool SystemAllocator",
     "bus": "Bus BusEntry BusRange",
     "clock": "ManualClock Timer",
-    "cmos": "Cmos",
+    "pc.cmos": "Cmos",
     "composite": "Composite",
     "errors": (
         "DeviceError DeviceNotFound DeviceOverlap InterruptError InvalidAccessLength InvalidRange "
         "InvalidResource PciError ResourceExhausted ResourceTaken StateError"
     ),
     "event_loop": "EventLoop",
-    "fw_cfg": "FwCfg",
-    "i8042": "I8042",
+    "qemu.fw_cfg": "FwCfg",
+    "pc.i8042": "I8042",
     "interrupt": "EventFdInterrupt EventFdLevelInterrupt FanOut SharedLine",
     "interrupt_group": "EventFdGroup InterruptGroup LegacyGroup LegacyIrqConfig MessageGroup MsiIrqConfig",
     "io_manager": "IoManager",
-    "ioapic": "Ioapic",
+    "pc.ioapic": "Ioapic",
     "pci.bridge": "PciBridge",
     "pci.bus": "PciBus",
     "pci.function": "PciFunction",
     "pci.hotplug": "PciHotplug",
     "pci.root": "PciRoot",
     "pci.root_port": "PcieRootPort",
-    "pic": "Pic",
-    "pit": "Pit",
-    "port92": "Port92",
-    "port_device": "PortDevice Window register_ports",
+    "pc.pic": "Pic",
+    "pc.pit": "Pit",
+    "pc.port92": "Port92",
+    "pc.port_device": "PortDevice Window register_ports",
     "protocols": (
         "AutoRetriggerInterrupt ConfigurableInterrupt Device EdgeInterrupt InterruptSourceGroup "
         "InterruptStatusChecker LevelInterrupt MaskableInterrupt MsiRouter ResampleNotifier SwitchableInterrupt "
         "TriggerNotifier"
     ),
-    "ps2_keyboard": "Ps2Keyboard",
+    "pc.ps2_keyboard": "Ps2Keyboard",
     "ram": "Ram",
     "register_device": "Register RegisterDevice",
     "resources": "DeviceResources",
-    "serial": "Serial",
+    "pc.serial": "Serial",
     "trace": "Access",
-    "debug_ports": "DebugExit DebugPort PostPort",
-    "pl011": "Pl011",
-    "pl031": "Pl031",
-    "pvpanic": "Pvpanic",
+    "qemu.debug_ports": "DebugExit DebugPort PostPort",
+    "arm.pl011": "Pl011",
+    "arm.pl031": "Pl031",
+    "qemu.pvpanic": "Pvpanic",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 

@@ -30,55 +30,55 @@ if TYPE_CHECKING:
     from pyvmm_kvm.errors import KvmError as KvmError
     from pyvmm_kvm.errors import MsrError as MsrError
     from pyvmm_kvm.errors import StateError as StateError
-    from pyvmm_kvm.exits import Again as Again
-    from pyvmm_kvm.exits import Hlt as Hlt
-    from pyvmm_kvm.exits import Intr as Intr
-    from pyvmm_kvm.exits import IoIn as IoIn
-    from pyvmm_kvm.exits import IoOut as IoOut
-    from pyvmm_kvm.exits import MmioRead as MmioRead
-    from pyvmm_kvm.exits import MmioWrite as MmioWrite
-    from pyvmm_kvm.exits import Shutdown as Shutdown
-    from pyvmm_kvm.exits import StringIn as StringIn
-    from pyvmm_kvm.exits import StringOut as StringOut
-    from pyvmm_kvm.exits import Unknown as Unknown
-    from pyvmm_kvm.exits import VcpuExit as VcpuExit
-    from pyvmm_kvm.exits_foreign import ArmDebug as ArmDebug
-    from pyvmm_kvm.exits_foreign import ArmNisv as ArmNisv
-    from pyvmm_kvm.exits_foreign import ArmSea as ArmSea
-    from pyvmm_kvm.exits_foreign import Dcr as Dcr
-    from pyvmm_kvm.exits_foreign import Epr as Epr
-    from pyvmm_kvm.exits_foreign import LoongarchIocsr as LoongarchIocsr
-    from pyvmm_kvm.exits_foreign import Osi as Osi
-    from pyvmm_kvm.exits_foreign import PaprHcall as PaprHcall
-    from pyvmm_kvm.exits_foreign import RiscvCsr as RiscvCsr
-    from pyvmm_kvm.exits_foreign import RiscvSbi as RiscvSbi
-    from pyvmm_kvm.exits_foreign import S390Reset as S390Reset
-    from pyvmm_kvm.exits_foreign import S390Sieic as S390Sieic
-    from pyvmm_kvm.exits_foreign import S390Stsi as S390Stsi
-    from pyvmm_kvm.exits_foreign import S390Tsch as S390Tsch
-    from pyvmm_kvm.exits_foreign import S390Ucontrol as S390Ucontrol
-    from pyvmm_kvm.exits_foreign import Watchdog as Watchdog
-    from pyvmm_kvm.exits_rare import ApResetHold as ApResetHold
-    from pyvmm_kvm.exits_rare import Debug as Debug
-    from pyvmm_kvm.exits_rare import DirtyRingFull as DirtyRingFull
-    from pyvmm_kvm.exits_rare import FailEntry as FailEntry
-    from pyvmm_kvm.exits_rare import GuestException as GuestException
-    from pyvmm_kvm.exits_rare import Hypercall as Hypercall
-    from pyvmm_kvm.exits_rare import Hyperv as Hyperv
-    from pyvmm_kvm.exits_rare import InternalError as InternalError
-    from pyvmm_kvm.exits_rare import IoapicEoi as IoapicEoi
-    from pyvmm_kvm.exits_rare import IrqWindowOpen as IrqWindowOpen
-    from pyvmm_kvm.exits_rare import MemoryFault as MemoryFault
-    from pyvmm_kvm.exits_rare import Nmi as Nmi
-    from pyvmm_kvm.exits_rare import Notify as Notify
-    from pyvmm_kvm.exits_rare import SetTpr as SetTpr
-    from pyvmm_kvm.exits_rare import SystemEvent as SystemEvent
-    from pyvmm_kvm.exits_rare import Tdx as Tdx
-    from pyvmm_kvm.exits_rare import TprAccess as TprAccess
-    from pyvmm_kvm.exits_rare import X86BusLock as X86BusLock
-    from pyvmm_kvm.exits_rare import X86Rdmsr as X86Rdmsr
-    from pyvmm_kvm.exits_rare import X86Wrmsr as X86Wrmsr
-    from pyvmm_kvm.exits_rare import Xen as Xen
+    from pyvmm_kvm.exits.foreign import ArmDebug as ArmDebug
+    from pyvmm_kvm.exits.foreign import ArmNisv as ArmNisv
+    from pyvmm_kvm.exits.foreign import ArmSea as ArmSea
+    from pyvmm_kvm.exits.foreign import Dcr as Dcr
+    from pyvmm_kvm.exits.foreign import Epr as Epr
+    from pyvmm_kvm.exits.foreign import LoongarchIocsr as LoongarchIocsr
+    from pyvmm_kvm.exits.foreign import Osi as Osi
+    from pyvmm_kvm.exits.foreign import PaprHcall as PaprHcall
+    from pyvmm_kvm.exits.foreign import RiscvCsr as RiscvCsr
+    from pyvmm_kvm.exits.foreign import RiscvSbi as RiscvSbi
+    from pyvmm_kvm.exits.foreign import S390Reset as S390Reset
+    from pyvmm_kvm.exits.foreign import S390Sieic as S390Sieic
+    from pyvmm_kvm.exits.foreign import S390Stsi as S390Stsi
+    from pyvmm_kvm.exits.foreign import S390Tsch as S390Tsch
+    from pyvmm_kvm.exits.foreign import S390Ucontrol as S390Ucontrol
+    from pyvmm_kvm.exits.foreign import Watchdog as Watchdog
+    from pyvmm_kvm.exits.hot import Again as Again
+    from pyvmm_kvm.exits.hot import Hlt as Hlt
+    from pyvmm_kvm.exits.hot import Intr as Intr
+    from pyvmm_kvm.exits.hot import IoIn as IoIn
+    from pyvmm_kvm.exits.hot import IoOut as IoOut
+    from pyvmm_kvm.exits.hot import MmioRead as MmioRead
+    from pyvmm_kvm.exits.hot import MmioWrite as MmioWrite
+    from pyvmm_kvm.exits.hot import Shutdown as Shutdown
+    from pyvmm_kvm.exits.hot import StringIn as StringIn
+    from pyvmm_kvm.exits.hot import StringOut as StringOut
+    from pyvmm_kvm.exits.hot import Unknown as Unknown
+    from pyvmm_kvm.exits.hot import VcpuExit as VcpuExit
+    from pyvmm_kvm.exits.rare import ApResetHold as ApResetHold
+    from pyvmm_kvm.exits.rare import Debug as Debug
+    from pyvmm_kvm.exits.rare import DirtyRingFull as DirtyRingFull
+    from pyvmm_kvm.exits.rare import FailEntry as FailEntry
+    from pyvmm_kvm.exits.rare import GuestException as GuestException
+    from pyvmm_kvm.exits.rare import Hypercall as Hypercall
+    from pyvmm_kvm.exits.rare import Hyperv as Hyperv
+    from pyvmm_kvm.exits.rare import InternalError as InternalError
+    from pyvmm_kvm.exits.rare import IoapicEoi as IoapicEoi
+    from pyvmm_kvm.exits.rare import IrqWindowOpen as IrqWindowOpen
+    from pyvmm_kvm.exits.rare import MemoryFault as MemoryFault
+    from pyvmm_kvm.exits.rare import Nmi as Nmi
+    from pyvmm_kvm.exits.rare import Notify as Notify
+    from pyvmm_kvm.exits.rare import SetTpr as SetTpr
+    from pyvmm_kvm.exits.rare import SystemEvent as SystemEvent
+    from pyvmm_kvm.exits.rare import Tdx as Tdx
+    from pyvmm_kvm.exits.rare import TprAccess as TprAccess
+    from pyvmm_kvm.exits.rare import X86BusLock as X86BusLock
+    from pyvmm_kvm.exits.rare import X86Rdmsr as X86Rdmsr
+    from pyvmm_kvm.exits.rare import X86Wrmsr as X86Wrmsr
+    from pyvmm_kvm.exits.rare import Xen as Xen
     from pyvmm_kvm.ioevent import IoEventAddress as IoEventAddress
     from pyvmm_kvm.mp_state import MpState as MpState
     from pyvmm_kvm.one_reg import RegList as RegList
@@ -99,6 +99,8 @@ if TYPE_CHECKING:
     from pyvmm_kvm.vm import VmFd as VmFd
     from pyvmm_kvm.x86_64.cpuid import CpuId as CpuId
     from pyvmm_kvm.x86_64.cpuid import CpuIdEntry as CpuIdEntry
+    from pyvmm_kvm.x86_64.cpuid_policy import CpuidPolicy as CpuidPolicy
+    from pyvmm_kvm.x86_64.cpuid_policy import Template as Template
     from pyvmm_kvm.x86_64.debug import GuestDebug as GuestDebug
     from pyvmm_kvm.x86_64.modes import code_segment as code_segment
     from pyvmm_kvm.x86_64.modes import data_segment as data_segment
@@ -109,14 +111,15 @@ if TYPE_CHECKING:
     from pyvmm_kvm.x86_64.msr_filter import MsrFilterRange as MsrFilterRange
     from pyvmm_kvm.x86_64.msrs import MsrList as MsrList
     from pyvmm_kvm.x86_64.msrs import Msrs as Msrs
+    from pyvmm_kvm.x86_64.page_walk import Mapping as Mapping
+    from pyvmm_kvm.x86_64.page_walk import mappings as mappings
+    from pyvmm_kvm.x86_64.page_walk import walk as walk
     from pyvmm_kvm.x86_64.platform import ClockData as ClockData
     from pyvmm_kvm.x86_64.platform import IoApicState as IoApicState
     from pyvmm_kvm.x86_64.platform import IrqChip as IrqChip
     from pyvmm_kvm.x86_64.platform import PicState as PicState
     from pyvmm_kvm.x86_64.platform import PitChannelState as PitChannelState
     from pyvmm_kvm.x86_64.platform import PitState2 as PitState2
-    from pyvmm_kvm.x86_64.policy import CpuidPolicy as CpuidPolicy
-    from pyvmm_kvm.x86_64.policy import Template as Template
     from pyvmm_kvm.x86_64.state import VcpuState as VcpuState
     from pyvmm_kvm.x86_64.state import VmState as VmState
     from pyvmm_kvm.x86_64.structs import DebugRegs as DebugRegs
@@ -129,9 +132,6 @@ if TYPE_CHECKING:
     from pyvmm_kvm.x86_64.structs import Sregs2 as Sregs2
     from pyvmm_kvm.x86_64.structs import VcpuEvents as VcpuEvents
     from pyvmm_kvm.x86_64.structs import Xcr as Xcr
-    from pyvmm_kvm.x86_64.walk import Mapping as Mapping
-    from pyvmm_kvm.x86_64.walk import mappings as mappings
-    from pyvmm_kvm.x86_64.walk import walk as walk
     from pyvmm_kvm.x86_64.xsave import NestedState as NestedState
     from pyvmm_kvm.x86_64.xsave import Xsave2 as Xsave2
 
@@ -140,12 +140,12 @@ _HOMES = {
     "device": "DeviceFd",
     "dirty_ring": "DirtyRing",
     "errors": "ClosedError KvmError MsrError StateError",
-    "exits": "Again Hlt Intr IoIn IoOut MmioRead MmioWrite Shutdown StringIn StringOut Unknown VcpuExit",
-    "exits_foreign": (
+    "exits.hot": "Again Hlt Intr IoIn IoOut MmioRead MmioWrite Shutdown StringIn StringOut Unknown VcpuExit",
+    "exits.foreign": (
         "ArmDebug ArmNisv ArmSea Dcr Epr LoongarchIocsr Osi PaprHcall RiscvCsr RiscvSbi S390Reset S390Sieic "
         "S390Stsi S390Tsch S390Ucontrol Watchdog"
     ),
-    "exits_rare": (
+    "exits.rare": (
         "ApResetHold Debug DirtyRingFull FailEntry GuestException Hypercall Hyperv InternalError "
         "IoapicEoi IrqWindowOpen MemoryFault Nmi Notify SetTpr SystemEvent Tdx TprAccess X86BusLock "
         "X86Rdmsr X86Wrmsr Xen"
@@ -167,11 +167,11 @@ _HOMES = {
     "x86_64.msr_filter": "MsrFilterRange",
     "x86_64.msrs": "MsrList Msrs",
     "x86_64.platform": "ClockData IoApicState IrqChip PicState PitChannelState PitState2",
-    "x86_64.policy": "CpuidPolicy Template",
+    "x86_64.cpuid_policy": "CpuidPolicy Template",
     "x86_64.state": "VcpuState VmState",
     "x86_64.structs": "DebugRegs Dtable Fpu LapicState Regs Segment Sregs Sregs2 VcpuEvents Xcr",
     "x86_64.xsave": "NestedState Xsave2",
-    "x86_64.walk": "Mapping mappings walk",
+    "x86_64.page_walk": "Mapping mappings walk",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 

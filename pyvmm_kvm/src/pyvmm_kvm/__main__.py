@@ -61,7 +61,7 @@ def offer(kvm: Kvm) -> Facts:
         "capabilities": {cap.name: value for cap in Cap if (value := kvm.check_extension_raw(cap)) > 0},
     }
     if platform.machine() == "x86_64":
-        from pyvmm_kvm.x86_64.policy import CpuidPolicy
+        from pyvmm_kvm.x86_64.cpuid_policy import CpuidPolicy
 
         table = kvm.get_supported_cpuid()
         vendor = table.leaf(0)

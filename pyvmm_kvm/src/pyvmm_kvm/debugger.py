@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from pyvmm_kvm.exits import Again
+from pyvmm_kvm.exits.hot import Again
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import ClassVar, Protocol, Self
 
-    from pyvmm_kvm.exits import VcpuExit
+    from pyvmm_kvm.exits.hot import VcpuExit
 
     class Runnable(Protocol):
         """As much of a vCPU as stepping needs."""

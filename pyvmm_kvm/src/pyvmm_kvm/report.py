@@ -6,7 +6,7 @@ import errno
 import struct
 
 from pyvmm_kvm._kvm import lib
-from pyvmm_kvm.exits import Unknown
+from pyvmm_kvm.exits.hot import Unknown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def _port(words: tuple[int, ...]) -> str:
 
 
 def _other(reason: int, words: tuple[int, ...]) -> str:
-    from pyvmm_kvm.exits_rare import BY_REASON
+    from pyvmm_kvm.exits.rare import BY_REASON
 
     kind = BY_REASON.get(reason)
     if kind is None:

@@ -13,7 +13,7 @@ import threading
 
 from pyvmm_kvm._kvm import lib
 from pyvmm_kvm.errors import KvmError
-from pyvmm_kvm.exits import Again, Intr
+from pyvmm_kvm.exits.hot import Again, Intr
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from pyvmm_kvm.exits import VcpuExit
+    from pyvmm_kvm.exits.hot import VcpuExit
     from pyvmm_kvm.vcpu import VcpuFd
 
     Handler = Callable[[VcpuFd, VcpuExit], object]

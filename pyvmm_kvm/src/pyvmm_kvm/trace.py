@@ -6,14 +6,14 @@ import struct
 import time
 
 from pyvmm_kvm.errors import StateError
-from pyvmm_kvm.exits import IoIn, IoOut, MmioRead, MmioWrite
+from pyvmm_kvm.exits.hot import IoIn, IoOut, MmioRead, MmioWrite
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import BinaryIO, Self
 
-    from pyvmm_kvm.exits import VcpuExit
+    from pyvmm_kvm.exits.hot import VcpuExit
     from pyvmm_kvm.vcpu import VcpuFd
 
 _MAGIC = b"pyvmmtr2"

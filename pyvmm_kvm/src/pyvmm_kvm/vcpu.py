@@ -8,7 +8,7 @@ import mmap
 from pyvmm_kvm._arch import ARCH, ArchVcpu
 from pyvmm_kvm._kvm import ffi, lib
 from pyvmm_kvm.errors import ClosedError, KvmError
-from pyvmm_kvm.exits import (
+from pyvmm_kvm.exits.hot import (
     Again,
     Hlt,
     Intr,
@@ -136,8 +136,8 @@ class VcpuFd(ArchVcpu):
             return self._string_io(payload)
         if reason == MmioRead.reason:
             return self._wide_mmio(payload)
-        from pyvmm_kvm.exits_foreign import ArmDebug
-        from pyvmm_kvm.exits_rare import BY_REASON
+        from pyvmm_kvm.exits.foreign import ArmDebug
+        from pyvmm_kvm.exits.rare import BY_REASON
 
         if reason == ArmDebug.reason and ARCH == "aarch64":
             return ArmDebug.decode(payload)

@@ -21,12 +21,9 @@ __version__ = "0.1.0"
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm_loader.acpi.tables import AcpiTables
-    from pyvmm_loader.bootconfig import append_bootconfig, split_bootconfig
-    from pyvmm_loader.bzimage import BzImage
     from pyvmm_loader.cmdline import Cmdline
-    from pyvmm_loader.compression import compress
-    from pyvmm_loader.decompression import UnsupportedCompression
-    from pyvmm_loader.elf import Elf
+    from pyvmm_loader.compression.compress import compress
+    from pyvmm_loader.compression.decompress import UnsupportedCompression
     from pyvmm_loader.errors import (
         CmdlineError,
         EntryNotOffered,
@@ -55,19 +52,22 @@ if TYPE_CHECKING:
         TooLarge,
         WrongArchitecture,
     )
-    from pyvmm_loader.extraction import extract
     from pyvmm_loader.fdt.reader import read_fdt
     from pyvmm_loader.fdt.tree import Fdt
-    from pyvmm_loader.firmware import Firmware
-    from pyvmm_loader.flat import Flat
-    from pyvmm_loader.image import Image
-    from pyvmm_loader.initramfs import Initramfs, read_initramfs
-    from pyvmm_loader.initramfs_reader import read_archives
-    from pyvmm_loader.initrd import join_initrds, microcode_archive, place_initrd
-    from pyvmm_loader.inspection import inspect
-    from pyvmm_loader.placement import Placement
-    from pyvmm_loader.plan import BootPlan
-    from pyvmm_loader.result import KernelLoaderResult, PvhBootCapability
+    from pyvmm_loader.images.bzimage import BzImage
+    from pyvmm_loader.images.elf import Elf
+    from pyvmm_loader.images.extraction import extract
+    from pyvmm_loader.images.firmware import Firmware
+    from pyvmm_loader.images.flat import Flat
+    from pyvmm_loader.images.image import Image
+    from pyvmm_loader.images.inspection import inspect
+    from pyvmm_loader.images.result import KernelLoaderResult, PvhBootCapability
+    from pyvmm_loader.initrd.bootconfig import append_bootconfig, split_bootconfig
+    from pyvmm_loader.initrd.initramfs import Initramfs, read_initramfs
+    from pyvmm_loader.initrd.initramfs_reader import read_archives
+    from pyvmm_loader.initrd.initrd import join_initrds, microcode_archive, place_initrd
+    from pyvmm_loader.plan.placement import Placement
+    from pyvmm_loader.plan.plan import BootPlan
     from pyvmm_loader.smbios.tables import Smbios
     from pyvmm_loader.x86_64.layout import split_ram
 
@@ -76,28 +76,28 @@ _HOME = {
     "Smbios": "smbios.tables",
     "Fdt": "fdt.tree",
     "read_fdt": "fdt.reader",
-    "join_initrds": "initrd",
-    "microcode_archive": "initrd",
-    "append_bootconfig": "bootconfig",
-    "split_bootconfig": "bootconfig",
-    "compress": "compression",
-    "read_archives": "initramfs_reader",
-    "BzImage": "bzimage",
+    "join_initrds": "initrd.initrd",
+    "microcode_archive": "initrd.initrd",
+    "append_bootconfig": "initrd.bootconfig",
+    "split_bootconfig": "initrd.bootconfig",
+    "compress": "compression.compress",
+    "read_archives": "initrd.initramfs_reader",
+    "BzImage": "images.bzimage",
     "Cmdline": "cmdline",
-    "Elf": "elf",
-    "UnsupportedCompression": "decompression",
-    "extract": "extraction",
-    "Firmware": "firmware",
-    "Flat": "flat",
-    "Image": "image",
-    "Initramfs": "initramfs",
-    "place_initrd": "initrd",
-    "read_initramfs": "initramfs",
-    "inspect": "inspection",
-    "BootPlan": "plan",
-    "Placement": "placement",
-    "KernelLoaderResult": "result",
-    "PvhBootCapability": "result",
+    "Elf": "images.elf",
+    "UnsupportedCompression": "compression.decompress",
+    "extract": "images.extraction",
+    "Firmware": "images.firmware",
+    "Flat": "images.flat",
+    "Image": "images.image",
+    "Initramfs": "initrd.initramfs",
+    "place_initrd": "initrd.initrd",
+    "read_initramfs": "initrd.initramfs",
+    "inspect": "images.inspection",
+    "BootPlan": "plan.plan",
+    "Placement": "plan.placement",
+    "KernelLoaderResult": "images.result",
+    "PvhBootCapability": "images.result",
     "split_ram": "x86_64.layout",
 }
 

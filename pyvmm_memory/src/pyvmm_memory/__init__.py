@@ -50,7 +50,7 @@ from pyvmm_memory.errors import (
     UnexpectedEof,
     UnsortedMemoryRegions,
 )
-from pyvmm_memory.guest_memory import GuestMemoryMmap
+from pyvmm_memory.guest_memory_mmap import GuestMemoryMmap
 from pyvmm_memory.mmap_region import MmapRegion
 from pyvmm_memory.permissions import Permissions
 from pyvmm_memory.region import GuestRegionMmap
@@ -65,10 +65,10 @@ if TYPE_CHECKING:
     from pyvmm_memory.collection import GuestRegionCollection
     from pyvmm_memory.endian import Be16, Be32, Be64, BeSize, Le16, Le32, Le64, LeSize
     from pyvmm_memory.file_offset import FileOffset
+    from pyvmm_memory.guest_memory import GuestMemory
     from pyvmm_memory.iommu import CannotResolve, Fragmented, Iommu, IommuError, IommuMemory, IommuMisconfigured
     from pyvmm_memory.iotlb import Iotlb, IotlbFails, IovaRange, MappedRange
     from pyvmm_memory.memfd import from_guest_memfd, from_memfd, guest_memfd_region, memfd_region
-    from pyvmm_memory.memory import GuestMemory
     from pyvmm_memory.mmap_builder import MmapRegionBuilder
     from pyvmm_memory.numa import Policy, bind, online_nodes, policy_of
     from pyvmm_memory.ordering import InvalidOrdering, Ordering, fence
@@ -95,7 +95,7 @@ _LAZY = {
     "iommu": "CannotResolve Fragmented Iommu IommuError IommuMemory IommuMisconfigured",
     "iotlb": "Iotlb IotlbFails IovaRange MappedRange",
     "memfd": "from_guest_memfd from_memfd guest_memfd_region memfd_region",
-    "memory": "GuestMemory",
+    "guest_memory": "GuestMemory",
     "mmap_builder": "MmapRegionBuilder",
     "numa": "Policy bind online_nodes policy_of",
     "ordering": "InvalidOrdering Ordering fence",

@@ -8,7 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from pyvmm_memory.guest_memory import GuestMemoryMmap
+    from pyvmm_memory.guest_memory_mmap import GuestMemoryMmap
 
 
 class ExclusiveGuard:

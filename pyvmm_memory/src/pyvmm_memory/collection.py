@@ -15,7 +15,7 @@ from pyvmm_memory.errors import (
     NoMemoryRegion,
     UnsortedMemoryRegions,
 )
-from pyvmm_memory.memory import GuestMemory
+from pyvmm_memory.guest_memory import GuestMemory
 from pyvmm_memory.permissions import Permissions
 
 TYPE_CHECKING = False

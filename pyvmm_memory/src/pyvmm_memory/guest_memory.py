@@ -1,68 +1,104 @@
-"""GuestMemoryMmap: guest memory out of host mappings."""
+"""GuestMemory: what guest memory offers by guest address, with and without an IOMMU in front of it."""
 
 from __future__ import annotations
 
-from pyvmm_memory.collection import GuestRegionCollection
-from pyvmm_memory.errors import NoMemoryRegion
-from pyvmm_memory.region import GuestRegionMmap
+from pyvmm_memory.bytes import WRITE, Bytes
+from pyvmm_memory.errors import InvalidGuestAddress
+from pyvmm_memory.permissions import Permissions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from typing import Self
+    from collections.abc import Iterator
 
-    from pyvmm_memory.bitmap import NewBitmap
-    from pyvmm_memory.file_offset import FileOffset
+    from pyvmm_memory.bitmap import Bitmap
+    from pyvmm_memory.mmap_region import MmapRegion
+    from pyvmm_memory.struct_view import Layout, StructView
+    from pyvmm_memory.volatile import VolatileSlice
 
 
-class GuestMemoryMmap(GuestRegionCollection):
-    """The guest's physical memory. Regions never change: insert and remove return a new collection.
+class GuestMemory(Bytes):
+    """Bytes by guest address. Accesses cross regions that touch; slices lie in one region.
 
-    `read` and `write` stop at the first hole and return the count; `read_slice` and `write_slice` raise
-    PartialBuffer instead. Scalars are little-endian; aligned ones are one access, never torn, and unaligned ones may
-    cross into a region that touches. Zero bytes always succeed.
-
-    >>> with GuestMemoryMmap.from_ranges([(0, 0x1000), (0x4000, 0x1000)]) as memory:
-    ...     memory.write_slice(b"hello", 0x4000)
-    ...     memory
-    <GuestMemoryMmap 0x2000 bytes: 0x0-0xfff anonymous, hole of 0x3000, 0x4000-0x4fff anonymous>
+    `get_slice` and `get_slices` give plain memoryviews, which record nothing: whoever writes through them calls
+    `mark_dirty` where `dirty_tracking` is true. `get_volatile_slice` gives slices that record their own writes.
     """
 
     __slots__ = ()
 
-    def __init__(self, regions: Iterable[GuestRegionMmap]) -> None:
-        """Raise NoMemoryRegion, UnsortedMemoryRegions or MemoryRegionOverlap."""
-        super().__init__(regions)
-        if not self._regions:
-            raise NoMemoryRegion("guest memory needs at least one region")
+    if TYPE_CHECKING:
 
-    @classmethod
-    def from_ranges(cls, ranges: Iterable[tuple[int, int]], *, bitmap: NewBitmap | None = None) -> Self:
-        """Anonymous memory for each `(address, size in bytes)`, not backed by host pages until touched.
+        def check_range(self, addr: int, length: int, permissions: Permissions = ...) -> bool:
+            """Whether all `length` bytes at `addr` may be accessed so; zero bytes always may."""
+            ...
 
-        Args:
-            ranges: sorted by address.
-            bitmap: `AtomicBitmap`, to record what is written, by pages.
+        def get_slice(self, addr: int, length: int, permissions: Permissions = ...) -> memoryview:
+            """A writable view of `length` bytes in one region; release it before closing the memory."""
+            ...
 
-        Raises:
-            InvalidRegion, MmapFailed, NoMemoryRegion, UnsortedMemoryRegions, MemoryRegionOverlap.
+    def get_slices(self, addr: int, length: int, permissions: Permissions = Permissions.ReadWrite) -> list[memoryview]:
+        """Views that together cover `length` bytes, one for each region; for preadv, pwritev, recvmsg_into.
+
+        Raises InvalidGuestAddress with the first unmapped address.
         """
-        return cls.from_ranges_with_files(((start, size, None) for start, size in ranges), bitmap=bitmap)
-
-    @classmethod
-    def from_ranges_with_files(
-        cls, ranges: Iterable[tuple[int, int, FileOffset | None]], *, bitmap: NewBitmap | None = None
-    ) -> Self:
-        """Memory for each `(address, size in bytes, file)`: a shared mapping of the file, anonymous with None.
-
-        Raises what `from_ranges` does, and InvalidOffsetLength or MappingPastEof where the file does not fit.
-        """
-        regions: list[GuestRegionMmap] = []
+        views: list[memoryview] = []
         try:
-            for start, size, file in ranges:
-                regions.append(GuestRegionMmap.from_range(start, size, file, bitmap=bitmap))
-            return cls(regions)
+            for mapping, offset, count in self._covered(addr, length, permissions):
+                view = mapping.place(writing=False)[offset : offset + count]
+                views.append(view if permissions & WRITE else view.toreadonly())
         except BaseException:
-            for region in regions:
-                region.close()
+            # the traceback would keep them, and the memory could not be closed
+            for view in views:
+                view.release()
             raise
+        return views
+
+    def get_volatile_slice(
+        self, addr: int, length: int, permissions: Permissions = Permissions.ReadWrite
+    ) -> VolatileSlice:
+        """`length` bytes in one region, as a slice that records its writes; raises what `get_slice` does."""
+        from pyvmm_memory.errors import InvalidBackendAddress
+        from pyvmm_memory.volatile import VolatileSlice
+
+        slices = self.get_volatile_slices(addr, length, permissions)
+        if not slices:
+            return VolatileSlice.from_buffer(bytearray())
+        if len(slices) > 1:
+            raise InvalidBackendAddress(addr, length)
+        return slices[0]
+
+    def get_volatile_slices(
+        self, addr: int, length: int, permissions: Permissions = Permissions.ReadWrite
+    ) -> list[VolatileSlice]:
+        """As `get_slices`, as slices that record their writes."""
+        from pyvmm_memory.volatile import VolatileSlice
+
+        slices: list[VolatileSlice] = []
+        done = 0
+        for mapping, offset, count in self._covered(addr, length, permissions):
+            bitmap = self._bitmap_at(addr + done, mapping, offset)
+            slices.append(VolatileSlice(mapping, offset, count, bitmap, readonly=not permissions & WRITE))
+            done += count
+        return slices
+
+    def _bitmap_at(self, addr: int, mapping: MmapRegion, offset: int) -> Bitmap | None:  # noqa: ARG002 (an IOMMU's)
+        return None if mapping.bitmap is None else mapping.bitmap.slice_at(offset)
+
+    def _covered(self, addr: int, length: int, access: int) -> Iterator[tuple[MmapRegion, int, int]]:
+        done = 0
+        for piece in self._pieces(addr, length, access):
+            yield piece
+            done += piece[2]
+        if done < length:
+            raise InvalidGuestAddress(addr + done)
+
+    def struct(self, address: int, layout: Layout, *, byteorder: str = "<") -> StructView:
+        """Named fields at `address`, read and written where they are: see `StructView`."""
+        from pyvmm_memory.struct_view import StructView
+
+        return StructView(self, address, layout, byteorder)
+
+    def hexdump(self, addr: int, length: int, *, width: int = 16) -> str:
+        """`length` bytes at `addr` as people read them; runs of equal lines are one `*`, holes are named."""
+        from pyvmm_memory.hexdump import hexdump
+
+        return hexdump(self, addr, length, width)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pyvmm_memory.collection import GuestRegionCollection
-    from pyvmm_memory.memory import GuestMemory
+    from pyvmm_memory.guest_memory import GuestMemory
 
 MAX_DUMP = 1 << 20
 CHUNK = 1 << 20

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pyvmm_memory.address import as_int
 from pyvmm_memory.errors import GuestMemoryError, InvalidBackendAddress, InvalidGuestAddress, InvalidLength, Overflow
+from pyvmm_memory.guest_memory import GuestMemory
 from pyvmm_memory.iotlb import Iotlb, IotlbFails, IovaRange
-from pyvmm_memory.memory import GuestMemory
 from pyvmm_memory.permissions import Permissions
 
 TYPE_CHECKING = False

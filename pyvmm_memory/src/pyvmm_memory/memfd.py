@@ -7,7 +7,7 @@ import os
 
 from pyvmm_memory.errors import HostRefused
 from pyvmm_memory.file_offset import FileOffset
-from pyvmm_memory.guest_memory import GuestMemoryMmap
+from pyvmm_memory.guest_memory_mmap import GuestMemoryMmap
 from pyvmm_memory.mmap_region import MAP_NORESERVE, PROT_RW, MmapRegion
 from pyvmm_memory.region import GuestRegionMmap
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 
 from pyvmm_memory.errors import InvalidRegion, MapFixed, MemoryInUse, MemoryRegionOverlap
-from pyvmm_memory.guest_memory import GuestMemoryMmap
+from pyvmm_memory.guest_memory_mmap import GuestMemoryMmap
 from pyvmm_memory.mmap_region import ANONYMOUS, MAP_FIXED, MAP_NORESERVE, PROT_RW, MmapRegion, _new_bitmap, check_file
 from pyvmm_memory.raw import HostRange, map_at, unmap
 from pyvmm_memory.region import GuestRegionMmap

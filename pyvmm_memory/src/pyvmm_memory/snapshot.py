@@ -13,7 +13,7 @@ import tempfile
 
 from pyvmm_memory.errors import InvalidSnapshot, PartialBuffer
 from pyvmm_memory.file_offset import FileOffset
-from pyvmm_memory.guest_memory import GuestMemoryMmap
+from pyvmm_memory.guest_memory_mmap import GuestMemoryMmap
 from pyvmm_memory.pagemap import populated
 from pyvmm_memory.userfault import UserFault
 

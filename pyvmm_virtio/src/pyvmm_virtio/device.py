@@ -460,7 +460,7 @@ class VirtioDevice:
 
     def state(self) -> dict[str, Any]:
         """Return everything a driver could notice. The device is paused (`pause`), or nothing it took is under way."""
-        from pyvmm_virtio.saved import save
+        from pyvmm_virtio.state import save
 
         with self.lock:
             return save(self)
@@ -472,7 +472,7 @@ class VirtioDevice:
             StateError: it is not a state of this kind of device, or of one that offers something else. Nothing
                 changed, unless it was `restore_device` that refused.
         """
-        from pyvmm_virtio.saved import check
+        from pyvmm_virtio.state import check
 
         fields = check(self, state)
         self.driver_reset()

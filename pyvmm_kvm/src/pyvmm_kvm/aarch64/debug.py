@@ -8,7 +8,7 @@ from __future__ import annotations
 from pyvmm_kvm.aarch64.registers import core
 from pyvmm_kvm.aarch64.structs import GuestDebugArch
 from pyvmm_kvm.debugger import ENABLE, SINGLESTEP, Debugger
-from pyvmm_kvm.exits_foreign import ArmDebug
+from pyvmm_kvm.exits.foreign import ArmDebug
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from pyvmm_kvm.debugger import Runnable
-    from pyvmm_kvm.exits import VcpuExit
+    from pyvmm_kvm.exits.hot import VcpuExit
 
     class DebugVcpu(Runnable, Protocol):
         """As much of an arm64 vCPU as this needs."""

@@ -7,7 +7,7 @@ does nothing with it either: there is no single step. Nothing here ran on a RISC
 from __future__ import annotations
 
 from pyvmm_kvm.debugger import ENABLE, Debugger
-from pyvmm_kvm.exits_rare import Debug
+from pyvmm_kvm.exits.rare import Debug
 from pyvmm_kvm.riscv64.registers import core
 
 TYPE_CHECKING = False
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from pyvmm_kvm.debugger import Runnable
-    from pyvmm_kvm.exits import VcpuExit
+    from pyvmm_kvm.exits.hot import VcpuExit
 
     class DebugVcpu(Runnable, Protocol):
         """As much of a RISC-V vCPU as this needs."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pyvmm_kvm.debugger import ENABLE, SINGLESTEP, Debugger
-from pyvmm_kvm.exits_rare import Debug
+from pyvmm_kvm.exits.rare import Debug
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyvmm_kvm.exits import VcpuExit
+    from pyvmm_kvm.exits.hot import VcpuExit
     from pyvmm_kvm.vcpu import VcpuFd
 
 USE_SW_BP = 1 << 16

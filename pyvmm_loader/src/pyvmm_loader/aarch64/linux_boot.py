@@ -5,12 +5,12 @@ Source: Documentation/arm64/booting.rst, "Call the kernel image".
 
 from __future__ import annotations
 
-from pyvmm_loader.image_boot import add_image
+from pyvmm_loader.plan.image_boot import add_image
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyvmm_loader.image import ImageFile
-    from pyvmm_loader.plan import BootPlan
+    from pyvmm_loader.images.image import ImageFile
+    from pyvmm_loader.plan.plan import BootPlan
 
 PSTATE = 0x3C5  # EL1h with debug, SError, IRQ and FIQ masked
 

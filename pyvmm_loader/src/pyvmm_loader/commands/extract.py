@@ -7,7 +7,7 @@ from itertools import chain
 
 from pyvmm_loader.commands.plan import size
 from pyvmm_loader.errors import LoaderError
-from pyvmm_loader.extraction import extract_pieces
+from pyvmm_loader.images.extraction import extract_pieces
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

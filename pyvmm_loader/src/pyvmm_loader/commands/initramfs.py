@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import stat
 
-from pyvmm_loader.compression import FORMS, compress
+from pyvmm_loader.compression.compress import FORMS, compress
 from pyvmm_loader.errors import LoaderError
-from pyvmm_loader.initramfs import Initramfs
-from pyvmm_loader.initramfs_reader import read_archives
-from pyvmm_loader.source import Source
+from pyvmm_loader.images.source import Source
+from pyvmm_loader.initrd.initramfs import Initramfs
+from pyvmm_loader.initrd.initramfs_reader import read_archives
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 
-    from pyvmm_loader.initramfs import Entry
+    from pyvmm_loader.initrd.initramfs import Entry
 
 
 def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -6,7 +6,7 @@ import json
 import sys
 
 from pyvmm_loader.errors import ImageError
-from pyvmm_loader.inspection import inspect
+from pyvmm_loader.images.inspection import inspect
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pyvmm_loader.errors import InvalidHeader
-from pyvmm_loader.formats import ENTRIES
-from pyvmm_loader.plan import BootPlan
+from pyvmm_loader.images.identify import ENTRIES
+from pyvmm_loader.plan.plan import BootPlan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

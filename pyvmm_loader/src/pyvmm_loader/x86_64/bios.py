@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pyvmm_loader.plan import BootPlan
+    from pyvmm_loader.plan.plan import BootPlan
     from pyvmm_loader.x86_64.e820 import E820Entry
 
 SEGMENT, OFFSET = 0xF000, 0xE000

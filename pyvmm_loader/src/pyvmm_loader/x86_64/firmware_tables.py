@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pyvmm_loader.errors import MemoryTooSmall
-from pyvmm_loader.placement import Placement
+from pyvmm_loader.plan.placement import Placement
 from pyvmm_loader.x86_64.e820 import E820Entry
 from pyvmm_loader.x86_64.layout import ACPI_START, HIMEM_START, MMIO_GAP_END, MPTABLE_START, SMBIOS_START
 

@@ -12,8 +12,8 @@ from pyvmm_loader.x86_64.linux_boot import add_payload, cmdline_limit, initrd_li
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyvmm_loader.bzimage import BzImageFile
-    from pyvmm_loader.plan import BootPlan
+    from pyvmm_loader.images.bzimage import BzImageFile
+    from pyvmm_loader.plan.plan import BootPlan
     from pyvmm_loader.x86_64.registers import Registers
 
 SETUP_START = 0x90000

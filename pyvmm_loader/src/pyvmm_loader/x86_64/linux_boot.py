@@ -11,9 +11,9 @@ from pyvmm_loader.x86_64.bootparam import SetupHeader, zero_page
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyvmm_loader.bzimage import BzImageFile
-    from pyvmm_loader.elf import ElfFile
-    from pyvmm_loader.plan import BootPlan
+    from pyvmm_loader.images.bzimage import BzImageFile
+    from pyvmm_loader.images.elf import ElfFile
+    from pyvmm_loader.plan.plan import BootPlan
 
 ENTRY_64_OFFSET = 0x200  # "the 64-bit entry point is at load address + 0x200"
 INITRD_ADDR_MAX_BEFORE_2_03 = 0x37FFFFFF

@@ -13,9 +13,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pyvmm_loader.elf import ElfFile
+    from pyvmm_loader.images.elf import ElfFile
     from pyvmm_loader.memory import Loadable
-    from pyvmm_loader.plan import BootPlan, Module
+    from pyvmm_loader.plan.plan import BootPlan, Module
     from pyvmm_loader.x86_64.e820 import E820Entry
     from pyvmm_loader.x86_64.multiboot_image import MultibootFile
     from pyvmm_loader.x86_64.registers import Registers

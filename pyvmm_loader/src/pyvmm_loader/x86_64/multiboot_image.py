@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from pyvmm_loader.plan import BootPlan
+    from pyvmm_loader.plan.plan import BootPlan
     from pyvmm_loader.x86_64.multiboot2 import Relocation
 
     Header = multiboot.Header | multiboot2.Header

@@ -21,8 +21,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pyvmm_loader.elf import ElfFile
-    from pyvmm_loader.plan import BootPlan
+    from pyvmm_loader.images.elf import ElfFile
+    from pyvmm_loader.plan.plan import BootPlan
     from pyvmm_loader.x86_64.e820 import E820Entry
     from pyvmm_loader.x86_64.registers import Registers
 

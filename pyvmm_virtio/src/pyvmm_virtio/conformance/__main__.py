@@ -8,7 +8,7 @@ import sys
 
 from pyvmm_virtio.conformance.grading import FAIL, grade
 from pyvmm_virtio.errors import VirtioUsageError
-from pyvmm_virtio.subjects import NAMES
+from pyvmm_virtio.samples import NAMES
 
 
 def main() -> int:

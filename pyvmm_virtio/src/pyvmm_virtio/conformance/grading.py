@@ -5,7 +5,7 @@ from __future__ import annotations
 from pyvmm_virtio.conformance import checks
 from pyvmm_virtio.conformance.bench import Bench, CheckFailed, NotHere, dispose
 from pyvmm_virtio.conformance.clauses import clauses_for
-from pyvmm_virtio.subjects import make
+from pyvmm_virtio.samples import make
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

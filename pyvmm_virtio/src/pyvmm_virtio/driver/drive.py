@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pyvmm_device.interrupt_group import MsiIrqConfig
-    from pyvmm_virtio.driver.port import Port
+    from pyvmm_virtio.driver.registers import Port
     from pyvmm_virtio.transport import VirtioMmio, VirtioPci
 
 MMIO_BASE = 0xD0000000

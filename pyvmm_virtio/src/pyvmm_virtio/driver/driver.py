@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from pyvmm_virtio.driver.arena import Arena
-    from pyvmm_virtio.driver.port import Port
+    from pyvmm_virtio.driver.registers import Port
     from pyvmm_virtio.driver.rings import Ring
     from pyvmm_virtio.transport import VirtioMmio, VirtioPci
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pyvmm_virtio.constants import mmio as m
-from pyvmm_virtio.driver.port import Port
+from pyvmm_virtio.driver.registers import Port
 from pyvmm_virtio.transport.mmio import MAGIC, VERSION, VIRTIO_MMIO_QUEUE_RESET
 
 TYPE_CHECKING = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pyvmm_device.pci import config_space as cs
 from pyvmm_virtio.constants import pci as p
-from pyvmm_virtio.driver.port import Port
+from pyvmm_virtio.driver.registers import Port
 from pyvmm_virtio.transport.pci import FIRST_DEVICE_ID, VENDOR_ID
 
 TYPE_CHECKING = False

@@ -5,7 +5,7 @@ looks that no exception came out of the device and that nothing was written outs
 reset, that the device works again. A run is repeated by its seed.
 
 >>> from pyvmm_virtio.fuzz import Fuzzer
->>> from pyvmm_virtio.subjects import make
+>>> from pyvmm_virtio.samples import make
 >>> with Fuzzer(make("rng"), "pci", "packed", seed=1) as fuzzer:
 ...     report = fuzzer.run(200)
 >>> report.chains

@@ -9,7 +9,7 @@ import time
 
 from pyvmm_virtio.errors import VirtioUsageError
 from pyvmm_virtio.fuzz.fuzzer import Finding, Fuzzer
-from pyvmm_virtio.subjects import NAMES, make
+from pyvmm_virtio.samples import NAMES, make
 
 PER_SECOND_OF_PROGRESS = 1000
 

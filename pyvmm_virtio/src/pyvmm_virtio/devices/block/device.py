@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from pyvmm_device import EventLoop
     from pyvmm_virtio.backends.block import AsyncBlockBackend, BlockBackend
-    from pyvmm_virtio.devices.block.plane import DataPlane
+    from pyvmm_virtio.devices.block.data_plane import DataPlane
     from pyvmm_virtio.interrupt import VirtioInterrupt
     from pyvmm_virtio.memory import GuestMemory
     from pyvmm_virtio.queue.chain import DescriptorChain
@@ -165,7 +165,7 @@ class Block(VirtioDevice):
             self.config[WRITEBACK_OFFSET] = 0
         self._settle_cache()
         if self._may_plane and hasattr(self.disk, "fileno"):
-            from pyvmm_virtio.devices.block.plane import DataPlane
+            from pyvmm_virtio.devices.block.data_plane import DataPlane
 
             self._plane = DataPlane.of(self.disk, waits=self.loop is None)
             self._may_plane = False

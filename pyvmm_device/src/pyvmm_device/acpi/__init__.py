@@ -1,0 +1,1 @@
+"""ACPI's fixed hardware, and the registers of a machine without it."""

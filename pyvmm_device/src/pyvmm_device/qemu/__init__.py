@@ -1,0 +1,1 @@
+"""Devices that QEMU defined and guests know: fw_cfg, pvpanic, the debug ports."""

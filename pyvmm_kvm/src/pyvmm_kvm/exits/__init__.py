@@ -1,0 +1,1 @@
+"""Why a vCPU came back from the guest: one class per exit reason."""

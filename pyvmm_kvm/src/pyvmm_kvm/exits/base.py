@@ -1,0 +1,49 @@
+"""What exits off the hot path share: each decodes its payload from the run page when it happens.
+
+Payload offsets are those of the union in struct kvm_run (linux/kvm.h); a test compares them with the compiler's.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from pyvmm_kvm.exits.hot import VcpuExit
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import ClassVar, Literal, Self
+
+
+class RareExit(VcpuExit):
+    """An exit whose fields are copied from its payload; `_payload` stays for fields that the VMM may write."""
+
+    __slots__ = ("_payload",)
+    _format: ClassVar[struct.Struct] = struct.Struct("")
+
+    def __init__(self, *values: object, payload: memoryview | None = None) -> None:
+        self._payload = payload if payload is not None else memoryview(bytearray(256))
+        for name, value in zip(self.__match_args__, values, strict=True):
+            setattr(self, name, value)
+
+    @classmethod
+    def decode(cls, payload: memoryview) -> Self:
+        """Read it from the 256 bytes of the run page's union."""
+        return cls(*cls._format.unpack_from(payload), payload=payload)
+
+
+class Live:
+    """A field that the VMM answers in: reading and writing go to the run page."""
+
+    __slots__ = ("code", "index")
+    code: Literal["B", "I", "Q"]
+
+    def __init__(self, offset: int, code: Literal["B", "I", "Q"] = "Q") -> None:
+        self.code = code
+        self.index = offset // struct.calcsize(code)
+
+    def __get__(self, exit_: RareExit, owner: type) -> int:
+        value: int = exit_._payload.cast(self.code)[self.index]
+        return value
+
+    def __set__(self, exit_: RareExit, value: int) -> None:
+        exit_._payload.cast(self.code)[self.index] = value

@@ -1,0 +1,1 @@
+"""What kernels and archives are packed with."""

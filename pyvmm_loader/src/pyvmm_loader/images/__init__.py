@@ -1,0 +1,1 @@
+"""What a file is: kernels in every format, firmware, bare code."""

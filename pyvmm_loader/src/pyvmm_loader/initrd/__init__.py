@@ -1,0 +1,1 @@
+"""The first root file system: archives made, read, joined and placed."""

@@ -1,0 +1,1 @@
+"""Where things go: what a plan decides, says and writes."""
