@@ -111,46 +111,46 @@ _HOMES = {
     "acpi.control": "AcpiMode AcpiSleep ResetPort",
     "acpi.pm": "AcpiGpe AcpiPm Sci",
     "allocator": "IdPool RangePool SystemAllocator",
+    "arm.pl011": "Pl011",
+    "arm.pl031": "Pl031",
     "bus": "Bus BusEntry BusRange",
     "clock": "ManualClock Timer",
-    "pc.cmos": "Cmos",
     "composite": "Composite",
     "errors": (
         "DeviceError DeviceNotFound DeviceOverlap InterruptError InvalidAccessLength InvalidRange "
         "InvalidResource PciError ResourceExhausted ResourceTaken StateError"
     ),
     "event_loop": "EventLoop",
-    "qemu.fw_cfg": "FwCfg",
-    "pc.i8042": "I8042",
     "interrupt": "EventFdInterrupt EventFdLevelInterrupt FanOut SharedLine",
     "interrupt_group": "EventFdGroup InterruptGroup LegacyGroup LegacyIrqConfig MessageGroup MsiIrqConfig",
     "io_manager": "IoManager",
+    "pc.cmos": "Cmos",
+    "pc.i8042": "I8042",
     "pc.ioapic": "Ioapic",
+    "pc.pic": "Pic",
+    "pc.pit": "Pit",
+    "pc.port92": "Port92",
+    "pc.port_device": "PortDevice Window register_ports",
+    "pc.ps2_keyboard": "Ps2Keyboard",
+    "pc.serial": "Serial",
     "pci.bridge": "PciBridge",
     "pci.bus": "PciBus",
     "pci.function": "PciFunction",
     "pci.hotplug": "PciHotplug",
     "pci.root": "PciRoot",
     "pci.root_port": "PcieRootPort",
-    "pc.pic": "Pic",
-    "pc.pit": "Pit",
-    "pc.port92": "Port92",
-    "pc.port_device": "PortDevice Window register_ports",
     "protocols": (
         "AutoRetriggerInterrupt ConfigurableInterrupt Device EdgeInterrupt InterruptSourceGroup "
-        "InterruptStatusChecker LevelInterrupt MaskableInterrupt MsiRouter ResampleNotifier SwitchableInterrupt "
-        "TriggerNotifier"
+        "InterruptStatusChecker LevelInterrupt MaskableInterrupt MsiRouter ResampleNotifier "
+        "SwitchableInterrupt TriggerNotifier"
     ),
-    "pc.ps2_keyboard": "Ps2Keyboard",
+    "qemu.debug_ports": "DebugExit DebugPort PostPort",
+    "qemu.fw_cfg": "FwCfg",
+    "qemu.pvpanic": "Pvpanic",
     "ram": "Ram",
     "register_device": "Register RegisterDevice",
     "resources": "DeviceResources",
-    "pc.serial": "Serial",
     "trace": "Access",
-    "qemu.debug_ports": "DebugExit DebugPort PostPort",
-    "arm.pl011": "Pl011",
-    "arm.pl031": "Pl031",
-    "qemu.pvpanic": "Pvpanic",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 

@@ -31,34 +31,33 @@ __version__ = "0.1.0"
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm_virtio.device import VirtioDevice as VirtioDevice
-    from pyvmm_virtio.driver import drive as drive
+    from pyvmm_virtio.driver.drive import drive as drive
     from pyvmm_virtio.errors import VirtioError as VirtioError
     from pyvmm_virtio.errors import VirtqueueError as VirtqueueError
-    from pyvmm_virtio.queue import Descriptor as Descriptor
-    from pyvmm_virtio.queue import DescriptorChain as DescriptorChain
-    from pyvmm_virtio.queue import PackedQueue as PackedQueue
-    from pyvmm_virtio.queue import SplitQueue as SplitQueue
-    from pyvmm_virtio.transport import VirtioMmio as VirtioMmio
-    from pyvmm_virtio.transport import VirtioPci as VirtioPci
+    from pyvmm_virtio.queue.chain import Descriptor as Descriptor
+    from pyvmm_virtio.queue.chain import DescriptorChain as DescriptorChain
+    from pyvmm_virtio.queue.packed import PackedQueue as PackedQueue
+    from pyvmm_virtio.queue.split import SplitQueue as SplitQueue
+    from pyvmm_virtio.transport.mmio import VirtioMmio as VirtioMmio
+    from pyvmm_virtio.transport.pci import VirtioPci as VirtioPci
 
 _HOMES = {
-    "VirtioDevice": "device",
-    "drive": "driver.drive",
-    "VirtioError": "errors",
-    "VirtqueueError": "errors",
-    "Descriptor": "queue.chain",
-    "DescriptorChain": "queue.chain",
-    "PackedQueue": "queue.packed",
-    "SplitQueue": "queue.split",
-    "VirtioMmio": "transport.mmio",
-    "VirtioPci": "transport.pci",
+    "device": "VirtioDevice",
+    "driver.drive": "drive",
+    "errors": "VirtioError VirtqueueError",
+    "queue.chain": "Descriptor DescriptorChain",
+    "queue.packed": "PackedQueue",
+    "queue.split": "SplitQueue",
+    "transport.mmio": "VirtioMmio",
+    "transport.pci": "VirtioPci",
 }
+_HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 
-__all__ = list(_HOMES)
+__all__ = list(_HOME)
 
 
 def __getattr__(name: str) -> object:
-    home = _HOMES.get(name)
+    home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
@@ -69,4 +68,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *_HOME})

@@ -36,14 +36,38 @@ Source: VIRTIO 1.3, 2.6 to 2.8. Names are those of rust-vmm's ``virtio-queue``.
 
 from __future__ import annotations
 
-from pyvmm_virtio.queue.base import MAX_QUEUE_SIZE
-from pyvmm_virtio.queue.buffers import Reader, Writer
-from pyvmm_virtio.queue.chain import Descriptor, DescriptorChain
-from pyvmm_virtio.queue.packed import PackedQueue
-from pyvmm_virtio.queue.split import SplitQueue
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyvmm_virtio.queue.protocol import Queue as Queue
+    from pyvmm_virtio.queue.base import MAX_QUEUE_SIZE as MAX_QUEUE_SIZE
+    from pyvmm_virtio.queue.buffers import Reader as Reader
+    from pyvmm_virtio.queue.buffers import Writer as Writer
+    from pyvmm_virtio.queue.chain import Descriptor as Descriptor
+    from pyvmm_virtio.queue.chain import DescriptorChain as DescriptorChain
+    from pyvmm_virtio.queue.packed import PackedQueue as PackedQueue
+    from pyvmm_virtio.queue.split import SplitQueue as SplitQueue
 
-__all__ = ["MAX_QUEUE_SIZE", "Descriptor", "DescriptorChain", "PackedQueue", "Reader", "SplitQueue", "Writer"]
+_HOMES = {
+    "base": "MAX_QUEUE_SIZE",
+    "buffers": "Reader Writer",
+    "chain": "Descriptor DescriptorChain",
+    "packed": "PackedQueue",
+    "split": "SplitQueue",
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
+
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> object:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value: object = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

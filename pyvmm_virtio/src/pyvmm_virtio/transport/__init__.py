@@ -20,15 +20,26 @@ if TYPE_CHECKING:
     from pyvmm_virtio.transport.mmio import VirtioMmio as VirtioMmio
     from pyvmm_virtio.transport.pci import VirtioPci as VirtioPci
 
-_HOMES = {"NotifyAddress": "base", "VirtioMmio": "mmio", "VirtioPci": "pci"}
+_HOMES = {
+    "base": "NotifyAddress",
+    "mmio": "VirtioMmio",
+    "pci": "VirtioPci",
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 
-__all__ = list(_HOMES)
+__all__ = list(_HOME)
 
 
 def __getattr__(name: str) -> object:
-    home = _HOMES.get(name)
+    home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"{__name__}.{home}"), name)
+    value: object = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})
