@@ -11,6 +11,7 @@ from pyvmm_device.arm.amba import AmbaDevice
 from pyvmm_device.interrupt import line_of
 from pyvmm_device.register_device import Register
 from pyvmm_device.state import FLAG, array, uint
+from pyvmm_device.tally import Tally
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,7 +58,6 @@ class Pl011(AmbaDevice):
         on_room: called when there is room in the receiver again, in the thread that made it.
 
     Attributes:
-        lost_output: how many bytes the output refused with an `OSError`.
         on_break: called with True when the guest begins to send a break and with False when it ends.
     """
 
@@ -90,7 +90,7 @@ class Pl011(AmbaDevice):
         self._send = output.write
         self.on_room = on_room
         self.on_break: Callable[[bool], object] | None = None
-        self.lost_output = 0
+        self._refused = Tally(__name__)
         self._received: deque[int] = deque()
         self._overrun = False  # as the data register tells it, once; the status register keeps it
         self._lines = self._seen = CONNECTED  # as they are, and as the interrupts have told
@@ -158,16 +158,9 @@ class Pl011(AmbaDevice):
             try:
                 self._send(bytes((value & 0xFF,)))
             except OSError as error:
-                self._lose(error)
+                self._refused.count("byte", "the output of %r refused a byte: %s", self, error)
         # "based on a transition through a level, rather than on the level itself": the byte came and went
         self.raw_interrupt |= INT_TX
-
-    def _lose(self, error: OSError) -> None:
-        self.lost_output += 1
-        if self.lost_output == 1:
-            import logging
-
-            logging.getLogger(__name__).warning("the output of %r refused a byte: %s", self, error)
 
     @receive_status.on_write
     def _clear_errors(self, value: int) -> None:  # noqa: ARG002 ("The data value is not important")
@@ -246,6 +239,11 @@ class Pl011(AmbaDevice):
             self._set_level(raised)
 
     # the other end of the cable
+
+    @property
+    def lost_output(self) -> int:
+        """How many bytes the output refused with an `OSError`; the first was logged."""
+        return self._refused["byte"]
 
     def enqueue(self, data: bytes) -> int:
         """Receive bytes and return how many there was room for; see ``on_room``. None while the receiver is off."""

@@ -15,6 +15,7 @@ from collections import deque
 
 from pyvmm_device.interrupt import line_of
 from pyvmm_device.state import FLAG, Stateful, array, uint
+from pyvmm_device.tally import Tally
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,7 +64,6 @@ class Serial(Stateful):
             back because `enqueue` took only a part goes on then.
 
     Attributes:
-        lost_output: how many bytes the output refused with an `OSError`.
         on_break: called with True when the guest begins to send a break and with False when it ends.
         on_modem_control: called with the states of DTR and RTS when the guest changes one.
     """
@@ -88,7 +88,7 @@ class Serial(Stateful):
         self.on_room = on_room
         self.on_break: Callable[[bool], object] | None = None
         self.on_modem_control: Callable[[bool, bool], object] | None = None
-        self.lost_output = 0
+        self._refused = Tally(__name__)
         # vCPUs read and write, another thread enqueues
         self._lock = allocate_lock()
         self._lines = MSR_CONNECTED  # the modem's outputs as they are outside of the chip
@@ -123,7 +123,7 @@ class Serial(Stateful):
             try:
                 self._send(bytes(data[:1]))
             except OSError as error:
-                self._lose(error)
+                self._refused.count("byte", "the output of %r refused a byte: %s", self, error)
             self._transmitted = True
             if not self._ier & IER_THRE:
                 return
@@ -138,13 +138,6 @@ class Serial(Stateful):
             self._update()
         if before != (self._lcr, self._mcr):
             self._tell(*before)
-
-    def _lose(self, error: OSError) -> None:
-        self.lost_output += 1
-        if self.lost_output == 1:
-            import logging
-
-            logging.getLogger(__name__).warning("the output of %r refused a byte: %s", self, error)
 
     def _tell(self, lcr: int, mcr: int) -> None:
         if self.on_break is not None and (lcr ^ self._lcr) & LCR_BREAK:
@@ -277,6 +270,11 @@ class Serial(Stateful):
             self._set_level(raised)
 
     # the other end of the cable
+
+    @property
+    def lost_output(self) -> int:
+        """How many bytes the output refused with an `OSError`; the first was logged."""
+        return self._refused["byte"]
 
     def enqueue(self, data: bytes) -> int:
         """Receive bytes and return how many there was room for; see ``on_room``. None are taken in loopback."""
