@@ -8,5 +8,5 @@ html_theme = "alabaster"
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 exclude_patterns = ["_build"]
-# the packages import none of each other, so two of them may have an error of one name, such as StateError
+# the packages import none of each other, so two of them may have an error of one name
 suppress_warnings = ["ref.python"]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyvmm_device import Cmos, IoManager, ManualClock, StateError, register_ports
+from pyvmm_device import Cmos, DeviceStateError, IoManager, ManualClock, register_ports
 from pyvmm_device.clock import SECOND
 from pyvmm_device.pc.cmos_time import bcd, days_from_civil, seconds_to_alarm
 
@@ -315,7 +315,7 @@ def test_a_restored_clock_goes_on_and_rings() -> None:
 @pytest.mark.parametrize("change", [{"age": None}, {"age": -1}, {"epoch": 1 << 62}])
 def test_a_state_that_no_clock_can_be_in(change: dict[str, object]) -> None:
     machine = Machine()
-    with pytest.raises(StateError):
+    with pytest.raises(DeviceStateError):
         machine.cmos.restore({**machine.cmos.state(), **change})
     assert machine.cmos.time == LEAP_DAY
 

@@ -25,6 +25,7 @@ from pyvmm_device import (
     Composite,
     DebugExit,
     DebugPort,
+    DeviceStateError,
     FwCfg,
     Ioapic,
     IoManager,
@@ -49,7 +50,6 @@ from pyvmm_device import (
     ResetPort,
     Sci,
     Serial,
-    StateError,
 )
 
 HOSTILE = int(os.environ.get("PYVMM_HOSTILE", "4000"))
@@ -381,7 +381,7 @@ def test_a_hostile_state_changes_nothing(case: Case) -> None:
         wrong = mutations(saved, chance)
         try:
             device.restore(wrong)
-        except StateError:
+        except DeviceStateError:
             refused += 1
             assert device.state() == saved
         else:

@@ -3,7 +3,7 @@
 import pytest
 from tests.device.access import get, put
 
-from pyvmm_device import DebugExit, DebugPort, IoManager, PciRoot, PostPort, Pvpanic, StateError, register_ports
+from pyvmm_device import DebugExit, DebugPort, DeviceStateError, IoManager, PciRoot, PostPort, Pvpanic, register_ports
 
 
 def test_seabios_finds_the_debug_port_and_prints() -> None:
@@ -51,7 +51,7 @@ def test_linux_reports_a_panic() -> None:
     assert (other.seen, get(other, 0), get(other, 1)) == (1, 3, 0xFF)
     other.reset()
     assert other.seen == 0
-    with pytest.raises(StateError):
+    with pytest.raises(DeviceStateError):
         other.restore({**device.state(), "seen": 256})
 
 

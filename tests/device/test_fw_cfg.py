@@ -4,7 +4,7 @@ import struct
 
 import pytest
 
-from pyvmm_device import BusRange, FwCfg, IoManager, StateError
+from pyvmm_device import BusRange, DeviceStateError, FwCfg, IoManager
 from pyvmm_device.qemu.fw_cfg import ERROR, MMIO_SIZE, MOST_BYTES, PORT, READ, SELECT, SIZE, SKIP, WRITE
 from pyvmm_memory import GuestMemoryMmap
 
@@ -171,5 +171,5 @@ def test_what_a_vmm_gets_wrong(guest: Guest) -> None:
 def test_a_state_of_other_files_is_refused(guest: Guest) -> None:
     state = guest.fw_cfg.state()
     for wrong in ({"written": ["00"]}, {"content": "00"}, {"offset": 5}, {"selector": 0x21}):
-        with pytest.raises(StateError):
+        with pytest.raises(DeviceStateError):
             guest.fw_cfg.restore({**state, **wrong})

@@ -2,7 +2,17 @@
 
 import pytest
 
-from pyvmm_device import I8042, BusRange, IoManager, ManualClock, Pit, Port92, Ps2Keyboard, StateError, register_ports
+from pyvmm_device import (
+    I8042,
+    BusRange,
+    DeviceStateError,
+    IoManager,
+    ManualClock,
+    Pit,
+    Port92,
+    Ps2Keyboard,
+    register_ports,
+)
 
 DATA, COMMAND = 0x60, 0x64
 FULL, AUX, TIMEOUT = 0x01, 0x20, 0x40
@@ -267,9 +277,9 @@ def test_a_restored_controller_goes_on() -> None:
     other.controller.reset()
     assert other.events == [False, True]
     assert not other.irq_1.level
-    with pytest.raises(StateError, match="none plugged in"):
+    with pytest.raises(DeviceStateError, match="none plugged in"):
         Machine().controller.restore(machine.controller.state())
-    with pytest.raises(StateError):
+    with pytest.raises(DeviceStateError):
         machine.controller.restore(Machine().controller.state())
 
 

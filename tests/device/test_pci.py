@@ -6,6 +6,7 @@ import pytest
 
 from pyvmm_device import (
     BusRange,
+    DeviceStateError,
     EventFdGroup,
     InterruptError,
     IoManager,
@@ -19,7 +20,6 @@ from pyvmm_device import (
     PciRoot,
     Ram,
     ResourceExhausted,
-    StateError,
 )
 from pyvmm_device.pci.config_space import CAP_MSI, CAP_MSIX, CAP_VENDOR
 
@@ -555,7 +555,7 @@ def test_states_that_do_not_fit() -> None:
             )
         ),
     ):
-        with pytest.raises(StateError):
+        with pytest.raises(DeviceStateError):
             machine.root.bus.restore(wrong)
         assert machine.root.bus.state() == saved
     machine.root.bus.restore(saved)
@@ -571,7 +571,7 @@ def test_a_refused_state_leaves_every_function_as_it_was() -> None:
     now = machine.root.state()
     bus = saved["parts"]["bus"]
     broken = {**bus, "parts": {**bus["parts"], "05.0": {**bus["parts"]["05.0"], "intx": None}}}
-    with pytest.raises(StateError):
+    with pytest.raises(DeviceStateError):
         machine.root.restore({**saved, "parts": {**saved["parts"], "bus": broken}})
     assert machine.root.state() == now
     assert machine.mmio(0xD0000000) == 77

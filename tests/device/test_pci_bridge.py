@@ -5,6 +5,7 @@ from tests.device.test_pci import Line, sample
 
 from pyvmm_device import (
     BusRange,
+    DeviceStateError,
     IoManager,
     MessageGroup,
     MsiIrqConfig,
@@ -14,7 +15,6 @@ from pyvmm_device import (
     PciFunction,
     PciRoot,
     Ram,
-    StateError,
 )
 from pyvmm_device.pci.bus import PciBus
 
@@ -200,7 +200,7 @@ def test_a_powered_off_slot_keeps_its_device() -> None:
     guest.root.restore(saved)
     assert not guest.get(0, 1, LINK, 2) & 0x2000
     assert not ejected
-    with pytest.raises(StateError):
+    with pytest.raises(DeviceStateError):
         port_machine()[0].root.restore(saved)  # its slot is empty
     guest.root.reset()
     assert port.slot_state() == "present"

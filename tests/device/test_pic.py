@@ -3,7 +3,7 @@
 import pytest
 from tests.device.access import get, put
 
-from pyvmm_device import InterruptError, IoManager, Pic, StateError, register_ports
+from pyvmm_device import DeviceStateError, InterruptError, IoManager, Pic, register_ports
 
 MASTER, MASTER_DATA, SLAVE, SLAVE_DATA, ELCR1, ELCR2 = range(6)
 
@@ -223,7 +223,7 @@ def test_reset_and_state() -> None:
     other.restore(saved)
     assert seen == [True]
     assert other.acknowledge() == 0x34
-    with pytest.raises(StateError):
+    with pytest.raises(DeviceStateError):
         other.restore({**saved, "first": {**saved["first"], "lowest": 9}})
     pic.reset()
     assert levels == [True, False]

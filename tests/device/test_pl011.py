@@ -3,7 +3,7 @@
 import pytest
 from tests.device.access import Line, get, put
 
-from pyvmm_device import Pl011, StateError
+from pyvmm_device import DeviceStateError, Pl011
 
 DR, RSR, FR, LCR_H, CR, IFLS, IMSC, RIS, MIS, ICR = 0x00, 0x04, 0x18, 0x2C, 0x30, 0x34, 0x38, 0x3C, 0x40, 0x44
 RX, TX, RT, OVERRUN = 0x10, 0x20, 0x40, 0x400
@@ -190,5 +190,5 @@ def test_a_pending_interrupt_is_raised_again(uart: Pl011) -> None:
     other.restore(uart.state())
     assert line.level
     assert "3 bytes" in repr(other)
-    with pytest.raises(StateError):
+    with pytest.raises(DeviceStateError):
         other.restore({**uart.state(), "received": [0] * 33})

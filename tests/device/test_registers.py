@@ -4,7 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyvmm_device import Access, BusRange, Composite, IoManager, ManualClock, Ram, Register, RegisterDevice, StateError
+from pyvmm_device import (
+    Access,
+    BusRange,
+    Composite,
+    DeviceStateError,
+    IoManager,
+    ManualClock,
+    Ram,
+    Register,
+    RegisterDevice,
+)
 
 
 class Sample(RegisterDevice):
@@ -79,11 +89,11 @@ def test_reset_and_state() -> None:
     device.restore(saved)
     assert device.plain == 1
     assert "plain=0x1" in repr(device)
-    with pytest.raises(StateError, match="version"):
+    with pytest.raises(DeviceStateError, match="version"):
         device.restore({**saved, "version": 2})
-    with pytest.raises(StateError, match="no plain"):
+    with pytest.raises(DeviceStateError, match="no plain"):
         device.restore({name: value for name, value in saved.items() if name != "plain"})
-    with pytest.raises(StateError, match="16 bits"):
+    with pytest.raises(DeviceStateError, match="16 bits"):
         device.restore({**saved, "plain": 7, "narrow": 1 << 16})
     assert device.plain == 1  # nothing changed
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyvmm_device import EventLoop, StateError
+from pyvmm_device import DeviceStateError, EventLoop
 from pyvmm_virtio.backends.datagram import DatagramNet
 from pyvmm_virtio.backends.net import HEADER_SIZE, nobody
 from pyvmm_virtio.backends.pcap import PcapWriter
@@ -711,7 +711,7 @@ def test_state_is_carried_over(cable: tuple[DatagramNet, DatagramNet]) -> None:
         vlans = {**device.filter.state(), "vlans": [9999]}
         wrong: list[dict[str, Any]] = [{"pairs": 9}, {"filter": {}}, {"offloads": 1 << 60}, {"filter": vlans}]
         for own in wrong:
-            with pytest.raises(StateError):
+            with pytest.raises(DeviceStateError):
                 Net(Offloading()).restore_device({**state["own"], **own})
         restored.driver_reset()
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyvmm_device import StateError
+from pyvmm_device import DeviceStateError
 from pyvmm_memory import AtomicBitmap, GuestMemoryMmap, Iommu, IommuMemory, Permissions
 from pyvmm_virtio import errors
 from pyvmm_virtio.queue import DescriptorChain, PackedQueue, SplitQueue
@@ -735,9 +735,9 @@ BAD: dict[str, tuple[object, ...]] = {
 def test_states_that_are_none(ring: Ring, field: str) -> None:
     state = ring.kind(16).state()
     for value in BAD[field]:
-        with pytest.raises(StateError):
+        with pytest.raises(DeviceStateError):
             ring.kind.from_state({**state, field: value})
-    with pytest.raises(StateError):
+    with pytest.raises(DeviceStateError):
         ring.kind.from_state({name: value for name, value in state.items() if name != field})
 
 
@@ -749,7 +749,7 @@ def test_packed_states_that_contradict_themselves() -> None:
         {"in_flight": [[1, 9], [2, 8]]},
         {"in_flight": [[1, 0]]},
     ):
-        with pytest.raises(StateError):
+        with pytest.raises(DeviceStateError):
             PackedQueue.from_state({**state, **change})
 
 

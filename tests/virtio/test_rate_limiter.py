@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyvmm_device.errors import StateError
+from pyvmm_device.errors import DeviceStateError
 from pyvmm_virtio.rate_limiter import RateLimiter, TokenBucket
 
 
@@ -88,7 +88,7 @@ def test_what_is_left_is_carried_over() -> None:
     RateLimiter().restore(state)
     wrongs: list[dict[str, object]] = [{"ops": 5}, {"ops": {}}, {"ops": {"filled_ns": "1", "burst": 0}}]
     for wrong in wrongs:
-        with pytest.raises(StateError):
+        with pytest.raises(DeviceStateError):
             other.restore(wrong)
-    with pytest.raises(StateError):
+    with pytest.raises(DeviceStateError):
         other.restore(None)  # type: ignore[arg-type] # that is what is tried

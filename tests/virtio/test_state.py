@@ -10,7 +10,7 @@ import pytest
 from tests.virtio.raw_disk import CONTENT, raw_file
 
 from pyvmm_device import EventLoop
-from pyvmm_device.errors import StateError
+from pyvmm_device.errors import DeviceStateError
 from pyvmm_virtio.backends.datagram import DatagramNet
 from pyvmm_virtio.backends.memory import MemoryDisk
 from pyvmm_virtio.backends.port import BasePort, CallablePort
@@ -253,7 +253,7 @@ def test_ports(transport: str, ring: str) -> None:
         ]
         wrong += [{"ports": [*state["ports"][:2], {**state["ports"][2], name: "x"}]} for name in state["ports"][2]]
         for own in wrong:
-            with pytest.raises(StateError):
+            with pytest.raises(DeviceStateError):
                 restored.restore_device({**state, **own})
         restored.restore_device(state)
         assert restored.device_state() == state

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import pyvmm_virtio
-from pyvmm_device import StateError
+from pyvmm_device import DeviceStateError
 from pyvmm_virtio import devices
 from pyvmm_virtio.backends.memory import MemoryDisk
 from pyvmm_virtio.devices import Block
@@ -87,7 +87,7 @@ def test_a_state_of_another_machine_is_refused(name: str) -> None:
         {"own": None},
         {"features": 1 << 63},
     ):
-        with pytest.raises(StateError):
+        with pytest.raises(DeviceStateError):
             device.restore({**state, **change}, device.interrupt)
     device.restore(state, device.interrupt)
     for each in (device, getattr(device, "other_end", None)):

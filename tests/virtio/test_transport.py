@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pyvmm_device import EventLoop, StateError
+from pyvmm_device import DeviceStateError, EventLoop
 from pyvmm_memory import GuestMemoryMmap
 from pyvmm_virtio.constants import features as f
 from pyvmm_virtio.constants import mmio as m
@@ -495,21 +495,21 @@ def test_a_bad_state_is_refused(start: Start, transport: str, field: str) -> Non
     good = json.loads(json.dumps(state))
     for bad in ("x", None, -1, {"device": "Echo"}, 1 << 70):
         part[field] = bad
-        with pytest.raises(StateError):
+        with pytest.raises(DeviceStateError):
             box.restore(state)
     del part[field]
-    with pytest.raises(StateError):
+    with pytest.raises(DeviceStateError):
         box.restore(state)
-    with pytest.raises(StateError):
+    with pytest.raises(DeviceStateError):
         box.restore({"device": "Other"})
     bad_own = json.loads(json.dumps(good))
     (bad_own if transport == "mmio" else bad_own["parts"]["virtio"])["virtio"]["own"] = []
-    with pytest.raises(StateError, match="own is no dictionary"):
+    with pytest.raises(DeviceStateError, match="own is no dictionary"):
         box.restore(bad_own)
     if transport == "pci":
         part = json.loads(json.dumps(good))
         part["parts"]["virtio"]["queue_vectors"][1] = 9
-        with pytest.raises(StateError, match="vectors that are not there"):
+        with pytest.raises(DeviceStateError, match="vectors that are not there"):
             box.restore(part)
     box.restore(good)
     device.resume()

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from pyvmm_device.errors import DeviceError as DeviceError
     from pyvmm_device.errors import DeviceNotFound as DeviceNotFound
     from pyvmm_device.errors import DeviceOverlap as DeviceOverlap
+    from pyvmm_device.errors import DeviceStateError as DeviceStateError
     from pyvmm_device.errors import InterruptError as InterruptError
     from pyvmm_device.errors import InvalidAccessLength as InvalidAccessLength
     from pyvmm_device.errors import InvalidRange as InvalidRange
@@ -54,7 +55,6 @@ if TYPE_CHECKING:
     from pyvmm_device.errors import PciError as PciError
     from pyvmm_device.errors import ResourceExhausted as ResourceExhausted
     from pyvmm_device.errors import ResourceTaken as ResourceTaken
-    from pyvmm_device.errors import StateError as StateError
     from pyvmm_device.event_loop import EventLoop as EventLoop
     from pyvmm_device.interrupt import EventFdInterrupt as EventFdInterrupt
     from pyvmm_device.interrupt import EventFdLevelInterrupt as EventFdLevelInterrupt
@@ -119,7 +119,7 @@ _HOMES = {
     "composite": "Composite",
     "errors": (
         "DeviceError DeviceNotFound DeviceOverlap InterruptError InvalidAccessLength InvalidRange "
-        "InvalidResource PciError ResourceExhausted ResourceTaken StateError"
+        "InvalidResource PciError ResourceExhausted ResourceTaken DeviceStateError"
     ),
     "event_loop": "EventLoop",
     "interrupt": "EventFdInterrupt EventFdLevelInterrupt FanOut SharedLine",

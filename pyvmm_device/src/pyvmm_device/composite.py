@@ -68,7 +68,7 @@ class Composite:
         """Restore each part that has a state, or none where one refuses it.
 
         Raises:
-            StateError: it is of other parts, or a part refuses its own.
+            DeviceStateError: it is of other parts, or a part refuses its own.
         """
         restore_parts("Composite", self._stateful(), state)
 

@@ -109,7 +109,7 @@ class PciError(DeviceError):
     """A PCI function was put together wrongly: a BAR, a capability, a slot."""
 
 
-class StateError(DeviceError):
+class DeviceStateError(DeviceError):
     """A saved state does not fit the device it is given to. The device is as it was.
 
     Attributes:

@@ -220,10 +220,12 @@ class InterruptGroup(Stateful, ABC):
                 self._refresh(index)
 
     def _check_fields(self, fields: dict[str, Any]) -> None:
-        from pyvmm_device.errors import StateError
+        from pyvmm_device.errors import DeviceStateError
 
         if not len(fields["masked"]) == len(fields["pending"]) == len(self):
-            raise StateError(type(self).__name__, f"it is of {len(fields['masked'])} interrupts, here are {len(self)}")
+            raise DeviceStateError(
+                type(self).__name__, f"it is of {len(fields['masked'])} interrupts, here are {len(self)}"
+            )
 
     def _ready(self, index: int) -> bool:
         return self._enabled and not self._masked[index] and self._configs[index] is not None

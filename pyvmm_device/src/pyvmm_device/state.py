@@ -2,12 +2,12 @@
 
 A state is a dictionary of numbers, booleans, strings and lists of these, so that it goes through JSON, with the
 device's name and a version. `restore` looks at everything before it changes anything: a state from another device,
-another version or a hostile file is a `StateError`, and the device is as it was.
+another version or a hostile file is a `DeviceStateError`, and the device is as it was.
 """
 
 from __future__ import annotations
 
-from pyvmm_device.errors import StateError
+from pyvmm_device.errors import DeviceStateError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ class Stateful:
         """Become what a state says; a pending interrupt is raised again.
 
         Raises:
-            StateError: it is not a state of this kind of device, or of a version it does not know. Nothing changed.
+            DeviceStateError: it is no state of this kind of device, or of a version it does not know. Nothing changed.
         """
         fields = self.check_state(state)
         with self._lock:
@@ -177,26 +177,26 @@ class Stateful:
         """Return the fields of a state, each checked; raises as `restore`."""
         name = type(self).__name__
         if not isinstance(state, dict):
-            raise StateError(name, f"it is {type(state).__name__}, not a dictionary")
+            raise DeviceStateError(name, f"it is {type(state).__name__}, not a dictionary")
         if state.get("device") != name:
-            raise StateError(name, f"it says device {state.get('device')!r}")
+            raise DeviceStateError(name, f"it says device {state.get('device')!r}")
         if state.get("version") != self.STATE_VERSION:
-            raise StateError(name, f"it says version {state.get('version')!r}, known is {self.STATE_VERSION}")
+            raise DeviceStateError(name, f"it says version {state.get('version')!r}, known is {self.STATE_VERSION}")
         if unknown := set(state) - set(self.STATE) - {"device", "version"}:
-            raise StateError(name, f"it has fields that are not known: {', '.join(sorted(map(str, unknown)))}")
+            raise DeviceStateError(name, f"it has fields that are not known: {', '.join(sorted(map(str, unknown)))}")
         fields = {}
         for field, kind in self.STATE.items():
             if field not in state:
-                raise StateError(name, f"it has no {field}")
+                raise DeviceStateError(name, f"it has no {field}")
             try:
                 fields[field] = kind.load(state[field])
             except ValueError as error:
-                raise StateError(name, f"{field}: {error}") from None
+                raise DeviceStateError(name, f"{field}: {error}") from None
         self._check_fields(fields)
         return fields
 
     def _check_fields(self, fields: dict[str, Any]) -> None:
-        """Refuse with `StateError` what only several fields together show to be wrong."""
+        """Refuse with `DeviceStateError` what only several fields together show to be wrong."""
 
     def _before_save(self) -> None:
         """Bring the attributes up to date, where they follow a clock."""
@@ -214,13 +214,13 @@ def restore_parts(device: str, parts: Mapping[str, Any], state: Mapping[str, Any
         state: with "device", "version" 1 and "parts", a state for each.
 
     Raises:
-        StateError: it is of something else or of other parts, or a part refuses its own. Nothing changed.
+        DeviceStateError: it is of something else or of other parts, or a part refuses its own. Nothing changed.
     """
     if not isinstance(state, dict) or state.get("device") != device or state.get("version") != 1:
-        raise StateError(device, f"it is not of {device}, version 1")
+        raise DeviceStateError(device, f"it is not of {device}, version 1")
     saved = state.get("parts")
     if not isinstance(saved, dict) or set(saved) != set(parts) or len(state) != 3:
-        raise StateError(device, f"it is not of these parts: {', '.join(parts) or 'none'}")
+        raise DeviceStateError(device, f"it is not of these parts: {', '.join(parts) or 'none'}")
     before = {name: part.state() for name, part in parts.items()}
     try:
         for name, part in parts.items():

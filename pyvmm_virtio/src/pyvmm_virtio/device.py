@@ -160,7 +160,7 @@ class VirtioDevice:
         return {}
 
     def restore_device(self, state: Mapping[str, Any]) -> None:
-        """Become what `device_state` said, before `activate` where the device was active. Raises StateError."""
+        """Become what `device_state` said, before `activate` where the device was active. Raises DeviceStateError."""
 
     # what subclasses call
 
@@ -469,7 +469,7 @@ class VirtioDevice:
         """Become what a state says, paused; `resume` then looks at every queue and notifies the driver of each.
 
         Raises:
-            StateError: it is not a state of this kind of device, or of one that offers something else. Nothing
+            DeviceStateError: it is not a state of this kind of device, or of one that offers something else. Nothing
                 changed, unless it was `restore_device` that refused.
         """
         from pyvmm_virtio.state import check

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 
-from pyvmm_device.errors import StateError
+from pyvmm_device.errors import DeviceStateError
 from pyvmm_device.state import number, uint
 
 TYPE_CHECKING = False
@@ -93,11 +93,11 @@ class TokenBucket:
         return {"filled_ns": self.tokens // self.size, "burst": self.burst}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on with what was left; a bucket of another size is as full as that one was. Raises StateError."""
+        """Go on with what was left; a bucket of another size is as full as that one was. Raises DeviceStateError."""
         try:
             filled, burst = number(-(1 << 63), 1 << 63).load(state["filled_ns"]), uint(64).load(state["burst"])
         except (KeyError, ValueError, TypeError) as error:
-            raise StateError(type(self).__name__, repr(error)) from None
+            raise DeviceStateError(type(self).__name__, repr(error)) from None
         self.tokens = min(filled, self.refill_ns) * self.size
         self.burst = min(burst, self.one_time_burst)
         self._then = self._clock()
@@ -148,9 +148,9 @@ class RateLimiter:
         return {name: bucket.state() for name in self.__slots__ if (bucket := getattr(self, name)) is not None}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on with what was left, in buckets that are there now and were there then. Raises StateError."""
+        """Go on with what was left, in buckets that are there now and were there then. Raises DeviceStateError."""
         if not isinstance(state, dict):
-            raise StateError(type(self).__name__, "it is no dictionary")
+            raise DeviceStateError(type(self).__name__, "it is no dictionary")
         for name in self.__slots__:
             bucket = getattr(self, name)
             if bucket is not None and name in state:

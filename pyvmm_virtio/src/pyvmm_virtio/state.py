@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyvmm_device.errors import StateError
+from pyvmm_device.errors import DeviceStateError
 from pyvmm_device.state import FLAG, blob, uint
 from pyvmm_virtio.constants.features import VIRTIO_F_RING_PACKED
 from pyvmm_virtio.queue.packed import PackedQueue
@@ -36,10 +36,10 @@ def save(device: VirtioDevice) -> dict[str, Any]:
 
 
 def check(device: VirtioDevice, state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a state, with its queues made; raises StateError, and changes nothing."""
+    """Return the fields of a state, with its queues made; raises DeviceStateError, and changes nothing."""
     name = type(device).__name__
     if not isinstance(state, dict) or state.get("device") != name or state.get("version") != VERSION:
-        raise StateError(name, f"it is not of {name}, version {VERSION}")
+        raise DeviceStateError(name, f"it is not of {name}, version {VERSION}")
     kinds = {
         "offered": uint(64),
         "features": uint(64),
@@ -55,9 +55,9 @@ def check(device: VirtioDevice, state: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError("what is the device's own is no dictionary")
         fields["queues"] = _queues(device, state["queues"], packed=bool(fields["features"] >> VIRTIO_F_RING_PACKED & 1))
     except (KeyError, ValueError, TypeError) as error:
-        raise StateError(name, repr(error)) from None
+        raise DeviceStateError(name, repr(error)) from None
     if fields["features"] & ~device.device_features or fields["offered"] != device.device_features:
-        raise StateError(name, f"it offers {fields['offered']:#x}, here is {device.device_features:#x}")
+        raise DeviceStateError(name, f"it offers {fields['offered']:#x}, here is {device.device_features:#x}")
     return fields
 
 

@@ -21,7 +21,7 @@ Source: MC146818 data sheet (the registers), "CMOS RAM map" of the IBM PC AT Tec
 from __future__ import annotations
 
 from pyvmm_device.clock import SECOND, Stopped
-from pyvmm_device.errors import StateError
+from pyvmm_device.errors import DeviceStateError
 from pyvmm_device.interrupt import line_of
 from pyvmm_device.pc.cmos_time import (
     CENTURY,
@@ -304,9 +304,9 @@ class Cmos(PortDevice):
         held = memory[STATUS_A] & DIVIDER_RESET == DIVIDER_RESET
         # a divider that stands although it should not, a time beyond what a calendar has: not by us
         if held is not (fields["age"] is None) or memory[STATUS_A] & UPDATE_IN_PROGRESS or memory[STATUS_C]:
-            raise StateError(type(self).__name__, "its registers contradict each other")
+            raise DeviceStateError(type(self).__name__, "its registers contradict each other")
         if not abs(fields["epoch"]) < MOST_SECONDS or not 0 <= (fields["age"] or 0) < MOST_SECONDS * SECOND:
-            raise StateError(type(self).__name__, "its time is none")
+            raise DeviceStateError(type(self).__name__, "its time is none")
 
     def _after_restore(self) -> None:
         self._start = None if self._age is None else self._clock.now() - self._age

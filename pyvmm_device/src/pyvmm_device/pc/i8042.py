@@ -15,7 +15,7 @@ Source: IBM PS/2 Hardware Interface Technical Reference, "Keyboard and Auxiliary
 
 from __future__ import annotations
 
-from pyvmm_device.errors import StateError
+from pyvmm_device.errors import DeviceStateError
 from pyvmm_device.interrupt import line_of
 from pyvmm_device.pc.port_device import PortDevice
 from pyvmm_device.pc.ps2 import BREAK, to_set_1
@@ -287,7 +287,7 @@ class I8042(PortDevice):
             if device is not None:
                 device.check_state(fields[name])
             elif fields[name] is not None:
-                raise StateError(type(self).__name__, f"{name}: there is none plugged in")
+                raise DeviceStateError(type(self).__name__, f"{name}: there is none plugged in")
 
     def _after_restore(self) -> None:
         for name, device in self._devices.items():

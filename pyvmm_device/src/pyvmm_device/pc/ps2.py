@@ -38,7 +38,7 @@ if TYPE_CHECKING:
             ...
 
         def check_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
-            """Raise `StateError` where `restore` would."""
+            """Raise `DeviceStateError` where `restore` would."""
             ...
 
 

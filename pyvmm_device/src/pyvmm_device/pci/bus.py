@@ -167,7 +167,7 @@ class PciBus:
         """Restore every function, or none where one refuses its state.
 
         Raises:
-            StateError: it has other functions, or one of them refuses its state.
+            DeviceStateError: it has other functions, or one of them refuses its state.
         """
         functions = self._places()
         for function in functions.values():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from _thread import RLock
 
-from pyvmm_device.errors import DeviceOverlap, PciError, StateError
+from pyvmm_device.errors import DeviceOverlap, DeviceStateError, PciError
 from pyvmm_device.pci import config_space as cs
 from pyvmm_device.pci.bar import ROM_INDEX, Bar
 from pyvmm_device.pci.config_space import ConfigSpace
@@ -302,7 +302,7 @@ class PciFunction(Stateful):
         """Become what a state says; BARs are registered where they were.
 
         Raises:
-            StateError: it is of another device, or of one put together differently. Nothing changed.
+            DeviceStateError: it is of another device, or of one put together differently. Nothing changed.
         """
         config = self._check_config(state)
         with self._lock:
@@ -316,18 +316,18 @@ class PciFunction(Stateful):
     def _check_config(self, state: Mapping[str, Any]) -> bytearray:
         name = type(self).__name__
         if not isinstance(state, dict) or state.get("device") != name or state.get("version") != self.STATE_VERSION:
-            raise StateError(name, f"it is not of {name}, version {self.STATE_VERSION}")
+            raise DeviceStateError(name, f"it is not of {name}, version {self.STATE_VERSION}")
         if set(state) != {"device", "version", "config", "intx", "parts"} or state["intx"] not in (True, False):
-            raise StateError(name, f"it has {sorted(map(str, state))}, and intx {state.get('intx')!r}")
+            raise DeviceStateError(name, f"it has {sorted(map(str, state))}, and intx {state.get('intx')!r}")
         if not isinstance(state["parts"], dict) or set(state["parts"]) != set(self.state_parts()):
-            raise StateError(name, f"it is not of these parts: {', '.join(self.state_parts()) or 'none'}")
+            raise DeviceStateError(name, f"it is not of these parts: {', '.join(self.state_parts()) or 'none'}")
         try:
             config = blob(len(self.config)).load(state["config"])
         except ValueError as error:
-            raise StateError(name, f"config: {error}") from None
+            raise DeviceStateError(name, f"config: {error}") from None
         different = self.config.differs_read_only(bytes(config))
         if different is not None:
-            raise StateError(name, f"its configuration space differs at {different:#x} in what cannot be written")
+            raise DeviceStateError(name, f"its configuration space differs at {different:#x} in what cannot be written")
         return bytearray(config)
 
     def _become(self, config: bytearray, state: Mapping[str, Any]) -> None:

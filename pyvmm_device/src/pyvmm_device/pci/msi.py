@@ -5,7 +5,7 @@ Source: PCI Local Bus Specification 3.0, section 6.8.1.
 
 from __future__ import annotations
 
-from pyvmm_device.errors import PciError, StateError
+from pyvmm_device.errors import DeviceStateError, PciError
 from pyvmm_device.interrupt_group import MsiIrqConfig
 from pyvmm_device.pci.config_space import CAP_MSI
 from pyvmm_device.state import Stateful
@@ -88,9 +88,9 @@ class MsiCapability:
         return self.group.state() if isinstance(self.group, Stateful) else {}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Have pending what a state says, raises `StateError`; `refresh` follows when the registers are back."""
+        """Have pending what a state says, raises `DeviceStateError`; `refresh` follows when the registers are back."""
         if not isinstance(state, dict):
-            raise StateError("MsiCapability", "it is no dictionary")
+            raise DeviceStateError("MsiCapability", "it is no dictionary")
         if isinstance(self.group, Stateful):
             self.group.disable()
             self.group.restore(state)

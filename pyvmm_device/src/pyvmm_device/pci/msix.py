@@ -6,7 +6,7 @@ Source: PCI Local Bus Specification 3.0, section 6.8.2.
 from __future__ import annotations
 
 from pyvmm_device.composite import Composite
-from pyvmm_device.errors import PciError, StateError
+from pyvmm_device.errors import DeviceStateError, PciError
 from pyvmm_device.interrupt_group import MsiIrqConfig
 from pyvmm_device.pci.config_space import CAP_MSIX
 from pyvmm_device.state import Stateful, blob
@@ -123,9 +123,9 @@ class MsixCapability(Stateful):
         return {**super().state(), "group": self.group.state() if isinstance(self.group, Stateful) else {}}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Become what a state says, raises `StateError`; the function calls `refresh` when its registers are back."""
+        """Become what a state says, raises `DeviceStateError`; `refresh` follows when the registers are back."""
         if not isinstance(state, dict) or not isinstance(state.get("group"), dict):
-            raise StateError("MsixCapability", "it has no group")
+            raise DeviceStateError("MsixCapability", "it has no group")
         fields = self.check_state({name: value for name, value in state.items() if name != "group"})
         if isinstance(self.group, Stateful):
             self.group.disable()

@@ -16,7 +16,7 @@ from __future__ import annotations
 from _thread import RLock
 from struct import pack, unpack
 
-from pyvmm_device.errors import StateError
+from pyvmm_device.errors import DeviceStateError
 from pyvmm_device.state import Stateful, array, blob, number, optional, uint
 
 TYPE_CHECKING = False
@@ -273,14 +273,14 @@ class FwCfg(Stateful):
     def _check_fields(self, fields: dict[str, Any]) -> None:
         lengths = [len(item.get()) for item in self._writable()]
         if [len(content) for content in fields["written"]] != lengths:
-            raise StateError("FwCfg", f"written: the files that can be written have {lengths} bytes")
+            raise DeviceStateError("FwCfg", f"written: the files that can be written have {lengths} bytes")
         item, content = self._find(fields["selector"]), fields["content"]
         if (content is not None) != (item is not None and callable(item.content)):
-            raise StateError("FwCfg", "content: it is there for an item that a callable makes, and for no other")
+            raise DeviceStateError("FwCfg", "content: it is there for an item that a callable makes, and for no other")
         if content is None:
             content = item.get() if item is not None else b""
         if fields["offset"] > len(content):
-            raise StateError("FwCfg", f"offset: the item has {len(content)} bytes")
+            raise DeviceStateError("FwCfg", f"offset: the item has {len(content)} bytes")
 
     def _after_restore(self) -> None:
         for item, content in zip(self._writable(), self._written, strict=True):

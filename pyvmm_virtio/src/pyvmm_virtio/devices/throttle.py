@@ -53,7 +53,7 @@ class Throttle:
         return self._limiter.state() if self._limiter is not None else None
 
     def restore(self, state: Mapping[str, Any] | None) -> None:
-        """Go on with what was left of the rate, where both then and now there is one. Raises StateError."""
+        """Go on with what was left of the rate, where both then and now there is one. Raises DeviceStateError."""
         if self._limiter is not None and state is not None:
             self._limiter.restore(state)
 

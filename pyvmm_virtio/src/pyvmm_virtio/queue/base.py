@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyvmm_device.errors import StateError
+from pyvmm_device.errors import DeviceStateError
 from pyvmm_device.state import FLAG, Kind, Stateful, uint
 from pyvmm_memory import GuestMemoryError
 from pyvmm_virtio.errors import (
@@ -395,15 +395,15 @@ class BaseQueue(Stateful):
         name = type(self).__name__
         size, most = fields["size"], fields["max_size"]
         if not self._is_size(most, MAX_QUEUE_SIZE) or not self._is_size(size, most):
-            raise StateError(name, f"{size} of at most {most} descriptors: {self._sizes()}")
+            raise DeviceStateError(name, f"{size} of at most {most} descriptors: {self._sizes()}")
         if fields["desc_table"] % 16 or fields["avail_ring"] % self.avail_alignment or fields["used_ring"] % 4:
-            raise StateError(name, "an address is not aligned")
+            raise DeviceStateError(name, "an address is not aligned")
         if not set(fields["done"]) <= set(fields["in_flight"]):
-            raise StateError(name, "a chain was given back that was never taken")
+            raise DeviceStateError(name, "a chain was given back that was never taken")
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Self:
-        """A queue as it was when `state` was called. Raises StateError."""
+        """A queue as it was when `state` was called. Raises DeviceStateError."""
         fields = cls(1).check_state(state)
         queue = cls(fields["max_size"], strict_order=fields["strict_order"])
         queue.restore(state)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from struct import Struct
 
-from pyvmm_device.errors import StateError
+from pyvmm_device.errors import DeviceStateError
 from pyvmm_memory import Permissions
 from pyvmm_virtio.constants.ring import (
     VRING_DESC_F_INDIRECT,
@@ -288,9 +288,9 @@ class PackedQueue(BaseQueue):
     def _check_fields(self, fields: dict[str, Any]) -> None:
         super()._check_fields(fields)
         if any(fields[name] & ~WRAP >= fields["size"] for name in ("next_avail", "next_used")):
-            raise StateError(type(self).__name__, "a position lies beyond the ring")
+            raise DeviceStateError(type(self).__name__, "a position lies beyond the ring")
         if sum(fields["in_flight"].values()) > fields["size"] or not all(fields["in_flight"].values()):
-            raise StateError(type(self).__name__, "its chains do not fit in the ring")
+            raise DeviceStateError(type(self).__name__, "its chains do not fit in the ring")
 
     def _after_restore(self) -> None:
         super()._after_restore()

@@ -247,7 +247,7 @@ class Control:
         return {name: kind.load(state[name]) for name, kind in CONTROL.items()}
 
     def restore(self, state: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
-        """Become what a state says; `fields` is what `check_state` made of it. Raises StateError."""
+        """Become what a state says; `fields` is what `check_state` made of it. Raises DeviceStateError."""
         with self.lock:
             self.device.restore(state["virtio"], self.interrupt)
             for name, value in fields.items():

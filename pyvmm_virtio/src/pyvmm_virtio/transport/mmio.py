@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from _thread import allocate_lock
 
-from pyvmm_device.errors import StateError
+from pyvmm_device.errors import DeviceStateError
 from pyvmm_device.state import uint
 from pyvmm_virtio.constants import features as f
 from pyvmm_virtio.constants import mmio as m
@@ -216,16 +216,16 @@ class VirtioMmio:
         """Become what a state says; the device is paused until its `resume`.
 
         Raises:
-            StateError: it is not a state of this transport and this kind of device.
+            DeviceStateError: it is not a state of this transport and this kind of device.
         """
         if not isinstance(state, dict) or state.get("device") != "VirtioMmio" or state.get("version") != 1:
-            raise StateError("VirtioMmio", "it is not of VirtioMmio, version 1")
+            raise DeviceStateError("VirtioMmio", "it is not of VirtioMmio, version 1")
         try:
             fields = self.control.check_state(state)
             pending, shared = uint(2).load(state["interrupt_status"]), uint(32).load(state["shared"])
             state["virtio"]
         except (KeyError, ValueError, TypeError) as error:
-            raise StateError("VirtioMmio", repr(error)) from None
+            raise DeviceStateError("VirtioMmio", repr(error)) from None
         self.control.restore(state, fields)
         self._shared = shared
         self._acknowledge(0xFF)

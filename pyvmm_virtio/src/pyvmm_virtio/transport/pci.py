@@ -8,7 +8,7 @@ from __future__ import annotations
 from _thread import allocate_lock
 
 from pyvmm_device.composite import Composite
-from pyvmm_device.errors import StateError
+from pyvmm_device.errors import DeviceStateError
 from pyvmm_device.pci.config_space import CAP_VENDOR
 from pyvmm_device.pci.function import PciFunction
 from pyvmm_device.state import array, uint
@@ -293,7 +293,7 @@ class _State:
         return {**own, "queue_vectors": list(transport.queue_vectors), **transport.control.state()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Become what a state says. Raises StateError."""
+        """Become what a state says. Raises DeviceStateError."""
         transport = self.transport
         count = len(transport.queue_vectors)
         try:
@@ -304,6 +304,6 @@ class _State:
                 raise ValueError("it has vectors that are not there")
             state["virtio"]
         except (KeyError, ValueError, TypeError) as error:
-            raise StateError(type(transport).__name__, repr(error)) from None
+            raise DeviceStateError(type(transport).__name__, repr(error)) from None
         transport.control.restore(state, fields)
         transport.isr, transport.config_vector, transport.queue_vectors = isr, config_vector, vectors

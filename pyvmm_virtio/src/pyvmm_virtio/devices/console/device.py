@@ -320,7 +320,7 @@ class Console(VirtioDevice):
 
     def restore_device(self, state: Mapping[str, Any]) -> None:
         """Become what a state says; the same ports have to be plugged in."""
-        from pyvmm_device.errors import StateError
+        from pyvmm_device.errors import DeviceStateError
 
         ports = [port for _, port in sorted(self.ports.items())]
         try:
@@ -330,7 +330,7 @@ class Console(VirtioDevice):
                 raise ValueError(f"it has {len(state['ports'])} ports, and {len(ports)} are plugged in here")
             fields = [port.check_state(each) for port, each in zip(ports, state["ports"], strict=True)]
         except (KeyError, ValueError, TypeError) as error:
-            raise StateError(type(self).__name__, repr(error)) from None
+            raise DeviceStateError(type(self).__name__, repr(error)) from None
         self._driver_ready = driver_ready
         self._waiting = [bytes(message) for message in waiting]
         for port, values in zip(ports, fields, strict=True):

@@ -350,7 +350,7 @@ class Net(VirtioDevice):
 
     def restore_device(self, state: Mapping[str, Any]) -> None:
         """Become what a state says."""
-        from pyvmm_device.errors import StateError
+        from pyvmm_device.errors import DeviceStateError
 
         try:
             pairs, offloads = int(state["pairs"]), int(state["offloads"])
@@ -358,7 +358,7 @@ class Net(VirtioDevice):
                 raise ValueError(f"it has {pairs} queue pairs and offloads {offloads:#x}")
             self.filter.restore(state["filter"])
         except (KeyError, ValueError, TypeError) as error:
-            raise StateError(type(self).__name__, repr(error)) from None
+            raise DeviceStateError(type(self).__name__, repr(error)) from None
         self._send_throttle.restore(state.get("send_rate"))
         # one limit for all pairs
         self._receivers[0].throttle.restore(state.get("receive_rate"))
