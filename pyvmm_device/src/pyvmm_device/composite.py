@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pyvmm_device.bus import Bus, BusRange
-from pyvmm_device.state import restore_parts
+from pyvmm_device.state import restore_parts, save_parts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,8 +61,7 @@ class Composite:
 
     def state(self) -> dict[str, Any]:
         """Return the state of each part that has one, by its offset."""
-        parts = {offset: part.state() for offset, part in self._stateful().items()}
-        return {"device": "Composite", "version": 1, "parts": parts}
+        return save_parts("Composite", self._stateful())
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Restore each part that has a state, or none where one refuses it.

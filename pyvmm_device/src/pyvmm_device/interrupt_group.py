@@ -130,7 +130,7 @@ class InterruptGroup(Stateful, ABC):
     def __init__(self, count: int) -> None:
         if not 1 <= count <= 2048:
             raise InterruptError(f"a group has 1 to 2048 interrupts, not {count}")
-        self._lock = RLock()
+        self.lock = RLock()
         self._enabled = False
         self._configs: list[MsiIrqConfig | None] = [None] * count
         self._masked = [False] * count
@@ -150,14 +150,14 @@ class InterruptGroup(Stateful, ABC):
 
     def enable(self) -> None:
         """Let triggers through from now on, and first those that came before."""
-        with self._lock:
+        with self.lock:
             self._enabled = True
             for index in range(len(self)):
                 self._refresh(index)
 
     def disable(self) -> None:
         """Keep triggers back from now on."""
-        with self._lock:
+        with self.lock:
             self._enabled = False
             for index in range(len(self)):
                 self._refresh(index)
@@ -165,7 +165,7 @@ class InterruptGroup(Stateful, ABC):
     def update(self, index: int, config: MsiIrqConfig) -> None:
         """Say what message an interrupt stands for."""
         self._check(index)
-        with self._lock:
+        with self.lock:
             self._configs[index] = config
             self._refresh(index)
 
@@ -177,27 +177,27 @@ class InterruptGroup(Stateful, ABC):
     def mask(self, index: int) -> None:
         """Hold an interrupt back."""
         self._check(index)
-        with self._lock:
+        with self.lock:
             self._masked[index] = True
             self._refresh(index)
 
     def unmask(self, index: int) -> None:
         """Deliver an interrupt again, at once if it was triggered meanwhile."""
         self._check(index)
-        with self._lock:
+        with self.lock:
             self._masked[index] = False
             self._refresh(index)
 
     def is_pending(self, index: int) -> bool:
         """Whether an interrupt was triggered while it could not be delivered."""
         self._check(index)
-        with self._lock:
+        with self.lock:
             return self._pending[index]
 
     def trigger(self, index: int) -> None:
         """Interrupt the guest, or note it where that interrupt cannot be delivered now."""
         self._check(index)
-        with self._lock:
+        with self.lock:
             if self._ready(index):
                 self._deliver(index)
             else:
@@ -210,7 +210,7 @@ class InterruptGroup(Stateful, ABC):
 
     def reset(self) -> None:
         """Forget configuration, masks and what is pending."""
-        with self._lock:
+        with self.lock:
             count = len(self)
             self._enabled = False
             self._configs = [None] * count
@@ -304,7 +304,7 @@ class EventFdGroup(InterruptGroup):
     def is_pending(self, index: int) -> bool:
         """Whether it was triggered while it could not be delivered."""
         self._check(index)
-        with self._lock:
+        with self.lock:
             pending = self._take(index)
             if pending:
                 self._deliver(index)

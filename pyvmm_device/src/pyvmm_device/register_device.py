@@ -122,13 +122,13 @@ class RegisterDevice(Stateful):
     _BY_OFFSET: ClassVar[dict[int, Register]] = {}
 
     def __init__(self) -> None:
-        self._lock = RLock()
+        self.lock = RLock()
         for register in self.REGISTERS:
             register.__set__(self, register.reset)
 
     def reset(self) -> None:
         """Give every register its first value."""
-        with self._lock:
+        with self.lock:
             for register in self.REGISTERS:
                 register.__set__(self, register.reset)
 
@@ -136,7 +136,7 @@ class RegisterDevice(Stateful):
         """Read registers."""
         length = len(buffer)
         register = self._BY_OFFSET.get(offset)
-        with self._lock:
+        with self.lock:
             if register is not None and length <= register.size:
                 value = register.guest_read(self)
                 buffer[:] = (value & (1 << 8 * length) - 1).to_bytes(length, "little")
@@ -154,7 +154,7 @@ class RegisterDevice(Stateful):
     def write(self, offset: int, data: memoryview) -> None:
         """Write registers."""
         data = memoryview(bytes(data))
-        with self._lock:
+        with self.lock:
             for register in self._touched(offset, len(data)):
                 first = max(offset, register.offset)
                 beyond = min(offset + len(data), register.offset + register.size)

@@ -3,6 +3,11 @@
 A state is a dictionary of numbers, booleans, strings and lists of these, so that it goes through JSON, with the
 device's name and a version. `restore` looks at everything before it changes anything: a state from another device,
 another version or a hostile file is a `DeviceStateError`, and the device is as it was.
+
+There are three ways to have one. Whatever is described by fields alone is a `Stateful`; whatever is made of parts has
+them saved and restored by `save_parts` and `restore_parts`; and whatever has a shape of its own saves and loads the
+fields in it by `save_fields` and `load_fields`. The kinds that fields have are the same for all: `uint`, `FLAG`,
+`array(uint(8), 16)`, and so on.
 """
 
 from __future__ import annotations
@@ -11,7 +16,7 @@ from pyvmm_device.errors import DeviceStateError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
     from types import TracebackType
     from typing import Any, ClassVar, Protocol
 
@@ -36,7 +41,7 @@ class Kind:
 
 
 def uint(bits: int) -> Kind:
-    """A number of 0 to 2**bits - 1."""
+    """Make the kind of numbers from 0 to 2**bits - 1."""
 
     def load(value: object) -> int:
         if type(value) is not int or not 0 <= value < 1 << bits:
@@ -47,7 +52,7 @@ def uint(bits: int) -> Kind:
 
 
 def number(least: int, most: int) -> Kind:
-    """A number from one to another, both included."""
+    """Make the kind of numbers from one to another, both included."""
 
     def load(value: object) -> int:
         if type(value) is not int or not least <= value <= most:
@@ -58,7 +63,7 @@ def number(least: int, most: int) -> Kind:
 
 
 def sint(bits: int = 64) -> Kind:
-    """A number with a sign."""
+    """Make the kind of numbers with a sign."""
 
     def load(value: object) -> int:
         if type(value) is not int or not -(1 << (bits - 1)) <= value < 1 << (bits - 1):
@@ -69,7 +74,7 @@ def sint(bits: int = 64) -> Kind:
 
 
 def choice(*values: object) -> Kind:
-    """One of some values."""
+    """Make the kind that is one of some values."""
 
     def load(value: object) -> object:
         if value not in values or isinstance(value, bool) != any(v is value for v in (True, False)):
@@ -80,7 +85,7 @@ def choice(*values: object) -> Kind:
 
 
 def blob(least: int, most: int | None = None) -> Kind:
-    """Bytes of a length (or from one to another), written in hexadecimal."""
+    """Make the kind of bytes of a length (or from one to another), written in hexadecimal."""
 
     def load(value: object) -> bytearray:
         if not isinstance(value, str) or not least * 2 <= len(value) <= (least if most is None else most) * 2:
@@ -91,7 +96,7 @@ def blob(least: int, most: int | None = None) -> Kind:
 
 
 def optional(kind: Kind) -> Kind:
-    """The same, or None."""
+    """Make the same kind, or None."""
     return Kind(
         f"{kind.name} or None",
         lambda value: None if value is None else kind.save(value),
@@ -100,7 +105,7 @@ def optional(kind: Kind) -> Kind:
 
 
 def array(kind: Kind, most: int, least: int = 0) -> Kind:
-    """A list of so many."""
+    """Make the kind of lists of so many."""
 
     def load(values: object) -> list[object]:
         if not isinstance(values, list) or not least <= len(values) <= most:
@@ -111,9 +116,9 @@ def array(kind: Kind, most: int, least: int = 0) -> Kind:
 
 
 def nested(make: Callable[[], Any]) -> Kind:
-    """A part with a state of its own, which is made anew from it."""
+    """Make the kind of parts with a state of their own, each made anew from it."""
 
-    def load(value: Any) -> Any:  # noqa: ANN401 (whatever is made)
+    def load(value: Any) -> Any:  # noqa: ANN401 - whatever is made
         part = make()
         part.restore(value)
         return part
@@ -131,7 +136,71 @@ def _load_flag(value: object) -> bool:
     return value
 
 
+def _load_part(value: object) -> dict[str, object]:
+    if not isinstance(value, dict):
+        raise ValueError(f"it is {type(value).__name__}, not a dictionary")
+    return value
+
+
 FLAG = Kind("true or false", _same, _load_flag)
+PART = Kind("a state", _same, _load_part)
+"""The state of something else, which looks at it itself."""
+
+
+def save_fields(
+    owner: object, kinds: Mapping[str, Kind], attributes: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Return the fields of a state, as what JSON can carry.
+
+    Args:
+        owner: whose attributes they are.
+        kinds: the kind of each field, by its name.
+        attributes: for each field that is no attribute of its own name, the attribute.
+    """
+    named = attributes or {}
+    return {name: kind.save(getattr(owner, named.get(name, name))) for name, kind in kinds.items()}
+
+
+def load_fields(
+    device: str,
+    kinds: Mapping[str, Kind],
+    state: object,
+    *,
+    version: int | None = None,
+    others: Collection[str] | None = None,
+) -> dict[str, Any]:
+    """Return the fields of a state, each checked.
+
+    Args:
+        device: the name of what the state is for.
+        kinds: the kind of each field, by its name.
+        state: what was saved, or claims to be.
+        version: what the state has to say beside the name of the device; None where it is a part of another state, and
+            says neither.
+        others: what else may be in the state; None is anything.
+
+    Raises:
+        DeviceStateError: it is no such state, a field is not there or not of its kind, or there is one too many.
+    """
+    if not isinstance(state, dict):
+        raise DeviceStateError(device, f"it is {type(state).__name__}, not a dictionary")
+    if version is not None:
+        if state.get("device") != device:
+            raise DeviceStateError(device, f"it says device {state.get('device')!r}")
+        if state.get("version") != version:
+            raise DeviceStateError(device, f"it says version {state.get('version')!r}, known is {version}")
+        others = None if others is None else {"device", "version", *others}
+    if others is not None and (unknown := set(state) - set(kinds) - set(others)):
+        raise DeviceStateError(device, f"it has fields that are not known: {', '.join(sorted(map(str, unknown)))}")
+    fields = {}
+    for name, kind in kinds.items():
+        if name not in state:
+            raise DeviceStateError(device, f"it has no {name}")
+        try:
+            fields[name] = kind.load(state[name])
+        except (ValueError, TypeError) as error:
+            raise DeviceStateError(device, f"{name}: {error}") from None
+    return fields
 
 
 class _NoLock:
@@ -146,19 +215,31 @@ NO_LOCK = _NoLock()
 
 
 class Stateful:
-    """A device whose state is in attributes: ``STATE`` names them, without their underscore, and says what they are."""
+    """A device whose state is in attributes: ``STATE`` names the fields, and says of what kind they are.
+
+    A field is the attribute of its name with an underscore before it; where subclasses elsewhere use it, and so its
+    name has none, ``STATE_ATTRIBUTES`` says which attribute it is. A subclass brings a lock where threads share the
+    device, and may override what makes several fields one: `_check_fields`, `_before_save`, `_after_restore`.
+
+    Attributes:
+        lock: held while the attributes are read or set.
+    """
 
     STATE: ClassVar[dict[str, Kind]] = {}
     STATE_VERSION: ClassVar[int] = 1
+    STATE_ATTRIBUTES: ClassVar[Mapping[str, str]] = {}
 
     __slots__ = ()
-    _lock: Lock = NO_LOCK
+    lock: Lock = NO_LOCK
+
+    def _attributes(self) -> dict[str, str]:
+        return {name: self.STATE_ATTRIBUTES.get(name, f"_{name}") for name in self.STATE}
 
     def state(self) -> dict[str, Any]:
         """Return everything the guest could notice, as what JSON can carry."""
-        with self._lock:
+        with self.lock:
             self._before_save()
-            fields = {name: kind.save(getattr(self, "_" + name)) for name, kind in self.STATE.items()}
+            fields = save_fields(self, self.STATE, self._attributes())
         return {"device": type(self).__name__, "version": self.STATE_VERSION, **fields}
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -168,30 +249,15 @@ class Stateful:
             DeviceStateError: it is no state of this kind of device, or of a version it does not know. Nothing changed.
         """
         fields = self.check_state(state)
-        with self._lock:
+        attributes = self._attributes()
+        with self.lock:
             for name, value in fields.items():
-                setattr(self, "_" + name, value)
+                setattr(self, attributes[name], value)
             self._after_restore()
 
     def check_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """Return the fields of a state, each checked; raises as `restore`."""
-        name = type(self).__name__
-        if not isinstance(state, dict):
-            raise DeviceStateError(name, f"it is {type(state).__name__}, not a dictionary")
-        if state.get("device") != name:
-            raise DeviceStateError(name, f"it says device {state.get('device')!r}")
-        if state.get("version") != self.STATE_VERSION:
-            raise DeviceStateError(name, f"it says version {state.get('version')!r}, known is {self.STATE_VERSION}")
-        if unknown := set(state) - set(self.STATE) - {"device", "version"}:
-            raise DeviceStateError(name, f"it has fields that are not known: {', '.join(sorted(map(str, unknown)))}")
-        fields = {}
-        for field, kind in self.STATE.items():
-            if field not in state:
-                raise DeviceStateError(name, f"it has no {field}")
-            try:
-                fields[field] = kind.load(state[field])
-            except ValueError as error:
-                raise DeviceStateError(name, f"{field}: {error}") from None
+        fields = load_fields(type(self).__name__, self.STATE, state, version=self.STATE_VERSION, others=())
         self._check_fields(fields)
         return fields
 
@@ -205,21 +271,31 @@ class Stateful:
         """Bring up what depends on the attributes: interrupt lines, timers, mappings."""
 
 
-def restore_parts(device: str, parts: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+def save_parts(device: str, parts: Mapping[str, Any], *, version: int = 1) -> dict[str, Any]:
+    """Return the state of something that is made of others, for `restore_parts`.
+
+    Args:
+        device: the name that the state bears.
+        parts: what has ``state()`` and ``restore()``, by name.
+        version: of the state.
+    """
+    return {"device": device, "version": version, "parts": {name: part.state() for name, part in parts.items()}}
+
+
+def restore_parts(device: str, parts: Mapping[str, Any], state: Mapping[str, Any], *, version: int = 1) -> None:
     """Restore everything that something is made of, or nothing.
 
     Args:
         device: the name that the state has to bear.
         parts: what has ``state()`` and ``restore()``, by name.
-        state: with "device", "version" 1 and "parts", a state for each.
+        state: with "device", "version" and "parts", a state for each, as `save_parts` made it.
+        version: which the state has to have.
 
     Raises:
         DeviceStateError: it is of something else or of other parts, or a part refuses its own. Nothing changed.
     """
-    if not isinstance(state, dict) or state.get("device") != device or state.get("version") != 1:
-        raise DeviceStateError(device, f"it is not of {device}, version 1")
-    saved = state.get("parts")
-    if not isinstance(saved, dict) or set(saved) != set(parts) or len(state) != 3:
+    saved = load_fields(device, {"parts": PART}, state, version=version, others=())["parts"]
+    if set(saved) != set(parts):
         raise DeviceStateError(device, f"it is not of these parts: {', '.join(parts) or 'none'}")
     before = {name: part.state() for name, part in parts.items()}
     try:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import time
 
-from pyvmm_device.errors import DeviceStateError
-from pyvmm_device.state import number, uint
+from pyvmm_device.state import load_fields, number, uint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +16,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 NANOSECONDS = 1_000_000
+BUCKET = {"filled_ns": number(-(1 << 63), 1 << 63), "burst": uint(64)}
+"""What a state says of a bucket."""
 
 
 class TokenBucket:
@@ -94,12 +95,9 @@ class TokenBucket:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on with what was left; a bucket of another size is as full as that one was. Raises DeviceStateError."""
-        try:
-            filled, burst = number(-(1 << 63), 1 << 63).load(state["filled_ns"]), uint(64).load(state["burst"])
-        except (KeyError, ValueError, TypeError) as error:
-            raise DeviceStateError(type(self).__name__, repr(error)) from None
-        self.tokens = min(filled, self.refill_ns) * self.size
-        self.burst = min(burst, self.one_time_burst)
+        fields = load_fields(type(self).__name__, BUCKET, state)
+        self.tokens = min(fields["filled_ns"], self.refill_ns) * self.size
+        self.burst = min(fields["burst"], self.one_time_burst)
         self._then = self._clock()
 
     def __repr__(self) -> str:
@@ -149,8 +147,7 @@ class RateLimiter:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on with what was left, in buckets that are there now and were there then. Raises DeviceStateError."""
-        if not isinstance(state, dict):
-            raise DeviceStateError(type(self).__name__, "it is no dictionary")
+        load_fields(type(self).__name__, {}, state)
         for name in self.__slots__:
             bucket = getattr(self, name)
             if bucket is not None and name in state:

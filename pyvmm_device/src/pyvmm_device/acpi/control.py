@@ -39,7 +39,7 @@ class AcpiSleep(RegisterDevice):
 
     def wake(self) -> None:
         """Say that the guest was woken from a sleep."""
-        with self._lock:
+        with self.lock:
             self.status |= WAK
 
     @control.on_write

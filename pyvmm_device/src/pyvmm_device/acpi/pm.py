@@ -113,7 +113,7 @@ class AcpiPm(RegisterDevice):
 
     def reset(self) -> None:
         """Be as after power-on, in ACPI mode, with a timer that counts from 0."""
-        with self._lock:
+        with self.lock:
             super().reset()
             self._halves = 0
             self._epoch = self._clock.now()
@@ -129,19 +129,19 @@ class AcpiPm(RegisterDevice):
 
     def set_status(self, bits: int) -> None:
         """Let events happen: bits of the status register, such as RTC or, after a sleep, WAK."""
-        with self._lock:
+        with self.lock:
             self.status |= bits
             self._update()
 
     def set_acpi_mode(self, on: bool) -> None:
         """Set SCI_EN: firmware does it when the guest asks through the SMI command port."""
-        with self._lock:
+        with self.lock:
             self.control = self.control & ~SCI_EN | (SCI_EN if on else 0)
             self._update()
 
     def write(self, offset: int, data: memoryview) -> None:
         """Write registers; an overflow before this moment is noted first, so that it can be cleared."""
-        with self._lock:
+        with self.lock:
             self._follow_timer()
             super().write(offset, data)
 
@@ -173,7 +173,7 @@ class AcpiPm(RegisterDevice):
             self._ring = self._clock.call_at(when, self._on_time)
 
     def _on_time(self) -> None:
-        with self._lock:
+        with self.lock:
             self._update()
 
     @status.on_read
@@ -229,13 +229,13 @@ class AcpiGpe(RegisterDevice):
         """
         if not 0 <= event < 16:
             raise ValueError(f"general purpose event {event}: this block has 0 to 15")
-        with self._lock:
+        with self.lock:
             self.status |= 1 << event
             self._update()
 
     def reset(self) -> None:
         """Forget every event, with none enabled."""
-        with self._lock:
+        with self.lock:
             super().reset()
             self._update()
 

@@ -98,7 +98,7 @@ class Pl011(AmbaDevice):
 
     def reset(self) -> None:
         """Be as after power-on; what was received is lost, the modem lines stay as they are."""
-        with self._lock:
+        with self.lock:
             super().reset()
             self._received.clear()
             self._overrun = False
@@ -110,7 +110,7 @@ class Pl011(AmbaDevice):
 
     def read(self, offset: int, buffer: memoryview) -> None:
         """Read registers."""
-        with self._lock:
+        with self.lock:
             room = self._room()
             super().read(offset, buffer)
             self._update()
@@ -120,7 +120,7 @@ class Pl011(AmbaDevice):
 
     def write(self, offset: int, data: memoryview) -> None:
         """Write registers."""
-        with self._lock:
+        with self.lock:
             room = self._room()
             super().write(offset, data)
             self._update()
@@ -247,7 +247,7 @@ class Pl011(AmbaDevice):
 
     def enqueue(self, data: bytes) -> int:
         """Receive bytes and return how many there was room for; see ``on_room``. None while the receiver is off."""
-        with self._lock:
+        with self.lock:
             taken = data[: self._room()]
             for byte in taken:
                 self._receive(byte)
@@ -256,7 +256,7 @@ class Pl011(AmbaDevice):
 
     def room(self) -> int:
         """Return how many bytes `enqueue` would take now."""
-        with self._lock:
+        with self.lock:
             return self._room()
 
     def send_break(self) -> None:
@@ -265,13 +265,13 @@ class Pl011(AmbaDevice):
 
     def enqueue_error(self, byte: int, errors: int) -> None:
         """Receive a byte with errors (``FRAMING_ERROR``, ``PARITY_ERROR``, ``BREAK_ERROR``)."""
-        with self._lock:
+        with self.lock:
             self._receive(byte & 0xFF | (errors & ERROR_INTERRUPTS) << 8)
             self._update()
 
     def set_modem_lines(self, *, cts: bool = True, dsr: bool = True, ri: bool = False, dcd: bool = True) -> None:
         """Set what the other end of the cable does."""
-        with self._lock:
+        with self.lock:
             self._lines = FR_CTS * cts | FR_DSR * dsr | FR_RI * ri | FR_DCD * dcd
             self._follow_modem()
             self._update()

@@ -106,18 +106,18 @@ class Pl031(AmbaDevice):
             self._timer = self._clock.call_at(min(self._due, now + LONGEST_SLEEP), self._on_timer)
 
     def _on_timer(self) -> None:
-        with self._lock:
+        with self.lock:
             self._catch_up()
 
     def read(self, offset: int, buffer: memoryview) -> None:
         """Read registers."""
-        with self._lock:
+        with self.lock:
             self._catch_up()
             super().read(offset, buffer)
 
     def write(self, offset: int, data: memoryview) -> None:
         """Write registers."""
-        with self._lock:
+        with self.lock:
             self._catch_up()
             super().write(offset, data)
             self._catch_up()
@@ -147,12 +147,12 @@ class Pl031(AmbaDevice):
     @property
     def time(self) -> int:
         """What the counter says, in seconds."""
-        with self._lock:
+        with self.lock:
             return self._seconds()
 
     def reset(self) -> None:
         """Forget the alarm; the time goes on."""
-        with self._lock:
+        with self.lock:
             seconds = self.load
             super().reset()
             self.load = seconds

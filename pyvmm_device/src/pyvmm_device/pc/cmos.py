@@ -117,7 +117,7 @@ class Cmos(PortDevice):
 
     def reset(self) -> None:
         """Be as after the RESET pin: interrupts are off; the time and the memory stay (data sheet, "RESET")."""
-        with self._lock:
+        with self.lock:
             self._settle()
             self._memory[STATUS_B] &= ~(INTERRUPTS | SQUARE_WAVE)
             self._index = self._flags = 0
@@ -128,12 +128,12 @@ class Cmos(PortDevice):
     @property
     def time(self) -> int:
         """What the clock says, in seconds since 1970."""
-        with self._lock:
+        with self.lock:
             return self._now() if self._updating else from_registers(self._memory, self._memory[STATUS_B])[0]
 
     def set_time(self, seconds: int) -> None:
         """Let the clock say another time: after `restore`, to be with the host again."""
-        with self._lock:
+        with self.lock:
             self._settle()
             self._weekday = 0
             self._set_time(seconds)
@@ -142,7 +142,7 @@ class Cmos(PortDevice):
     def set_memory_size(self, below_4g: int, above_4g: int = 0) -> None:
         """Tell firmware how much memory there is, in bytes, where SeaBIOS and older ones look for it."""
         kib = below_4g >> 10
-        with self._lock:
+        with self.lock:
             for index, length, value in (
                 (BASE_MEMORY, 2, min(kib, 640)),
                 (EXTENDED_MEMORY, 2, kib - 1024),
@@ -241,7 +241,7 @@ class Cmos(PortDevice):
             self._timer = self._clock.call_at(when, self._on_time)
 
     def _on_time(self) -> None:
-        with self._lock:
+        with self.lock:
             self._settle()
             self._update_line()
 

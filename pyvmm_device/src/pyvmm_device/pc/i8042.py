@@ -19,7 +19,7 @@ from pyvmm_device.errors import DeviceStateError
 from pyvmm_device.interrupt import line_of
 from pyvmm_device.pc.port_device import PortDevice
 from pyvmm_device.pc.ps2 import BREAK, to_set_1
-from pyvmm_device.state import FLAG, Kind, blob, choice, optional, uint
+from pyvmm_device.state import FLAG, PART, blob, choice, optional, uint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,10 +54,6 @@ NOT_RESET, A20, OUTPUT_KEYBOARD, OUTPUT_AUX = 0x01, 0x02, 0x10, 0x20
 OUTPUT_ONES = 0xCC
 
 
-def _same(value: object) -> object:
-    return value
-
-
 class I8042(PortDevice):
     """An i8042, without keyboard or mouse unless some are given.
 
@@ -82,8 +78,8 @@ class I8042(PortDevice):
         "expected": choice(0, *range(0x60, 0x80), WRITE_OUTPUT, FROM_KEYBOARD, FROM_AUX, TO_AUX),
         "a20": FLAG,
         "break": FLAG,
-        "keyboard": Kind("a state or None", _same, _same),
-        "aux": Kind("a state or None", _same, _same),
+        "keyboard": optional(PART),
+        "aux": optional(PART),
     }
 
     def __init__(
@@ -124,7 +120,7 @@ class I8042(PortDevice):
 
     def reset(self) -> None:
         """Be as after power-on, with all that is plugged in."""
-        with self._lock:
+        with self.lock:
             self._power_on()
             self._set_a20(True)
             for device in self._devices.values():
@@ -145,7 +141,7 @@ class I8042(PortDevice):
     # towards the guest
 
     def _on_data(self) -> None:
-        with self._lock:
+        with self.lock:
             self._fill()
 
     def _fill(self) -> None:

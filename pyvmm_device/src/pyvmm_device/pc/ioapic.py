@@ -126,7 +126,7 @@ class Ioapic(Stateful):
     def __init__(self, send: Callable[[int, int], object], *, version: int = VERSION_WITH_EOI, id_: int = 0) -> None:
         if version not in (VERSION_82093AA, VERSION_WITH_EOI) or not 0 <= id_ < 16:
             raise InterruptError(f"no IOAPIC has version {version:#x} and id {id_}: 0x11 or 0x20, and 0 to 15")
-        self._lock = RLock()
+        self.lock = RLock()
         self._send = send
         self.version = version
         self._first_id = id_
@@ -142,7 +142,7 @@ class Ioapic(Stateful):
 
     def reset(self) -> None:
         """Be as after power-on, all inputs masked; the lines stay as they are."""
-        with self._lock:
+        with self.lock:
             self._power_on()
             for number in range(INPUTS):
                 self._tell_route(number)
@@ -160,7 +160,7 @@ class Ioapic(Stateful):
 
     def set_line(self, number: int, active: bool) -> None:
         """Set whether an input asks for attention."""
-        with self._lock:
+        with self.lock:
             before = self._lines >> number & 1
             if active:
                 self._lines |= 1 << number
@@ -186,7 +186,7 @@ class Ioapic(Stateful):
 
     def end_of_interrupt(self, vector: int) -> None:
         """Take a local APIC's EOI message: level interrupts with this vector may come again (KVM_EXIT_IOAPIC_EOI)."""
-        with self._lock:
+        with self.lock:
             for number, entry in enumerate(self._entries):
                 if entry & VECTOR != vector or not entry & LEVEL or not entry & REMOTE_IRR:
                     continue
@@ -204,7 +204,7 @@ class Ioapic(Stateful):
     def set_entry(self, number: int, value: int) -> None:
         """Write a redirection entry, as a guest does in two halves; its read-only bits stay as they are."""
         self._check(number)
-        with self._lock:
+        with self.lock:
             before = self._entries[number]
             entry = value & WRITABLE | before & REMOTE_IRR
             if not entry & LEVEL:
@@ -226,7 +226,7 @@ class Ioapic(Stateful):
 
     def read(self, offset: int, buffer: memoryview) -> None:
         """Read a register; what there is none of reads as zero."""
-        with self._lock:
+        with self.lock:
             first = offset & ~0xF
             value = self._select if first == IOREGSEL else self._read_selected() if first == IOWIN else 0
         length = len(buffer)
@@ -235,7 +235,7 @@ class Ioapic(Stateful):
     def write(self, offset: int, data: memoryview) -> None:
         """Write a register, which takes 32 bits: a shorter access is extended by zeros."""
         value = int.from_bytes(data[:4], "little")
-        with self._lock:
+        with self.lock:
             if offset == IOREGSEL:
                 self._select = value & 0xFF
             elif offset == IOWIN:

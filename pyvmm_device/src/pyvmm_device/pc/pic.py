@@ -283,7 +283,7 @@ class Pic(PortDevice):
 
     def reset(self) -> None:
         """Be as after power-on; the input lines stay as they are."""
-        with self._lock:
+        with self.lock:
             self._second.reset()
             self._first.reset()
             self._update()
@@ -298,7 +298,7 @@ class Pic(PortDevice):
 
     def set_line(self, irq: int, active: bool) -> None:
         """Set the level of an input."""
-        with self._lock:
+        with self.lock:
             if irq >= 8:
                 self._second.set_line(irq - 8, active)
             else:
@@ -309,7 +309,7 @@ class Pic(PortDevice):
 
     def pending(self) -> bool:
         """Whether an interrupt waits to be acknowledged: the level of the output."""
-        with self._lock:
+        with self.lock:
             return self._first.request() is not None
 
     def acknowledge(self) -> int:
@@ -317,7 +317,7 @@ class Pic(PortDevice):
 
         If what was requested is gone by now, it is the spurious one: input 7 of the chip.
         """
-        with self._lock:
+        with self.lock:
             number = self._first.request()
             if number is None:
                 vector = self._first.spurious()

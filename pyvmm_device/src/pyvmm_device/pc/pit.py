@@ -89,7 +89,7 @@ class Pit(PortDevice):
 
     def reset(self) -> None:
         """Be as after power-on: nothing counts until it is programmed."""
-        with self._lock:
+        with self.lock:
             self._power_on()
             self._schedule(self._ticks())
 
@@ -131,7 +131,7 @@ class Pit(PortDevice):
             self._timer = self._clock.call_at(when, self._on_time)
 
     def _on_time(self) -> None:
-        with self._lock:
+        with self.lock:
             tick = self._ticks()
             rises = self._counters[0].take_rises(tick)
             if self._counters[0].periodic and self._period() < MINIMUM_PERIOD_NS:

@@ -38,7 +38,7 @@ class Port92(PortDevice):
 
     def reset(self) -> None:
         """Be as after power-on."""
-        with self._lock:
+        with self.lock:
             self._set(A20)
 
     def _set(self, value: int) -> int:

@@ -61,17 +61,17 @@ class PortDevice(Stateful):
 
     def __init__(self) -> None:
         # re-entrant: what an interrupt line calls may look back into the device
-        self._lock = RLock()
+        self.lock = RLock()
 
     def read(self, offset: int, buffer: memoryview) -> None:
         """Read a register into each byte; where there is none the bus floats, and reads as ones."""
-        with self._lock:
+        with self.lock:
             for at in range(len(buffer)):
                 buffer[at] = self._read(offset + at)
 
     def write(self, offset: int, data: memoryview) -> None:
         """Write a register with each byte."""
-        with self._lock:
+        with self.lock:
             for at in range(len(data)):
                 self._write(offset + at, data[at])
 

@@ -53,7 +53,7 @@ class Ps2Keyboard(Stateful):
     }
 
     def __init__(self) -> None:
-        self._lock = RLock()
+        self.lock = RLock()
         self._on_data: Callable[[], object] | None = None
         self.on_leds: Callable[[int], object] | None = None
         self._power_on()
@@ -73,7 +73,7 @@ class Ps2Keyboard(Stateful):
 
     def reset(self) -> None:
         """Be as after power-on; nothing is sent of it."""
-        with self._lock:
+        with self.lock:
             self._power_on()
 
     # the owner's side
@@ -95,7 +95,7 @@ class Ps2Keyboard(Stateful):
             Whether all of it will reach the guest; if not, nothing does: it has disabled the keyboard, or its buffer
             of 16 bytes is too full.
         """
-        with self._lock:
+        with self.lock:
             if not self._scanning or len(self._keys) + len(scancodes) > BUFFER:
                 return False
             self._keys += scancodes
@@ -112,7 +112,7 @@ class Ps2Keyboard(Stateful):
 
     def send(self) -> int | None:
         """Give the next byte, or None; replies come before keys."""
-        with self._lock:
+        with self.lock:
             waiting = self._replies or self._keys
             if not waiting:
                 return None
@@ -121,7 +121,7 @@ class Ps2Keyboard(Stateful):
 
     def receive(self, value: int) -> None:
         """Take a command or its argument. What was not yet sent of an earlier reply is not any more."""
-        with self._lock:
+        with self.lock:
             expected, self._expected = self._expected, 0
             if expected and value < FIRST_COMMAND:
                 self._replies = [ACKNOWLEDGE]

@@ -90,7 +90,7 @@ class Serial(Stateful):
         self.on_modem_control: Callable[[bool, bool], object] | None = None
         self._refused = Tally(__name__)
         # vCPUs read and write, another thread enqueues
-        self._lock = allocate_lock()
+        self.lock = allocate_lock()
         self._lines = MSR_CONNECTED  # the modem's outputs as they are outside of the chip
         self._raised = False
         self._power_on()
@@ -110,7 +110,7 @@ class Serial(Stateful):
 
     def reset(self) -> None:
         """Be as after power-on; what was received is lost, the modem lines stay as they are."""
-        with self._lock:
+        with self.lock:
             self._power_on()
             self._update()
 
@@ -127,12 +127,12 @@ class Serial(Stateful):
             self._transmitted = True
             if not self._ier & IER_THRE:
                 return
-            with self._lock:
+            with self.lock:
                 self._update()
             return
         value = data[0]
         before = self._lcr, self._mcr
-        with self._lock:
+        with self.lock:
             self._write(offset, value)
             self._plain = not (self._lcr & LCR_DLAB or self._mcr & MCR_LOOP)
             self._update()
@@ -208,7 +208,7 @@ class Serial(Stateful):
         if len(buffer) > 1:
             buffer[:] = b"\xff" * len(buffer)
         emptied = False
-        with self._lock:
+        with self.lock:
             if offset == DATA and not self._lcr & LCR_DLAB:
                 buffer[0] = self._received.popleft() & 0xFF if self._received else 0
                 emptied = not self._received
@@ -278,7 +278,7 @@ class Serial(Stateful):
 
     def enqueue(self, data: bytes) -> int:
         """Receive bytes and return how many there was room for; see ``on_room``. None are taken in loopback."""
-        with self._lock:
+        with self.lock:
             if self._mcr & MCR_LOOP:
                 return 0
             taken = data[: FIFO_SIZE - len(self._received)]
@@ -288,7 +288,7 @@ class Serial(Stateful):
 
     def room(self) -> int:
         """Return how many bytes `enqueue` would take now."""
-        with self._lock:
+        with self.lock:
             return 0 if self._mcr & MCR_LOOP else FIFO_SIZE - len(self._received)
 
     def send_break(self) -> None:
@@ -297,13 +297,13 @@ class Serial(Stateful):
 
     def enqueue_error(self, byte: int, errors: int) -> None:
         """Receive a byte with errors (``LSR_PE``, ``LSR_FE``, ``LSR_BI``); without room it is an overrun."""
-        with self._lock:
+        with self.lock:
             self._receive(byte | (errors & (LSR_PE | LSR_FE | LSR_BI)) << 8)
             self._update()
 
     def set_modem_lines(self, *, cts: bool = True, dsr: bool = True, ri: bool = False, dcd: bool = True) -> None:
         """Set what the other end of the cable does; a guest with flow control transmits only while CTS is on."""
-        with self._lock:
+        with self.lock:
             self._lines = MSR_CTS * cts | MSR_DSR * dsr | MSR_RI * ri | MSR_DCD * dcd
             self._follow_lines()
             self._update()

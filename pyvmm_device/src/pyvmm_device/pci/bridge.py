@@ -105,7 +105,7 @@ class PciBridge(PciFunction):
 
     def set_pin(self, index: int, active: bool) -> None:
         """Pass on what devices do to line 0 to 3 of the bus behind, which is the bridge's own INTA to INTD."""
-        with self._lock:
+        with self.lock:
             self._levels[index] = active
             self._drive(index)
 
@@ -126,7 +126,7 @@ class PciBridge(PciFunction):
 
     def detach(self) -> None:
         """Leave the bus, with all that is behind: nothing there answers, and no line of it is high."""
-        with self._lock:
+        with self.lock:
             for pin in self._pins.values():
                 if pin is not None:
                     pin(False)

@@ -7,7 +7,7 @@ from _thread import RLock
 from pyvmm_device.errors import PciError, ResourceExhausted
 from pyvmm_device.interrupt import SharedLine
 from pyvmm_device.pci.config_space import HEADER_TYPE, MULTIFUNCTION
-from pyvmm_device.state import restore_parts
+from pyvmm_device.state import restore_parts, save_parts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -160,8 +160,7 @@ class PciBus:
 
     def state(self) -> dict[str, Any]:
         """Return the state of every function, by its place."""
-        parts = {place: function.state() for place, function in self._places().items()}
-        return {"device": "PciBus", "version": 1, "parts": parts}
+        return save_parts("PciBus", self._places())
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Restore every function, or none where one refuses its state.

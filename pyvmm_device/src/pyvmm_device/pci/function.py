@@ -10,7 +10,7 @@ from pyvmm_device.pci.bar import ROM_INDEX, Bar
 from pyvmm_device.pci.config_space import ConfigSpace
 from pyvmm_device.pci.msi import MsiCapability
 from pyvmm_device.pci.msix import MsixCapability
-from pyvmm_device.state import Stateful, blob
+from pyvmm_device.state import FLAG, PART, Stateful, blob, load_fields, save_parts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class PciFunction(Stateful):
     ) -> None:
         if not 0 <= interrupt_pin <= 4:
             raise PciError(f"interrupt pin {interrupt_pin}: 1 to 4 are INTA to INTD, 0 is none")
-        self._lock = RLock()
+        self.lock = RLock()
         self.config = config = ConfigSpace(4096 if express else 256)
         config.set(cs.VENDOR_ID, 2, vendor_id)
         config.set(cs.DEVICE_ID, 2, device_id)
@@ -138,7 +138,7 @@ class PciFunction(Stateful):
 
     def attach(self, bus: PciBus, slot: int, number: int) -> None:
         """Be on a bus: BARs are registered there, and INTx goes to its lines. Called by `PciBus`."""
-        with self._lock:
+        with self.lock:
             if self._bus is not None:
                 raise PciError(f"{self!r} is on a bus already, at {self.address}")
             pin = self.config.data[cs.INTERRUPT_PIN]
@@ -150,7 +150,7 @@ class PciFunction(Stateful):
 
     def detach(self) -> None:
         """Leave the bus: ranges are free again, and INTx is low."""
-        with self._lock:
+        with self.lock:
             self.unmap()
             if self._intx is not None and self._intx_asserted:
                 self._intx(False)
@@ -165,12 +165,12 @@ class PciFunction(Stateful):
 
     def config_read(self, offset: int, buffer: memoryview) -> None:
         """Take a guest's read of the configuration space."""
-        with self._lock:
+        with self.lock:
             self.config.read(offset, buffer)
 
     def config_write(self, offset: int, data: memoryview) -> None:
         """Take a guest's write to the configuration space."""
-        with self._lock:
+        with self.lock:
             self.config.write(offset, data)
 
     def _on_command(self, offset: int, length: int) -> None:  # noqa: ARG002 (both bytes belong together)
@@ -189,7 +189,7 @@ class PciFunction(Stateful):
 
     def _remap(self) -> None:
         """Move the ranges to where the registers say."""
-        with self._lock:
+        with self.lock:
             moving = [bar for bar in self.bars.values() if self._wanted(bar) != bar.mapped or bar.conflict is not None]
             for bar in moving:
                 # first all away: ranges may change places
@@ -227,7 +227,7 @@ class PciFunction(Stateful):
 
     def set_intx(self, active: bool) -> None:
         """Assert or clear INTx, as far as the guest did not choose messages or disable it."""
-        with self._lock:
+        with self.lock:
             self._intx_wanted = active
             self._set_intx()
 
@@ -259,7 +259,7 @@ class PciFunction(Stateful):
 
     def reset(self) -> None:
         """Be as after power-on: BARs at nowhere, decoding and interrupts off."""
-        with self._lock:
+        with self.lock:
             if self._first:
                 multifunction = self.config.data[cs.HEADER_TYPE]
                 self.config.data[:] = self._first
@@ -289,14 +289,9 @@ class PciFunction(Stateful):
 
     def state(self) -> dict[str, Any]:
         """Return the configuration space, the interrupts, and the state of each BAR's device that has one."""
-        with self._lock:
-            return {
-                "device": type(self).__name__,
-                "version": self.STATE_VERSION,
-                "config": bytes(self.config.data).hex(),
-                "intx": self._intx_wanted,
-                "parts": {name: part.state() for name, part in self.state_parts().items()},
-            }
+        with self.lock:
+            parts = save_parts(type(self).__name__, self.state_parts(), version=self.STATE_VERSION)
+            return {**parts, "config": bytes(self.config.data).hex(), "intx": self._intx_wanted}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Become what a state says; BARs are registered where they were.
@@ -304,31 +299,26 @@ class PciFunction(Stateful):
         Raises:
             DeviceStateError: it is of another device, or of one put together differently. Nothing changed.
         """
-        config = self._check_config(state)
-        with self._lock:
+        fields = self.check_state(state)
+        with self.lock:
             before = self.state()
             try:
-                self._become(config, state)
+                self._become(fields["config"], state)
             except BaseException:
-                self._become(self._check_config(before), before)
+                self._become(self.check_state(before)["config"], before)
                 raise
 
-    def _check_config(self, state: Mapping[str, Any]) -> bytearray:
+    def check_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the function's own fields of a state, each checked; its parts check theirs. Raises as `restore`."""
         name = type(self).__name__
-        if not isinstance(state, dict) or state.get("device") != name or state.get("version") != self.STATE_VERSION:
-            raise DeviceStateError(name, f"it is not of {name}, version {self.STATE_VERSION}")
-        if set(state) != {"device", "version", "config", "intx", "parts"} or state["intx"] not in (True, False):
-            raise DeviceStateError(name, f"it has {sorted(map(str, state))}, and intx {state.get('intx')!r}")
-        if not isinstance(state["parts"], dict) or set(state["parts"]) != set(self.state_parts()):
+        kinds = {"config": blob(len(self.config)), "intx": FLAG, "parts": PART}
+        fields = load_fields(name, kinds, state, version=self.STATE_VERSION, others=())
+        if set(fields["parts"]) != set(self.state_parts()):
             raise DeviceStateError(name, f"it is not of these parts: {', '.join(self.state_parts()) or 'none'}")
-        try:
-            config = blob(len(self.config)).load(state["config"])
-        except ValueError as error:
-            raise DeviceStateError(name, f"config: {error}") from None
-        different = self.config.differs_read_only(bytes(config))
+        different = self.config.differs_read_only(bytes(fields["config"]))
         if different is not None:
             raise DeviceStateError(name, f"its configuration space differs at {different:#x} in what cannot be written")
-        return bytearray(config)
+        return fields
 
     def _become(self, config: bytearray, state: Mapping[str, Any]) -> None:
         for name, part in self.state_parts().items():
@@ -341,6 +331,7 @@ class PciFunction(Stateful):
         self._intx_wanted = state["intx"]
         self._remap()
         self._set_intx()
+        self._after_restore()
 
     def __repr__(self) -> str:
         ids = f"{self.config.get(cs.VENDOR_ID, 2):04x}:{self.config.get(cs.DEVICE_ID, 2):04x}"

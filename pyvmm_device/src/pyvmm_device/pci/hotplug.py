@@ -52,7 +52,7 @@ class PciHotplug(RegisterDevice):
     def insert(self, function: PciFunction, slot: int | None = None) -> int:
         """Plug a device in and tell the guest; returns its slot. Raises as `PciBus.add`."""
         slot = self._bus.add(function, slot)
-        with self._lock:
+        with self.lock:
             self.up |= 1 << slot
             self.down &= ~(1 << slot)
             self.removable |= 1 << slot
@@ -65,7 +65,7 @@ class PciHotplug(RegisterDevice):
         Raises:
             PciError: there is no device that can be removed in this slot.
         """
-        with self._lock:
+        with self.lock:
             if self._bus.get(slot) is None or not self.removable >> slot & 1:
                 raise PciError(f"there is no removable device in slot {slot:#x}")
             self.down |= 1 << slot

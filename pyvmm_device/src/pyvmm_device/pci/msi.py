@@ -5,10 +5,10 @@ Source: PCI Local Bus Specification 3.0, section 6.8.1.
 
 from __future__ import annotations
 
-from pyvmm_device.errors import DeviceStateError, PciError
+from pyvmm_device.errors import PciError
 from pyvmm_device.interrupt_group import MsiIrqConfig
 from pyvmm_device.pci.config_space import CAP_MSI
-from pyvmm_device.state import Stateful
+from pyvmm_device.state import Stateful, load_fields
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -89,8 +89,7 @@ class MsiCapability:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Have pending what a state says, raises `DeviceStateError`; `refresh` follows when the registers are back."""
-        if not isinstance(state, dict):
-            raise DeviceStateError("MsiCapability", "it is no dictionary")
+        load_fields("MsiCapability", {}, state)
         if isinstance(self.group, Stateful):
             self.group.disable()
             self.group.restore(state)

@@ -6,10 +6,10 @@ Source: PCI Local Bus Specification 3.0, section 6.8.2.
 from __future__ import annotations
 
 from pyvmm_device.composite import Composite
-from pyvmm_device.errors import DeviceStateError, PciError
+from pyvmm_device.errors import PciError
 from pyvmm_device.interrupt_group import MsiIrqConfig
 from pyvmm_device.pci.config_space import CAP_MSIX
-from pyvmm_device.state import Stateful, blob
+from pyvmm_device.state import PART, Stateful, blob, load_fields
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class MsixCapability(Stateful):
         self.function = function
         self.group = group
         self.offset = 0
-        self._lock = function._lock
+        self.lock = function.lock
         self._table = bytearray(EMPTY_ENTRY * len(group))
         self.STATE = {"table": blob(len(self._table))}  # type: ignore[misc] # the size is the instance's
         self.table = MsixTable(self)
@@ -98,7 +98,7 @@ class MsixCapability(Stateful):
         """Write the table. "Software ... must use aligned DWORD or QWORD transactions": others are ignored."""
         if len(data) not in (4, 8) or offset % len(data) or offset + len(data) > len(self._table):
             return
-        with self._lock:
+        with self.lock:
             self._table[offset : offset + len(data)] = data
             vector = offset // ENTRY_SIZE
             control = vector * ENTRY_SIZE + ENTRY_CONTROL
@@ -122,14 +122,17 @@ class MsixCapability(Stateful):
         """Return the table and what is pending."""
         return {**super().state(), "group": self.group.state() if isinstance(self.group, Stateful) else {}}
 
+    def check_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the table, checked, and the group's own state; raises as `restore`."""
+        kinds = {**self.STATE, "group": PART}
+        return load_fields(type(self).__name__, kinds, state, version=self.STATE_VERSION, others=())
+
     def restore(self, state: Mapping[str, Any]) -> None:
         """Become what a state says, raises `DeviceStateError`; `refresh` follows when the registers are back."""
-        if not isinstance(state, dict) or not isinstance(state.get("group"), dict):
-            raise DeviceStateError("MsixCapability", "it has no group")
-        fields = self.check_state({name: value for name, value in state.items() if name != "group"})
+        fields = self.check_state(state)
         if isinstance(self.group, Stateful):
             self.group.disable()
-            self.group.restore(state["group"])
+            self.group.restore(fields["group"])
         self._table[:] = fields["table"]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pyvmm_device.bus import BusRange
 from pyvmm_device.pci.bus import PciBus
 from pyvmm_device.pci.function import PciFunction
-from pyvmm_device.state import Stateful, restore_parts, uint
+from pyvmm_device.state import Stateful, restore_parts, save_parts, uint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -149,11 +149,14 @@ class PciRoot:
 
     def state(self) -> dict[str, Any]:
         """Return the state of the ports and of every function."""
-        return {"device": "PciRoot", "version": 1, "parts": {"ports": self.ports.state(), "bus": self.bus.state()}}
+        return save_parts("PciRoot", self._parts())
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Become what a state says; raises as `PciBus.restore`, and then nothing changed."""
-        restore_parts("PciRoot", {"ports": self.ports, "bus": self.bus}, state)
+        restore_parts("PciRoot", self._parts(), state)
+
+    def _parts(self) -> dict[str, Any]:
+        return {"ports": self.ports, "bus": self.bus}
 
     def __repr__(self) -> str:
         return f"<PciRoot {self.bus!r}>"

@@ -11,8 +11,7 @@ from pyvmm_device.pci.config_space import CAP_EXPRESS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from typing import Any
+    from collections.abc import Callable
 
     from pyvmm_device.interrupt_group import InterruptSourceGroup
     from pyvmm_device.io_manager import IoManager
@@ -97,7 +96,7 @@ class PcieRootPort(PciBridge):
             PciError: there is one in the slot.
         """
         assert self.secondary is not None
-        with self._lock:
+        with self.lock:
             self.secondary.add(function, 0)
             self._ejecting = False
             # who plugs it in presses the button too: a driver that has one waits for it, and not for the presence
@@ -109,7 +108,7 @@ class PcieRootPort(PciBridge):
         Raises:
             PciError: the slot is empty.
         """
-        with self._lock:
+        with self.lock:
             if self.device is None:
                 raise PciError(f"slot {self.number} is empty")
             self._ejecting = True
@@ -173,8 +172,7 @@ class PcieRootPort(PciBridge):
         # no event is left of what that changed
         self.config.put(self._capability + SLOT_STATUS, 2, PRESENT * (self.device is not None))
 
-    def _become(self, config: bytearray, state: Mapping[str, Any]) -> None:
-        super()._become(config, state)
+    def _after_restore(self) -> None:
         self._raised = False
         self._changed(0)
 

@@ -87,7 +87,7 @@ class FwCfg(Stateful):
     }
 
     def __init__(self, memory: Memory | None = None) -> None:
-        self._lock = RLock()
+        self.lock = RLock()
         self._memory = memory
         self._files: dict[str, Item] = {}
         self._items: dict[int, Item] = {}
@@ -131,7 +131,7 @@ class FwCfg(Stateful):
         if len(self._files) >= MOST_FILES:
             raise ValueError(f"{MOST_FILES} files are possible")
         item = _item(content, on_write)
-        with self._lock:
+        with self.lock:
             self._files = dict(sorted({**self._files, name: item}.items()))
 
     @property
@@ -141,7 +141,7 @@ class FwCfg(Stateful):
 
     def reset(self) -> None:
         """Select the signature, and forget what the guest wrote."""
-        with self._lock:
+        with self.lock:
             for item in self._files.values():
                 item.content = item.first
             self._address = 0
@@ -170,7 +170,7 @@ class FwCfg(Stateful):
 
     def read(self, offset: int, buffer: memoryview) -> None:
         """Read the next bytes of the item from the data port, or what says that there is DMA."""
-        with self._lock:
+        with self.lock:
             if offset == DATA:
                 self.read_data(buffer)
             elif DMA <= offset < SIZE:
@@ -180,7 +180,7 @@ class FwCfg(Stateful):
 
     def write(self, offset: int, data: memoryview) -> None:
         """Select an item, or begin a DMA access; the data port is not written."""
-        with self._lock:
+        with self.lock:
             if offset == SELECTOR and len(data) == 2:
                 self._select(int.from_bytes(data, "little"))
             elif DMA <= offset < SIZE:
@@ -188,12 +188,12 @@ class FwCfg(Stateful):
 
     def select(self, selector: int) -> None:
         """Select an item and its first byte."""
-        with self._lock:
+        with self.lock:
             self._select(selector)
 
     def read_data(self, buffer: memoryview) -> None:
         """Read the next bytes; behind an item's end there are zeros."""
-        with self._lock:
+        with self.lock:
             taken = self._bytes[self._offset : self._offset + len(buffer)]
             self._offset += len(taken)
             buffer[:] = taken.ljust(len(buffer), b"\0")
@@ -206,7 +206,7 @@ class FwCfg(Stateful):
     def write_dma(self, offset: int, data: memoryview) -> None:
         """Write the DMA address register, whole or in halves; the low half begins the access."""
         value = int.from_bytes(data, "big")
-        with self._lock:
+        with self.lock:
             if offset == 0 and len(data) == 4:
                 self._address = value << 32
             elif (offset, len(data)) in ((4, 4), (0, 8)) and self._memory is not None:
