@@ -127,32 +127,38 @@ class EventFdLevelInterrupt:
 
 
 class SharedLine:
-    """One level interrupt with several devices on it, as PCI's INTx: asserted while any of them asserts."""
+    """One level interrupt with several devices on it, as PCI's INTx: asserted while any of them asserts.
 
-    __slots__ = ("_holders", "_line", "_lock")
+    Args:
+        line: where it goes; of an edge interrupt, each rise triggers it.
+    """
 
-    def __init__(self, line: LevelInterrupt) -> None:
+    __slots__ = ("_holders", "_lock", "_set_level")
+
+    def __init__(self, line: Interrupt) -> None:
         self._lock = RLock()  # vCPUs move their devices' ends of it at the same time
-        self._line = line
-        self._holders: set[int] = set()
+        self._set_level = line_of(line)
+        self._holders: set[object] = set()
+
+    @property
+    def active(self) -> bool:
+        """Whether the line is up."""
+        return bool(self._holders)
 
     def attach(self) -> SharedLineInput:
         """Return one more input."""
         return SharedLineInput(self)
 
     def set(self, who: object, active: bool) -> None:
-        """Note that an input asserts or clears, and move the line when that changes it."""
+        """Let somebody hold the line, or let go of it, and move it when that changes it."""
         with self._lock:
-            before = bool(self._holders)
-            if active:
-                self._holders.add(id(who))
-            else:
-                self._holders.discard(id(who))
-            if bool(self._holders) != before:
-                (self._line.clear if before else self._line.assert_)()
+            before = self.active
+            (self._holders.add if active else self._holders.discard)(who)
+            if self.active != before:
+                self._set_level(self.active)
 
     def __repr__(self) -> str:
-        return f"<SharedLine, {len(self._holders)} inputs assert {self._line!r}>"
+        return f"<{type(self).__name__} {'up' if self.active else 'down'}, held by {len(self._holders)}>"
 
 
 class SharedLineInput:

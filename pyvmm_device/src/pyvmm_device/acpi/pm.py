@@ -20,10 +20,8 @@ Source: ACPI 6.5, 4.8.3 (fixed hardware) and 4.8.4.1 (general purpose events).
 
 from __future__ import annotations
 
-from _thread import RLock
-
 from pyvmm_device.clock import SECOND, Stopped
-from pyvmm_device.interrupt import line_of
+from pyvmm_device.interrupt import SharedLine
 from pyvmm_device.register_device import Register, RegisterDevice
 from pyvmm_device.state import uint
 
@@ -32,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pyvmm_device.clock import Clock, Timer
-    from pyvmm_device.interrupt import Interrupt
 
 FREQUENCY = 3_579_545
 """Of the PM timer, in Hz: "The power management timer ... runs off a 3.579545 MHz clock"."""
@@ -44,32 +41,10 @@ SCI_EN, BM_RLD, GBL_RLS, SLP_EN = 1 << 0, 1 << 1, 1 << 2, 1 << 13
 SLP_TYP_SHIFT = 10
 
 
-class Sci:
-    """The system control interrupt: one level line, which is up while any of several sources holds it.
+class Sci(SharedLine):
+    """The system control interrupt: one level line, which is up while any of several sources holds it."""
 
-    Args:
-        interrupt: where it goes; of an edge interrupt, each rise triggers it.
-    """
-
-    __slots__ = ("_lock", "_set_level", "_sources")
-
-    def __init__(self, interrupt: Interrupt) -> None:
-        self._set_level = line_of(interrupt)
-        self._sources: set[object] = set()
-        self._lock = RLock()
-
-    @property
-    def active(self) -> bool:
-        """Whether the line is up."""
-        return bool(self._sources)
-
-    def set(self, source: object, active: bool) -> None:
-        """Let a source hold the line, or let go of it."""
-        with self._lock:
-            before = self.active
-            (self._sources.add if active else self._sources.discard)(source)
-            if self.active != before:
-                self._set_level(self.active)
+    __slots__ = ()
 
     def __repr__(self) -> str:
         return f"<Sci {'up' if self.active else 'down'}>"
