@@ -63,10 +63,10 @@ if TYPE_CHECKING:
     from pyvmm_device.interrupt_group import EventFdGroup as EventFdGroup
     from pyvmm_device.interrupt_group import InterruptGroup as InterruptGroup
     from pyvmm_device.interrupt_group import LegacyGroup as LegacyGroup
-    from pyvmm_device.interrupt_group import LegacyIrqConfig as LegacyIrqConfig
     from pyvmm_device.interrupt_group import MessageGroup as MessageGroup
-    from pyvmm_device.interrupt_group import MsiIrqConfig as MsiIrqConfig
     from pyvmm_device.io_manager import IoManager as IoManager
+    from pyvmm_device.irq_config import LegacyIrqConfig as LegacyIrqConfig
+    from pyvmm_device.irq_config import MsiIrqConfig as MsiIrqConfig
     from pyvmm_device.pc.cmos import Cmos as Cmos
     from pyvmm_device.pc.i8042 import I8042 as I8042
     from pyvmm_device.pc.ioapic import Ioapic as Ioapic
@@ -118,13 +118,14 @@ _HOMES = {
     "clock": "ManualClock Timer",
     "composite": "Composite",
     "errors": (
-        "DeviceError DeviceNotFound DeviceOverlap InterruptError InvalidAccessLength InvalidRange "
-        "InvalidResource PciError ResourceExhausted ResourceTaken DeviceStateError"
+        "DeviceError DeviceNotFound DeviceOverlap DeviceStateError InterruptError InvalidAccessLength "
+        "InvalidRange InvalidResource PciError ResourceExhausted ResourceTaken"
     ),
     "event_loop": "EventLoop",
     "interrupt": "EventFdInterrupt EventFdLevelInterrupt FanOut SharedLine",
-    "interrupt_group": "EventFdGroup InterruptGroup LegacyGroup LegacyIrqConfig MessageGroup MsiIrqConfig",
+    "interrupt_group": "EventFdGroup InterruptGroup LegacyGroup MessageGroup",
     "io_manager": "IoManager",
+    "irq_config": "LegacyIrqConfig MsiIrqConfig",
     "pc.cmos": "Cmos",
     "pc.i8042": "I8042",
     "pc.ioapic": "Ioapic",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pyvmm_device.interrupt_group import LegacyIrqConfig, MsiIrqConfig
+    from pyvmm_device.irq_config import LegacyIrqConfig, MsiIrqConfig
 
 
 @runtime_checkable

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, ClassVar, TypeVar, overload
 
+    from pyvmm_device.state import Lock
+
     Method = TypeVar("Method", bound=Callable[..., Any])
 
 
@@ -105,6 +107,9 @@ class RegisterDevice(Stateful):
     register it touches, lowest first; between registers there are zeros. One lock is held during each access, so
     methods may be written as if there were one vCPU. The state is the value of every register, and more if a class
     adds to ``STATE``.
+
+    Attributes:
+        lock: held during each access; whoever changes registers besides takes it too.
     """
 
     REGISTERS: ClassVar[tuple[Register, ...]] = ()
@@ -112,6 +117,9 @@ class RegisterDevice(Stateful):
     def __init_subclass__(cls, **arguments: Any) -> None:  # noqa: ANN401 (whatever other bases take)
         super().__init_subclass__(**arguments)
         own = [value for value in vars(cls).values() if isinstance(value, Register)]
+        for register in own:
+            if hasattr(RegisterDevice, register.name):
+                raise TypeError(f"{cls.__name__}: every device has a {register.name!r}: call the register otherwise")
         cls.REGISTERS = tuple(sorted([*cls.REGISTERS, *own], key=lambda register: register.offset))
         for one, other in zip(cls.REGISTERS, cls.REGISTERS[1:], strict=False):
             if one.offset + one.size > other.offset:
@@ -122,7 +130,7 @@ class RegisterDevice(Stateful):
     _BY_OFFSET: ClassVar[dict[int, Register]] = {}
 
     def __init__(self) -> None:
-        self.lock = RLock()
+        self.lock: Lock = RLock()
         for register in self.REGISTERS:
             register.__set__(self, register.reset)
 

@@ -85,8 +85,9 @@ class PciBridge(PciFunction):
             ]
         return [(first, last) for first, last in spans if first <= last]
 
-    def _remap(self) -> None:
-        super()._remap()
+    def remap(self) -> None:
+        """Move the ranges of the bridge and of what is behind it to where the registers say."""
+        super().remap()
         if self.secondary is not None:
             self.secondary.remap()
 
@@ -110,10 +111,10 @@ class PciBridge(PciFunction):
             self._drive(index)
 
     def _drive(self, index: int) -> None:
-        if self._bus is None:
+        if self.bus is None:
             return
         if index not in self._pins:
-            self._pins[index] = self._bus.input(self._place[0], index + 1)
+            self._pins[index] = self.bus.input(self.place[0], index + 1)
         pin = self._pins[index]
         if pin is not None:
             pin(self._levels[index])
@@ -161,7 +162,7 @@ class SecondaryBus(PciBus):
 
     def forwards(self, where: BusRange, io: bool) -> bool:
         """Whether an access to this range passes the bridge, and those before it."""
-        parent = self._bridge._bus
+        parent = self._bridge.bus
         if parent is None or not parent.forwards(where, io):
             return False
         return any(first <= where.base and where.last <= last for first, last in self._bridge.windows(io))

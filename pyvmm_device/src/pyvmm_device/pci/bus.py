@@ -180,7 +180,7 @@ class PciBus:
     def remap(self) -> None:
         """Let every function look again where its ranges should answer."""
         for function in list(self._functions.values()):
-            function._remap()
+            function.remap()
 
     def __repr__(self) -> str:
         return f"<PciBus {self.number}: {', '.join(repr(function) for _, _, function in self) or 'empty'}>"

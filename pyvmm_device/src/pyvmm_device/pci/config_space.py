@@ -10,9 +10,27 @@ from pyvmm_device.errors import PciError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Protocol
+
+    from pyvmm_device.bus import Device
+    from pyvmm_device.state import Lock
 
     # the offset within the part that was watched, and the length
     Hook = Callable[[int, int], object]
+
+    class Owner(Protocol):
+        """What a capability needs of the function that has it."""
+
+        config: ConfigSpace
+        lock: Lock
+
+        def add_bar(self, index: int, size: int, device: Device) -> object:
+            """Give it a range in which a device answers."""
+            ...
+
+        def update_intx(self) -> None:
+            """Bring INTx to what the registers allow now: not beside messages."""
+            ...
 
 VENDOR_ID, DEVICE_ID, COMMAND, STATUS, REVISION, CLASS, CACHE_LINE, LATENCY, HEADER_TYPE = 0, 2, 4, 6, 8, 9, 12, 13, 14
 BAR0, SUBSYSTEM_VENDOR, SUBSYSTEM_ID, ROM, CAPABILITIES = 0x10, 0x2C, 0x2E, 0x30, 0x34

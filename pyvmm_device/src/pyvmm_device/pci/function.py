@@ -36,6 +36,14 @@ class PciFunction(Stateful):
         interrupt_pin: 1 to 4 for INTA to INTD, or 0 for none.
         express: whether it has a configuration space of 4096 bytes.
 
+    Attributes:
+        config: the configuration space.
+        bars: the ranges, by their index.
+        msi: the MSI capability, if there is one.
+        msix: the MSI-X capability, if there is one.
+        bus: the bus it is on, or None.
+        place: its device number on that bus, and its function number.
+
     >>> from pyvmm_device import Ram
     >>> function = PciFunction(0x1AF4, 0x1110, 0x050000)
     >>> function.add_bar(0, 0x1000, Ram(0x1000))
@@ -82,8 +90,8 @@ class PciFunction(Stateful):
         self.bars: dict[int, Bar] = {}
         self.msi: MsiCapability | None = None
         self.msix: MsixCapability | None = None
-        self._bus: PciBus | None = None
-        self._place = (0, 0)
+        self.bus: PciBus | None = None
+        self.place = (0, 0)
         self._intx: SetLevel | None = None
         self._intx_wanted = False
         self._intx_asserted = False
@@ -139,14 +147,14 @@ class PciFunction(Stateful):
     def attach(self, bus: PciBus, slot: int, number: int) -> None:
         """Be on a bus: BARs are registered there, and INTx goes to its lines. Called by `PciBus`."""
         with self.lock:
-            if self._bus is not None:
+            if self.bus is not None:
                 raise PciError(f"{self!r} is on a bus already, at {self.address}")
             pin = self.config.data[cs.INTERRUPT_PIN]
-            self._bus, self._place = bus, (slot, number)
+            self.bus, self.place = bus, (slot, number)
             self._intx = bus.input(slot, pin) if pin else None
             self._first = self._first or bytes(self.config.data)
-            self._remap()
-            self._set_intx()
+            self.remap()
+            self.update_intx()
 
     def detach(self) -> None:
         """Leave the bus: ranges are free again, and INTx is low."""
@@ -154,14 +162,14 @@ class PciFunction(Stateful):
             self.unmap()
             if self._intx is not None and self._intx_asserted:
                 self._intx(False)
-            self._bus, self._intx, self._intx_asserted = None, None, False
+            self.bus, self._intx, self._intx_asserted = None, None, False
 
     @property
     def address(self) -> str:
         """Bus, device and function as ``lspci`` shows them, or "not on a bus"."""
-        if self._bus is None:
+        if self.bus is None:
             return "not on a bus"
-        return f"{self._bus.number:02x}:{self._place[0]:02x}.{self._place[1]}"
+        return f"{self.bus.number:02x}:{self.place[0]:02x}.{self.place[1]}"
 
     def config_read(self, offset: int, buffer: memoryview) -> None:
         """Take a guest's read of the configuration space."""
@@ -174,20 +182,20 @@ class PciFunction(Stateful):
             self.config.write(offset, data)
 
     def _on_command(self, offset: int, length: int) -> None:  # noqa: ARG002 (both bytes belong together)
-        self._remap()
-        self._set_intx()
+        self.remap()
+        self.update_intx()
 
     def _on_bar(self, offset: int, length: int) -> None:  # noqa: ARG002
-        self._remap()
+        self.remap()
 
     def _wanted(self, bar: Bar) -> BusRange | None:
-        """Where a BAR should answer now: as its register says, where the bridges before it let accesses through."""
+        """Return where a BAR should answer now: as its register says, if the bridges before it let accesses through."""
         where = bar.wanted()
-        if where is None or self._bus is None or not self._bus.forwards(where, bar.io):
+        if where is None or self.bus is None or not self.bus.forwards(where, bar.io):
             return None
         return where
 
-    def _remap(self) -> None:
+    def remap(self) -> None:
         """Move the ranges to where the registers say."""
         with self.lock:
             moving = [bar for bar in self.bars.values() if self._wanted(bar) != bar.mapped or bar.conflict is not None]
@@ -198,9 +206,9 @@ class PciFunction(Stateful):
                 self._map(bar, self._wanted(bar))
 
     def _map(self, bar: Bar, wanted: BusRange | None) -> None:
-        if self._bus is None:
+        if self.bus is None:
             return
-        bus = self._bus.io.pio if bar.io else self._bus.io.mmio
+        bus = self.bus.io.pio if bar.io else self.bus.io.mmio
         before = bar.mapped
         if before is not None:
             bus.update(remove=(before.base,))
@@ -216,7 +224,7 @@ class PciFunction(Stateful):
             self.bar_moved(bar)
 
     def bar_moved(self, bar: Bar) -> None:
-        """Told that a BAR's range began, or ceased, to answer somewhere: for what else is bound to the address."""
+        """Hear that a BAR's range began, or ceased, to answer somewhere: for what else is bound to the address."""
 
     def unmap(self) -> None:
         """Let no range answer until the next change of a register; whoever restores several functions begins so."""
@@ -229,9 +237,10 @@ class PciFunction(Stateful):
         """Assert or clear INTx, as far as the guest did not choose messages or disable it."""
         with self.lock:
             self._intx_wanted = active
-            self._set_intx()
+            self.update_intx()
 
-    def _set_intx(self) -> None:
+    def update_intx(self) -> None:
+        """Bring INTx, and what the status register says of it, to what the registers allow; under the lock."""
         status = self.config.data[cs.STATUS] & ~cs.STATUS_INTERRUPT
         messages = (self.msi is not None and self.msi.enabled) or (self.msix is not None and self.msix.enabled)
         wanted = self._intx_wanted and not messages
@@ -269,8 +278,8 @@ class PciFunction(Stateful):
             if self.msix is not None:
                 self.msix.reset()
             self._intx_wanted = False
-            self._remap()
-            self._set_intx()
+            self.remap()
+            self.update_intx()
             self.device_reset()
 
     def device_reset(self) -> None:
@@ -329,8 +338,8 @@ class PciFunction(Stateful):
         if self.msix is not None:
             self.msix.refresh()
         self._intx_wanted = state["intx"]
-        self._remap()
-        self._set_intx()
+        self.remap()
+        self.update_intx()
         self._after_restore()
 
     def __repr__(self) -> str:

@@ -6,7 +6,7 @@ Source: PCI Local Bus Specification 3.0, section 6.8.1.
 from __future__ import annotations
 
 from pyvmm_device.errors import PciError
-from pyvmm_device.interrupt_group import MsiIrqConfig
+from pyvmm_device.irq_config import MsiIrqConfig
 from pyvmm_device.pci.config_space import CAP_MSI
 from pyvmm_device.state import Stateful, load_fields
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pyvmm_device.interrupt_group import InterruptSourceGroup
-    from pyvmm_device.pci.function import PciFunction
+    from pyvmm_device.pci.config_space import Owner
 
 ENABLE, MULTIPLE_ENABLE, WIDE, MASKABLE = 0x0001, 0x0070, 0x0080, 0x0100
 CONTROL, ADDRESS, DATA, MASK, PENDING = 2, 4, 12, 16, 20
@@ -25,7 +25,7 @@ CONTROL, ADDRESS, DATA, MASK, PENDING = 2, 4, 12, 16, 20
 class MsiCapability:
     """Message-signalled interrupts of a function; see `PciFunction.add_msi`."""
 
-    def __init__(self, function: PciFunction, group: InterruptSourceGroup, per_vector_masking: bool) -> None:
+    def __init__(self, function: Owner, group: InterruptSourceGroup, per_vector_masking: bool) -> None:
         count = len(group)
         if count > 32 or count & (count - 1):
             raise PciError(f"MSI has 1, 2, 4, 8, 16 or 32 interrupts, not {count}: use MSI-X")
@@ -81,7 +81,7 @@ class MsiCapability:
             self.group.update(vector, MsiIrqConfig(high, low, message))
         if self.enabled:
             self.group.enable()
-        self.function._set_intx()
+        self.function.update_intx()
 
     def state(self) -> dict[str, Any]:
         """Return what is pending."""

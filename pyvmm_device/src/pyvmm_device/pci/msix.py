@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pyvmm_device.composite import Composite
 from pyvmm_device.errors import PciError
-from pyvmm_device.interrupt_group import MsiIrqConfig
+from pyvmm_device.irq_config import MsiIrqConfig
 from pyvmm_device.pci.config_space import CAP_MSIX
 from pyvmm_device.state import PART, Stateful, blob, load_fields
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pyvmm_device.interrupt_group import InterruptSourceGroup
-    from pyvmm_device.pci.function import PciFunction
+    from pyvmm_device.pci.config_space import Owner
 
 ENABLE, FUNCTION_MASK = 0x8000, 0x4000
 CONTROL = 2
@@ -34,7 +34,7 @@ class MsixCapability(Stateful):
     `place` instead of `add_bar`.
     """
 
-    def __init__(self, function: PciFunction, group: InterruptSourceGroup) -> None:
+    def __init__(self, function: Owner, group: InterruptSourceGroup) -> None:
         self.function = function
         self.group = group
         self.offset = 0
@@ -76,7 +76,7 @@ class MsixCapability(Stateful):
             self._refresh(vector)
         if self.enabled:
             self.group.enable()
-        self.function._set_intx()
+        self.function.update_intx()
 
     def _refresh(self, vector: int) -> None:
         at = vector * ENTRY_SIZE

@@ -148,7 +148,7 @@ class PcieRootPort(PciBridge):
         if link & LINK_ACTIVE != active:
             config.put(at + LINK_STATUS, 2, link & ~LINK_ACTIVE | active)
             events |= LINK_CHANGED
-        if self._bus is None:
+        if self.bus is None:
             events = 0  # a machine that is put together has nobody to tell
         status = config.get(at + SLOT_STATUS, 2) & ~PRESENT | PRESENT * present | events
         config.put(at + SLOT_STATUS, 2, status)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from pyvmm_device.interrupt_group import MsiIrqConfig
+    from pyvmm_device.irq_config import MsiIrqConfig
     from pyvmm_virtio.driver.registers import Port
     from pyvmm_virtio.transport import VirtioMmio, VirtioPci
 
