@@ -358,7 +358,7 @@ def test_a_reset_is_a_new_device(case: Case) -> None:
     }
 
 
-def mutations(state: Any, chance: random.Random) -> Any:  # noqa: ANN401 (any part of JSON)
+def mutations(state: Any, chance: random.Random) -> Any:  # noqa: ANN401 - any part of JSON
     """Change one thing somewhere in a state."""
     if isinstance(state, dict):
         key = chance.choice(sorted(state)) if state else "more"

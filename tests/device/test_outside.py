@@ -42,7 +42,7 @@ from pyvmm_device import (
 from pyvmm_device.resources import MmioAddress
 
 
-def loose(value: object) -> Any:  # noqa: ANN401 (as in a script without types)
+def loose(value: object) -> Any:  # noqa: ANN401 - as in a script without types
     return value
 
 
@@ -162,7 +162,7 @@ def test_devices_come_and_go_while_others_look() -> None:
                 assert bytes(buffer) == b"\xaa" * 4
                 io.mmio_read(0x1000, buffer)
                 assert bytes(buffer) in (b"\x11" * 4, b"\xff" * 4)
-        except BaseException as error:  # noqa: BLE001 (to be raised in the test's thread)
+        except BaseException as error:  # noqa: BLE001 - to be raised in the test's thread
             errors.append(error)
 
     threads = [threading.Thread(target=look) for _ in range(2)]
@@ -291,7 +291,7 @@ def test_every_name_is_there() -> None:
         assert getattr(pyvmm_device, name).__doc__, name
     assert set(pyvmm_device.__all__) <= set(dir(pyvmm_device))
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
-        loose(pyvmm_device).Nothing  # noqa: B018 (the look-up is what is tested)
+        loose(pyvmm_device).Nothing  # noqa: B018 - the look-up is what is tested
 
 
 def test_an_output_that_fails_loses_bytes_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:

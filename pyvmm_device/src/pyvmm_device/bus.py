@@ -46,7 +46,7 @@ class BusRange:
         return self.base + self.size - 1
 
     def overlaps(self, other: BusRange) -> bool:
-        """Whether the two share an address."""
+        """Say whether the two share an address."""
         return self.base <= other.last and other.base <= self.last
 
     def __contains__(self, address: int) -> bool:
@@ -122,7 +122,7 @@ class Bus:
         # First addresses and entries, replaced as one; `IoManager` looks up in it without a call.
         self.table: tuple[list[int], list[BusEntry]] = ([_NOWHERE], [self._nobody])
 
-    def register(self, range: BusRange, device: Device) -> None:  # noqa: A002 (vm-device's name)
+    def register(self, range: BusRange, device: Device) -> None:  # noqa: A002 - vm-device's name
         """Let a device answer at a range.
 
         Raises:

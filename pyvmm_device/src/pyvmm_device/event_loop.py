@@ -237,7 +237,7 @@ class EventLoop:
         timerfd.set_moment(self._alarm, self._timers[0][0] if self._timers else 0)
 
     def close(self) -> None:
-        """Close the loop's own file descriptors; once is enough. Those that were added stay open."""
+        """Close the loop's own file descriptors; idempotent. Those that were added stay open."""
         with self._lock:
             if self.closed:
                 return

@@ -42,7 +42,7 @@ class EventFdInterrupt:
         os.eventfd_write(self._fd, 1)
 
     def close(self) -> None:
-        """Close the eventfd; once is enough."""
+        """Close the eventfd; idempotent."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
@@ -110,7 +110,7 @@ class EventFdLevelInterrupt:
             self._asserted = False
 
     def close(self) -> None:
-        """Close both eventfds; once is enough."""
+        """Close both eventfds; idempotent."""
         self._trigger.close()
         self._resample.close()
 
@@ -210,7 +210,7 @@ def line_of(interrupt: Interrupt) -> SetLevel:
     """Return a function that sets the level of any interrupt; of an edge interrupt, rising triggers it."""
     assert_ = getattr(interrupt, "assert_", None)
     if assert_ is not None:
-        clear = interrupt.clear  # type: ignore[union-attr]
+        clear = interrupt.clear  # type: ignore[union-attr]  # who has the one has the other
         return lambda active: (assert_ if active else clear)()
-    trigger = interrupt.trigger  # type: ignore[union-attr]
+    trigger = interrupt.trigger  # type: ignore[union-attr]  # it is no level, so it is an edge
     return lambda active: trigger() if active else None

@@ -58,7 +58,7 @@ class GroupInterrupt:
         self._group.unmask(self.index)
 
     def is_pending(self) -> bool:
-        """Whether it was triggered while it could not be delivered."""
+        """Say whether it was triggered while it could not be delivered."""
         return self._group.is_pending(self.index)
 
     def fileno(self) -> int:
@@ -139,7 +139,7 @@ class InterruptGroup(Stateful, ABC):
             self._refresh(index)
 
     def is_pending(self, index: int) -> bool:
-        """Whether an interrupt was triggered while it could not be delivered."""
+        """Say whether an interrupt was triggered while it could not be delivered."""
         self._check(index)
         with self.lock:
             return self._pending[index]
@@ -190,7 +190,7 @@ class InterruptGroup(Stateful, ABC):
         """Interrupt the guest; called with the lock held, only for an interrupt that is configured and not masked."""
 
     def close(self) -> None:
-        """Give back what the interrupts hold; once is enough."""
+        """Give back what the interrupts hold; idempotent."""
         self.disable()
 
     def __enter__(self) -> Self:
@@ -252,7 +252,7 @@ class EventFdGroup(InterruptGroup):
         return self._events[index].fileno()
 
     def is_pending(self, index: int) -> bool:
-        """Whether it was triggered while it could not be delivered."""
+        """Say whether it was triggered while it could not be delivered."""
         self._check(index)
         with self.lock:
             pending = self._take(index)
@@ -301,7 +301,7 @@ class EventFdGroup(InterruptGroup):
             self._refresh(index)
 
     def close(self) -> None:
-        """Detach and close the eventfds; once is enough."""
+        """Detach and close the eventfds; idempotent."""
         self.disable()
         for event in self._events:
             event.close()
@@ -320,7 +320,7 @@ class LegacyGroup(InterruptGroup):
         self._line = line
         self._configs = [MsiIrqConfig(0, 0, 0)] * count
 
-    def _deliver(self, index: int) -> None:  # noqa: ARG002 (they are all the same line)
+    def _deliver(self, index: int) -> None:  # noqa: ARG002 - they are all the same line
         self._line.assert_()
 
     def clear(self) -> None:

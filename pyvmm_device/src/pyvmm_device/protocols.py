@@ -94,7 +94,7 @@ class InterruptStatusChecker(Protocol):
     """Says whether a device still wants attention."""
 
     def is_active(self) -> bool:
-        """Whether the interrupt should be asserted now."""
+        """Say whether the interrupt should be asserted now."""
         ...
 
 
@@ -163,7 +163,7 @@ class InterruptSourceGroup(Protocol):
         ...
 
     def is_pending(self, index: int) -> bool:
-        """Whether a vector was triggered while it could not be delivered."""
+        """Say whether a vector was triggered while it could not be delivered."""
         ...
 
     def notifier(self, index: int) -> int | None:
@@ -171,7 +171,7 @@ class InterruptSourceGroup(Protocol):
         ...
 
     def close(self) -> None:
-        """Give back what the interrupts hold; once is enough."""
+        """Give back what the interrupts hold; idempotent."""
         ...
 
 

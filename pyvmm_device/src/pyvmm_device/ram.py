@@ -17,7 +17,7 @@ class Ram(Stateful):
         self._content = bytearray(content)
         self._first = bytes(self._content)
         self._writable = writable
-        self.STATE = {"content": blob(len(self._content))}  # type: ignore[misc] # the size is the instance's
+        self.STATE = {"content": blob(len(self._content))}  # type: ignore[misc]  # the size is the instance's
 
     def read(self, offset: int, buffer: memoryview) -> None:
         """Read; beyond the end there are ones."""

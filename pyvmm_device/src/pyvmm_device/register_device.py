@@ -114,7 +114,7 @@ class RegisterDevice(Stateful):
 
     REGISTERS: ClassVar[tuple[Register, ...]] = ()
 
-    def __init_subclass__(cls, **arguments: Any) -> None:  # noqa: ANN401 (whatever other bases take)
+    def __init_subclass__(cls, **arguments: Any) -> None:  # noqa: ANN401 - whatever other bases take
         super().__init_subclass__(**arguments)
         own = [value for value in vars(cls).values() if isinstance(value, Register)]
         for register in own:

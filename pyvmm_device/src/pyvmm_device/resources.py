@@ -43,10 +43,10 @@ class RangeConstraint(_Value):
         InvalidResource: it can never be met.
     """
 
-    __slots__ = ("size", "align", "range")  # noqa: RUF023 (the order of the arguments)
+    __slots__ = ("size", "align", "range")  # noqa: RUF023 - the order of the arguments
     default_align = 1
 
-    def __init__(self, size: int, align: int = 0, range: tuple[int, int] | None = None) -> None:  # noqa: A002
+    def __init__(self, size: int, align: int = 0, range: tuple[int, int] | None = None) -> None:  # noqa: A002 - vm-device's name
         align = align or self.default_align
         if size <= 0 or align <= 0 or align & (align - 1):
             raise InvalidResource(f"{size} bytes aligned to {align}: the size is above 0 and align is a power of two")
@@ -133,7 +133,7 @@ class GivenLegacyIrq(_Value):
 class GivenMsiIrqs(_Value):
     """Consecutive interrupts from ``base`` on that were given."""
 
-    __slots__ = ("kind", "base", "size")  # noqa: RUF023 (the order of the arguments)
+    __slots__ = ("kind", "base", "size")  # noqa: RUF023 - the order of the arguments
 
     def __init__(self, kind: str, base: int, size: int) -> None:
         self.kind = kind

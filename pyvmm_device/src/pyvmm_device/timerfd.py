@@ -32,7 +32,7 @@ def set_moment(fd: int, when: int) -> None:
     _checked(_libc().timerfd_settime(fd, TFD_TIMER_ABSTIME, spec, None))
 
 
-def _libc() -> Any:  # noqa: ANN401 (ctypes has no better type for a library)
+def _libc() -> Any:  # noqa: ANN401 - ctypes has no better type for a library
     # imported here: it costs more than all of this package, and only loops within other loops need it
     import ctypes
 

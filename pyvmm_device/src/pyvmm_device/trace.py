@@ -63,7 +63,7 @@ class Access:
         return int.from_bytes(self.data, "little")
 
     def replay(self) -> str:
-        """The access as a line of Python that repeats it on an `IoManager` called ``io``."""
+        """Return the access as a line of Python that repeats it on an `IoManager` called ``io``."""
         argument = f"memoryview({self.data!r})" if self.write else f"memoryview(bytearray({len(self.data)}))"
         return f"io.{self.bus}_{'write' if self.write else 'read'}({self.address:#x}, {argument})"
 

@@ -124,7 +124,7 @@ class AcpiPm(RegisterDevice):
         return (self._clock.now() - self._epoch) * FREQUENCY // SECOND
 
     def _follow_timer(self) -> None:
-        """TMR_STS: "gets set any time the most significant bit of a 24/32-bit counter changes"."""
+        """Set TMR_STS "any time the most significant bit of a 24/32-bit counter changes"."""
         halves = self._ticks() >> self._bits - 1
         if halves != self._halves:
             self._halves = halves

@@ -163,7 +163,7 @@ class Pl011(AmbaDevice):
         self.raw_interrupt |= INT_TX
 
     @receive_status.on_write
-    def _clear_errors(self, value: int) -> None:  # noqa: ARG002 ("The data value is not important")
+    def _clear_errors(self, value: int) -> None:  # noqa: ARG002 - "The data value is not important"
         self.receive_status = 0
 
     @flag.on_read
@@ -177,11 +177,11 @@ class Pl011(AmbaDevice):
         return self._lines
 
     @control.on_write
-    def _write_control(self, value: int) -> None:  # noqa: ARG002 (it is stored)
+    def _write_control(self, value: int) -> None:  # noqa: ARG002 - it is stored
         self._follow_modem()
 
     @line_control.on_write
-    def _write_line_control(self, value: int) -> None:  # noqa: ARG002 (it is stored)
+    def _write_line_control(self, value: int) -> None:  # noqa: ARG002 - it is stored
         while len(self._received) > self._depth():
             self._received.pop()
         self._follow_receiver()
@@ -195,7 +195,7 @@ class Pl011(AmbaDevice):
                 self.on_break(broken)
 
     @fifo_levels.on_write
-    def _write_fifo_levels(self, value: int) -> None:  # noqa: ARG002 (it is stored)
+    def _write_fifo_levels(self, value: int) -> None:  # noqa: ARG002 - it is stored
         self._follow_receiver()
 
     @masked_interrupt.on_read

@@ -131,7 +131,7 @@ class Pl031(AmbaDevice):
         return self.raw_status & self.mask
 
     @match.on_write
-    def _write_match(self, value: int) -> None:  # noqa: ARG002 (it is stored)
+    def _write_match(self, value: int) -> None:  # noqa: ARG002 - it is stored
         self._await_match()
 
     @load.on_write

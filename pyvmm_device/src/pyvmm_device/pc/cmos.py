@@ -195,7 +195,7 @@ class Cmos(PortDevice):
     # interrupts
 
     def _next(self, flag: int) -> int | None:
-        """When, of the divider's time, a flag rises first after `_seen`."""
+        """Return when, of the divider's time, a flag rises first after `_seen`."""
         if flag == PERIODIC:
             ticks = period(self._memory[STATUS_A])
             if not ticks or self._start is None:

@@ -17,36 +17,36 @@ SECONDS_OF_DAY = 86400
 
 
 def bcd(number: int) -> int:
-    """Two decimal digits in one byte."""
+    """Put two decimal digits into one byte."""
     return number // 10 << 4 | number % 10
 
 
 def encode(number: int, mode: int) -> int:
-    """A number as a register holds it."""
+    """Return a number as a register holds it."""
     return number if mode & BINARY else bcd(number)
 
 
 def decode(value: int, mode: int) -> int:
-    """What a register says; digits beyond 9 are worth what they say."""
+    """Return what a register says; digits beyond 9 are worth what they say."""
     return value if mode & BINARY else (value >> 4) * 10 + (value & 0xF)
 
 
 def encode_hour(hour: int, mode: int) -> int:
-    """An hour of 0 to 23 as a register holds it."""
+    """Return an hour of 0 to 23 as a register holds it."""
     if mode & HOURS_24:
         return encode(hour, mode)
     return encode(hour % 12 or 12, mode) | (AFTERNOON if hour >= 12 else 0)
 
 
 def decode_hour(value: int, mode: int) -> int:
-    """The hour in a register; of 12 hours, 12 is the first."""
+    """Return the hour in a register; of 12 hours, 12 is the first."""
     if mode & HOURS_24:
         return decode(value, mode)
     return decode(value & ~AFTERNOON, mode) % 12 + (12 if value & AFTERNOON else 0)
 
 
 def to_registers(seconds: int, weekday_shift: int, mode: int) -> dict[int, int]:
-    """What the clock registers hold.
+    """Return what the clock registers hold.
 
     Args:
         seconds: since 1970, in the clock's own time zone.
@@ -67,7 +67,7 @@ def to_registers(seconds: int, weekday_shift: int, mode: int) -> dict[int, int]:
 
 
 def from_registers(registers: bytearray, mode: int) -> tuple[int, int]:
-    """The seconds since 1970 and the shift of the day of the week that registers say.
+    """Return the seconds since 1970 and the shift of the day of the week that registers say.
 
     A date that is none (the 31st of February) is as many days after one that is.
     """
@@ -83,14 +83,14 @@ def from_registers(registers: bytearray, mode: int) -> tuple[int, int]:
 
 
 def days_from_civil(year: int, month: int, day: int) -> int:
-    """Days from 1970-01-01 to a date of the Gregorian calendar; years begin in March, so that leap days end them."""
+    """Count the days from 1970-01-01 to a Gregorian date; years begin in March, so that leap days end them."""
     year -= month <= 2
     day_of_year = (153 * ((month + 9) % 12) + 2) // 5 + day - 1
     return year * 365 + year // 4 - year // 100 + year // 400 + day_of_year - 719468
 
 
 def alarm(registers: bytearray, mode: int) -> tuple[int | None, int | None, int | None] | None:
-    """The hour, minute and second of the alarm, each None where it matches any; or None: it never rings."""
+    """Return hour, minute and second of the alarm, each None where it matches any; or None: it never rings."""
     fields = []
     for index, decoder, most in (
         (HOURS_ALARM, decode_hour, 23),
@@ -107,7 +107,7 @@ def alarm(registers: bytearray, mode: int) -> tuple[int | None, int | None, int 
 
 
 def seconds_to_alarm(now: int, hour: int | None, minute: int | None, second: int | None) -> int:
-    """How long from a second (of the day) to the next at which the alarm rings: 1 to 86400."""
+    """Return how long it is from a second (of the day) to the next at which the alarm rings: 1 to 86400."""
     hours, rest = divmod(now + 1, 3600)
     minutes, seconds = divmod(rest, 60)
     if second is not None:
@@ -124,12 +124,12 @@ def seconds_to_alarm(now: int, hour: int | None, minute: int | None, second: int
 
 
 def period(status_a: int) -> int:
-    """Of the periodic interrupt, in periods of the crystal; 0 for none (data sheet, table "Periodic Interrupt")."""
+    """Return the periodic interrupt's period in the crystal's; 0 for none (data sheet, "Periodic Interrupt")."""
     rate = status_a & 0xF
     return 1 << (rate + 6 if rate in (1, 2) else rate - 1) if rate else 0
 
 
 def host_time(*, local: bool) -> int:
-    """Nanoseconds since 1970, in UTC or as the clock on the host's wall."""
+    """Return the nanoseconds since 1970, in UTC or as the clock on the host's wall."""
     now = time.time_ns()
     return now + time.localtime(now // 1_000_000_000).tm_gmtoff * 1_000_000_000 if local else now

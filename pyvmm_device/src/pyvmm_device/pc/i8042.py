@@ -165,7 +165,7 @@ class I8042(PortDevice):
         return None if device is None or self._memory[0] & off else device.send()
 
     def _next_of_keyboard(self) -> int | None:
-        """The keyboard's next byte; translated, a code that follows 0xf0 becomes one with bit 7."""
+        """Return the keyboard's next byte; translated, a code that follows 0xf0 becomes one with bit 7."""
         while (value := self._next_of("keyboard", KEYBOARD_OFF)) is not None:
             if not self._memory[0] & TRANSLATE:
                 return value

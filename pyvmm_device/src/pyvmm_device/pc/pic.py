@@ -87,7 +87,7 @@ class PicChip(Stateful):
         self._initialize()
 
     def _initialize(self) -> None:
-        """What ICW1 does by itself (data sheet, "Initialization Command Words", a to f)."""
+        """Do what ICW1 does by itself (data sheet, "Initialization Command Words", a to f)."""
         # "The edge sense circuit is reset, which means that following initialization, an interrupt request (IR) input
         # must make a low-to-high transition to generate an interrupt"
         self._irr = self._lines & self._level_triggered()
@@ -112,7 +112,7 @@ class PicChip(Stateful):
             self._lines &= ~bit
 
     def _highest(self, inputs: int) -> int:
-        """The priority of the first of some inputs, 0 the highest; 8 where there are none."""
+        """Return the priority of the first of some inputs, 0 the highest; 8 where there are none."""
         for priority in range(8):
             if inputs >> (self._lowest + 1 + priority & 7) & 1:
                 return priority
@@ -308,7 +308,7 @@ class Pic(PortDevice):
     # the processor's side
 
     def pending(self) -> bool:
-        """Whether an interrupt waits to be acknowledged: the level of the output."""
+        """Say whether an interrupt waits to be acknowledged: the level of the output."""
         with self.lock:
             return self._first.request() is not None
 

@@ -99,7 +99,7 @@ class Pit(PortDevice):
         return (self._clock.now() - self._epoch) * FREQUENCY // SECOND
 
     def _moment(self, tick: int) -> int:
-        """The first nanosecond of a tick."""
+        """Return the first nanosecond of a tick."""
         return self._epoch - (-tick * SECOND // FREQUENCY)
 
     def _schedule(self, tick: int) -> None:

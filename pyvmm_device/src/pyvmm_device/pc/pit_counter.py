@@ -146,7 +146,7 @@ class PitCounter(Stateful):
             self._stopped = None
 
     def _end_of_cycle(self, tick: int) -> int:
-        """When a new count would be loaded: in mode 3 "at the end of the current half-cycle"."""
+        """Return when a new count would be loaded: in mode 3 "at the end of the current half-cycle"."""
         passed = self._passed(tick)
         begin = tick - passed % self._count
         high = self._high_half
@@ -177,7 +177,7 @@ class PitCounter(Stateful):
         return self._stopped if self._stopped is not None else max(0, tick - self._since)
 
     def _rises(self, passed: int) -> int:
-        """How often the output rose in the ticks since the count was loaded."""
+        """Return how often the output rose in the ticks since the count was loaded."""
         if self.periodic:
             return passed // self._count if self._count > 1 else 0  # "a count of 1 is illegal"
         return int(passed > self._count if self.mode in (SOFTWARE_STROBE, HARDWARE_STROBE) else passed >= self._count)

@@ -75,7 +75,7 @@ class PortDevice(Stateful):
             for at in range(len(data)):
                 self._write(offset + at, data[at])
 
-    def _read(self, offset: int) -> int:  # noqa: ARG002 (a device with nothing to read)
+    def _read(self, offset: int) -> int:  # noqa: ARG002 - a device with nothing to read
         return 0xFF
 
     def _write(self, offset: int, value: int) -> None:

@@ -54,5 +54,5 @@ SET_1 = bytes.fromhex(
 
 
 def to_set_1(code: int) -> int:
-    """The keyboard's code (scan code set 2) as a PC has known it since the XT; from 0x85 on they are the same."""
+    """Translate a code of scan code set 2 to what a PC has known since the XT; from 0x85 on they are the same."""
     return SET_1[code] if code < len(SET_1) else code

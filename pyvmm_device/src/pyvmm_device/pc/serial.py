@@ -235,7 +235,7 @@ class Serial(Stateful):
         return (0, self._ier, 0, self._lcr, self._mcr, 0, 0, self._scratch)[offset] if offset < 8 else 0xFF
 
     def _read_line_status(self) -> int:
-        """The errors belong to the character that is read next, and reading them clears them."""
+        """Return LSR: the errors are those of the character that is read next, and reading them clears them."""
         status = LSR_THRE | LSR_TEMT
         if self._overrun:
             status |= LSR_OE
@@ -249,7 +249,7 @@ class Serial(Stateful):
         return status
 
     def _identity(self) -> int:
-        """The pending interrupt of the highest priority (data sheet, table IV)."""
+        """Return the pending interrupt of the highest priority (data sheet, table IV)."""
         received = self._received
         if self._ier & IER_RLS and (self._overrun or (received and received[0] > 0xFF)):
             return IIR_RLS

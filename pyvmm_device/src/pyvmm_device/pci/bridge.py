@@ -98,7 +98,7 @@ class PciBridge(PciFunction):
             for _, _, function in self.secondary:
                 function.unmap()
 
-    def _on_bridge_control(self, offset: int, length: int) -> None:  # noqa: ARG002 (both bytes belong together)
+    def _on_bridge_control(self, offset: int, length: int) -> None:  # noqa: ARG002 - both bytes belong together
         if self.config.get(BRIDGE_CONTROL, 2) & SECONDARY_BUS_RESET and self.secondary is not None:
             self.secondary.reset()
 
@@ -161,7 +161,7 @@ class SecondaryBus(PciBus):
         return self._bridge.config.data[SECONDARY_BUS]
 
     def forwards(self, where: BusRange, io: bool) -> bool:
-        """Whether an access to this range passes the bridge, and those before it."""
+        """Say whether an access to this range passes the bridge, and those before it."""
         parent = self._bridge.bus
         if parent is None or not parent.forwards(where, io):
             return False

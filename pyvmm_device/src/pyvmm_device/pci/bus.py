@@ -84,8 +84,8 @@ class PciBus:
         input_ = self._lines[self.line_of(slot, pin)].attach()
         return lambda active: (input_.assert_ if active else input_.clear)()
 
-    def forwards(self, where: BusRange, io: bool) -> bool:  # noqa: ARG002 (a bus behind a bridge looks at them)
-        """Whether an access to this range reaches this bus."""
+    def forwards(self, where: BusRange, io: bool) -> bool:  # noqa: ARG002 - a bus behind a bridge looks at them
+        """Say whether an access to this range reaches this bus."""
         return True
 
     def find(self, number: int) -> PciBus | None:

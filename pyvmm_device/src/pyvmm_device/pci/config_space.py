@@ -32,6 +32,7 @@ if TYPE_CHECKING:
             """Bring INTx to what the registers allow now: not beside messages."""
             ...
 
+
 VENDOR_ID, DEVICE_ID, COMMAND, STATUS, REVISION, CLASS, CACHE_LINE, LATENCY, HEADER_TYPE = 0, 2, 4, 6, 8, 9, 12, 13, 14
 BAR0, SUBSYSTEM_VENDOR, SUBSYSTEM_ID, ROM, CAPABILITIES = 0x10, 0x2C, 0x2E, 0x30, 0x34
 INTERRUPT_LINE, INTERRUPT_PIN = 0x3C, 0x3D

@@ -181,11 +181,11 @@ class PciFunction(Stateful):
         with self.lock:
             self.config.write(offset, data)
 
-    def _on_command(self, offset: int, length: int) -> None:  # noqa: ARG002 (both bytes belong together)
+    def _on_command(self, offset: int, length: int) -> None:  # noqa: ARG002 - both bytes belong together
         self.remap()
         self.update_intx()
 
-    def _on_bar(self, offset: int, length: int) -> None:  # noqa: ARG002
+    def _on_bar(self, offset: int, length: int) -> None:  # noqa: ARG002 - any of them may have moved
         self.remap()
 
     def _wanted(self, bar: Bar) -> BusRange | None:
@@ -285,6 +285,9 @@ class PciFunction(Stateful):
     def device_reset(self) -> None:
         """Reset what a subclass adds."""
 
+    def device_restored(self) -> None:
+        """Bring up what a subclass adds, now that registers and parts are as the state says."""
+
     def state_parts(self) -> dict[str, Any]:
         """Return what has a state of its own (``state()``, ``restore()``), by name; a subclass adds to it."""
         parts: dict[str, Any] = {
@@ -340,7 +343,7 @@ class PciFunction(Stateful):
         self._intx_wanted = state["intx"]
         self.remap()
         self.update_intx()
-        self._after_restore()
+        self.device_restored()
 
     def __repr__(self) -> str:
         ids = f"{self.config.get(cs.VENDOR_ID, 2):04x}:{self.config.get(cs.DEVICE_ID, 2):04x}"

@@ -81,7 +81,7 @@ class PciHotplug(RegisterDevice):
 
     @up.on_read
     def _read_up(self) -> int:
-        """Reading says that the guest knows."""
+        """Return the slots that are up, and forget them: the guest knows now."""
         slots, self.up = self.up, 0
         return slots
 

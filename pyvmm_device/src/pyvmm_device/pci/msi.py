@@ -47,7 +47,7 @@ class MsiCapability:
         if per_vector_masking:
             function.config.vary(self.offset + PENDING, 4, (1 << count) - 1)
 
-    def _on_write(self, offset: int, length: int) -> None:  # noqa: ARG002 (any part of it changes messages)
+    def _on_write(self, offset: int, length: int) -> None:  # noqa: ARG002 - any part of it changes messages
         self.refresh()
 
     def _on_read(self, offset: int, length: int) -> None:

@@ -40,7 +40,7 @@ class MsixCapability(Stateful):
         self.offset = 0
         self.lock = function.lock
         self._table = bytearray(EMPTY_ENTRY * len(group))
-        self.STATE = {"table": blob(len(self._table))}  # type: ignore[misc] # the size is the instance's
+        self.STATE = {"table": blob(len(self._table))}  # type: ignore[misc]  # the size is the instance's
         self.table = MsixTable(self)
         self.pba = MsixPendingBits(self)
 
@@ -65,7 +65,7 @@ class MsixCapability(Stateful):
         """Whether the guest uses it."""
         return bool(self.function.config.get(self.offset + CONTROL, 2) & ENABLE)
 
-    def _on_control(self, offset: int, length: int) -> None:  # noqa: ARG002 (the rest is read-only)
+    def _on_control(self, offset: int, length: int) -> None:  # noqa: ARG002 - the rest is read-only
         self.refresh()
 
     def refresh(self) -> None:
@@ -115,7 +115,7 @@ class MsixCapability(Stateful):
         """Mask everything and forget every message."""
         self._table[:] = EMPTY_ENTRY * len(self.group)
         if isinstance(self.group, Stateful):
-            self.group.reset()  # type: ignore[attr-defined]
+            self.group.reset()  # type: ignore[attr-defined]  # ours have one
         self.refresh()
 
     def state(self) -> dict[str, Any]:

@@ -129,7 +129,7 @@ class PcieRootPort(PciBridge):
 
     # the guest's side
 
-    def _on_slot(self, offset: int, length: int) -> None:  # noqa: ARG002 (control and status belong together)
+    def _on_slot(self, offset: int, length: int) -> None:  # noqa: ARG002 - control and status belong together
         if not self.powered and self._ejecting and self.device is not None:
             self._ejecting = False
             removed = self.secondary.remove(0) if self.secondary is not None else []
@@ -172,7 +172,8 @@ class PcieRootPort(PciBridge):
         # no event is left of what that changed
         self.config.put(self._capability + SLOT_STATUS, 2, PRESENT * (self.device is not None))
 
-    def _after_restore(self) -> None:
+    def device_restored(self) -> None:
+        """Show what is in the slot; whoever took over the interrupt does not know that it was pending."""
         self._raised = False
         self._changed(0)
 

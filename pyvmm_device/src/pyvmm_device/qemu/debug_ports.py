@@ -34,12 +34,12 @@ class DebugPort(PortDevice):
         self._output = output
 
     def reset(self) -> None:
-        """There is nothing to reset."""
+        """Do nothing: there is nothing to reset."""
 
-    def _read(self, offset: int) -> int:  # noqa: ARG002 (there is one)
+    def _read(self, offset: int) -> int:  # noqa: ARG002 - there is one
         return READ_BACK
 
-    def write(self, offset: int, data: memoryview) -> None:  # noqa: ARG002 (there is one)
+    def write(self, offset: int, data: memoryview) -> None:  # noqa: ARG002 - there is one
         """Put bytes out, those of one access together."""
         self._output(bytes(data))
 
@@ -98,12 +98,12 @@ class DebugExit(PortDevice):
         self._on_exit = on_exit
 
     def reset(self) -> None:
-        """There is nothing to reset."""
+        """Do nothing: there is nothing to reset."""
 
-    def _read(self, offset: int) -> int:  # noqa: ARG002 (it reads as zero everywhere)
+    def _read(self, offset: int) -> int:  # noqa: ARG002 - it reads as zero everywhere
         return 0
 
-    def write(self, offset: int, data: memoryview) -> None:  # noqa: ARG002 (all of it is one register)
+    def write(self, offset: int, data: memoryview) -> None:  # noqa: ARG002 - all of it is one register
         """Take the value, of any width."""
         self._on_exit(int.from_bytes(data, "little") << 1 | 1)
 

@@ -331,9 +331,9 @@ def _item(content: bytes | Callable[[], bytes], on_write: Callable[[bytes], obje
 
 
 def _done(access: Callable[[], object]) -> bool:
-    """Whether an access to guest memory succeeded; one that did not is the guest's mistake, and its error bit."""
+    """Say whether an access to guest memory succeeded; one that did not is the guest's mistake, and its error bit."""
     try:
         access()
-    except Exception:  # noqa: BLE001 (memory of any make says in its own way that an address is wrong)
+    except Exception:  # noqa: BLE001 - memory of any make says in its own way that an address is wrong
         return False
     return True

@@ -42,7 +42,7 @@ class Pvpanic(PortDevice):
         self._seen = 0
 
     def pci_function(self) -> PciFunction:
-        """The same device for a PCI bus: a function of QEMU's ids, whose BAR 0 is the register."""
+        """Return the same device for a PCI bus: a function of QEMU's ids, whose BAR 0 is the register."""
         from pyvmm_device.pci.function import PciFunction
 
         function = PciFunction(0x1B36, 0x0011, 0x088000, revision=1, subsystem_vendor=0x1AF4, subsystem_id=0x1100)
