@@ -56,7 +56,7 @@ def filled(kind: str, ring_kind: type[Ring], memory: GuestMemoryMmap) -> tuple[R
         # an indirect table of one descriptor has to be asked for
         buffers = [(0x100000, 0x1000, 0)] * length
         if ring.indirect and length == 1:
-            table, size = ring._table(buffers, links=ring_kind is SplitRing)
+            table, size = ring.write_table(buffers, links=ring_kind is SplitRing)
             buffers = [(table, size, 4)]
         ring.add(buffers)
     queue = (SplitQueue if ring_kind is SplitRing else PackedQueue)(SIZE)

@@ -62,7 +62,7 @@ class ConsoleDriver(Driver):
         else:
             port = 0 if request.queue < 2 else request.queue // 2 - 1
             self.input[port] = self.input.get(port, b"") + data
-        self.submit_buffers(request.queue, request.buffers, request._owned)
+        self.submit_buffers(request.queue, request.buffers, request.owned)
 
     def control(self, port: int, event: int, value: int) -> None:
         """Send a control message."""

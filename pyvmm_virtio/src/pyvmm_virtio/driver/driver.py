@@ -48,20 +48,21 @@ class Request:
         done: whether the device gave it back.
         length: how many bytes the device says it wrote.
         buffers: the chain's buffers as (address, length, flags).
+        owned: addresses of the pieces of the arena that `release` gives back.
     """
 
-    __slots__ = ("_arena", "_owned", "buffers", "done", "length", "queue")
+    __slots__ = ("_arena", "buffers", "done", "length", "owned", "queue")
 
     def __init__(self, arena: Arena, queue: int, buffers: list[tuple[int, int, int]], owned: list[int]) -> None:
         self._arena = arena
-        self._owned = owned
+        self.owned = owned
         self.queue = queue
         self.buffers = buffers
         self.done = False
         self.length = 0
 
     def written(self, count: int | None = None) -> bytes:
-        """The first bytes of the writable buffers, by default as many as the device says it wrote."""
+        """Return the first bytes of the writable buffers, by default as many as the device says it wrote."""
         left = self.length if count is None else count
         parts: list[bytes] = []
         for addr, length, flags in self.buffers:
@@ -73,9 +74,9 @@ class Request:
 
     def release(self) -> None:
         """Give the buffers back; `written` is void then."""
-        for addr in self._owned:
+        for addr in self.owned:
             self._arena.free(addr)
-        self._owned = []
+        self.owned = []
 
     def __repr__(self) -> str:
         state = f"done, {self.length} bytes" if self.done else "on its way"
@@ -119,7 +120,7 @@ class Driver:
         self.config_changes = 0
         self._ask = False
         self.queues: list[Ring] = []
-        self._known = known | self.known_features
+        self.known = known | self.known_features
         self._queue_size = queue_size
         self._requests: list[dict[int, Request]] = []
         self._changed = Condition()
@@ -135,7 +136,7 @@ class Driver:
             pass
         self.port.set_status(s.ACKNOWLEDGE)
         self.port.set_status(s.ACKNOWLEDGE | s.DRIVER)
-        self.features = self.port.device_features() & self._known
+        self.features = self.port.device_features() & self.known
         self.port.set_driver_features(self.features)
         self.port.set_status(s.ACKNOWLEDGE | s.DRIVER | s.FEATURES_OK)
         if not self.port.status() & s.FEATURES_OK:
@@ -143,7 +144,7 @@ class Driver:
             raise DriverError(f"the device refuses the features {self.features:#x}")
         index = 0
         while size := self.port.queue_max(index):
-            self._add_queue(index, min(size, self._queue_size or size))
+            self.add_queue(index, min(size, self._queue_size or size))
             index += 1
         self.port.set_status(s.ACKNOWLEDGE | s.DRIVER | s.FEATURES_OK | s.DRIVER_OK)
         if not self.port.status() & s.DRIVER_OK:
@@ -153,16 +154,17 @@ class Driver:
 
     def know(self, features: int) -> None:
         """Accept these features and no others, where they are offered, at the next start."""
-        self._known = features
+        self.known = features
 
     def after_start(self) -> None:
-        """What a driver of a type does first, such as offering buffers to receive in."""
+        """Do what a driver of a type does first, such as offering buffers to receive in."""
 
     def has(self, feature: int) -> bool:
-        """Whether a feature was negotiated, by its number."""
+        """Say whether a feature was negotiated, by its number."""
         return bool(self.features >> feature & 1)
 
-    def _add_queue(self, index: int, size: int) -> None:
+    def add_queue(self, index: int, size: int) -> None:
+        """Set up a queue of a size, in place of the one of this number where there is one."""
         kind = PackedRing if self.has(f.VIRTIO_F_RING_PACKED) else SplitRing
         if kind is SplitRing:
             size = 1 << size.bit_length() - 1
@@ -184,10 +186,11 @@ class Driver:
     def reset(self) -> Self:
         """Reset the device and begin anew; requests on their way are lost."""
         self.port.set_status(0)
-        self._forget()
+        self.forget()
         return self.start()
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Give all queues and requests up: the device was reset, and is done with them."""
         for ring, requests in zip(self.queues, self._requests, strict=True):
             ring.close()
             for request in requests.values():
@@ -202,14 +205,14 @@ class Driver:
         if self.port.queue_enabled(index):
             raise DriverError(f"queue {index} is still enabled after its reset")
         lost = list(self._requests[index].values())
-        self._add_queue(index, self.queues[index].size)
+        self.add_queue(index, self.queues[index].size)
         return lost
 
     def close(self) -> None:
-        """Reset the device and give memory back; once is enough."""
+        """Reset the device and give memory back; idempotent."""
         if self.queues:
             self.port.set_status(0)
-        self._forget()
+        self.forget()
         while self._closers:
             self._closers.pop()()
 

@@ -78,7 +78,7 @@ class NetDriver(Driver):
         self._partial[pair] = header, parts, left
         if not left:
             self.received[pair].append((header, b"".join(parts)))
-        self.submit_buffers(request.queue, request.buffers, request._owned)
+        self.submit_buffers(request.queue, request.buffers, request.owned)
 
     def send(self, frame: bytes, *, pair: int = 0, header: Sequence[int] = (0,) * 7, kick: bool = True) -> Request:
         """Put a frame on its way, with a header (`HEADER`) that asks for no offload by default."""

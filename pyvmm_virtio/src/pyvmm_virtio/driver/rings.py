@@ -63,7 +63,7 @@ class Ring:
         return view
 
     def close(self) -> None:
-        """Let go of guest memory: the device must be done with it. Once is enough."""
+        """Let go of guest memory: the device must be done with it. Idempotent."""
         if not self._views:
             return
         for view in self._views:
@@ -72,8 +72,8 @@ class Ring:
         for addr in (self.desc, self.driver_area, self.device_area, *self.tables.values()):
             self.arena.free(addr)
 
-    def _table(self, buffers: Sequence[Buffer], *, links: bool) -> tuple[int, int]:
-        """Write an indirect table; return its address and length."""
+    def write_table(self, buffers: Sequence[Buffer], *, links: bool) -> tuple[int, int]:
+        """Write an indirect table, with links or, as packed rings have them, without; return its address and length."""
         count = len(buffers)
         entries = []
         for index, (addr, length, flags) in enumerate(buffers):
@@ -91,7 +91,7 @@ class Ring:
             ...
 
         def should_kick(self) -> bool:
-            """Whether the device wants to hear of what was added since this was asked last."""
+            """Say whether the device wants to hear of what was added since this was asked last."""
             ...
 
         def used(self) -> list[tuple[int, int]]:
@@ -103,7 +103,7 @@ class Ring:
             ...
 
         def notification_data(self) -> int:
-            """The position of the next chain, for NOTIFICATION_DATA."""
+            """Return the position of the next chain, for NOTIFICATION_DATA."""
             ...
 
     def _free_table(self, head: int) -> None:
@@ -135,7 +135,7 @@ class SplitRing(Ring):
         if self.indirect and len(buffers) > 1:
             if not free:
                 raise RingFull
-            table, length = self._table(buffers, links=True)
+            table, length = self.write_table(buffers, links=True)
             buffers = [(table, length, INDIRECT)]
             self.tables[free[0]] = table
         count = len(buffers)
@@ -153,14 +153,14 @@ class SplitRing(Ring):
         head = taken[0]
         self._chains[head] = taken
         self._avail[2 + self._next % self.size] = head
-        release()  # 2.7.13.3.1: before the index that shows it
+        release()  # 2.7.13.3.1: before the index that shows it; partner: the acquire in pop_descriptor_chain
         self._next = self._avail[1] = (self._next + 1) & U16
         self.pending += 1
         return head
 
     def should_kick(self) -> bool:
-        """Whether the device wants to hear of what was added since this was asked last."""
-        full()  # 2.7.13.4.1: the index is seen before we look whether anybody waits
+        """Say whether the device wants to hear of what was added since this was asked last."""
+        full()  # 2.7.13.4.1: the index is seen before we look whether anybody waits; partner: enable_notification's
         added, self.pending = self.pending, 0
         if self.event_idx:
             avail_event = self._used[2 + 4 * self.size]
@@ -171,7 +171,7 @@ class SplitRing(Ring):
         """Take what the device gave back, and ask for an interrupt for the next."""
         taken: list[tuple[int, int]] = []
         while self._used[1] != self._last_used:
-            acquire()
+            acquire()  # partner: the release in SplitQueue.add_used and publish
             at = 1 + 2 * (self._last_used % self.size)
             head, length = self._elements[at], self._elements[at + 1]
             self._last_used = (self._last_used + 1) & U16
@@ -182,7 +182,7 @@ class SplitRing(Ring):
             taken.append((head, length))
             if self.event_idx and self._used[1] == self._last_used:
                 self._avail[2 + self.size] = self._last_used
-                full()
+                full()  # before the last look; partner: the fence in SplitQueue.needs_notification
         return taken
 
     def suppress_interrupts(self, suppress: bool) -> None:
@@ -193,12 +193,16 @@ class SplitRing(Ring):
             self._avail[2 + self.size] = (self._last_used + (0x8000 if suppress else 0)) & U16
 
     def notification_data(self) -> int:
-        """The available index (2.9)."""
+        """Return the available index (2.9)."""
         return self._next
 
 
 class PackedRing(Ring):
-    """The driver's side of a packed virtqueue."""
+    """The driver's side of a packed virtqueue.
+
+    Attributes:
+        wrap: the wrap counter with which the next descriptor becomes available.
+    """
 
     def __init__(self, arena: Arena, size: int, *, event_idx: bool, indirect: bool, in_order: bool) -> None:
         super().__init__(arena, size, event_idx=event_idx, indirect=indirect, in_order=in_order)
@@ -213,7 +217,7 @@ class PackedRing(Ring):
         self._ids = list(range(size))
         self._counts: dict[int, int] = {}
         self._room = size
-        self._next, self._wrap = 0, 1
+        self._next, self.wrap = 0, 1
         self._last, self._last_wrap = 0, 1
 
     def add(self, buffers: Sequence[Buffer]) -> int:
@@ -222,7 +226,7 @@ class PackedRing(Ring):
         if self.indirect and len(buffers) > 1:
             if not self._room:
                 raise RingFull
-            table, length = self._table(buffers, links=False)
+            table, length = self.write_table(buffers, links=False)
             buffers = [(table, length, INDIRECT)]
         count = len(buffers)
         if count > self._room:
@@ -238,29 +242,29 @@ class PackedRing(Ring):
             self._quads[2 * at] = addr
             self._words[4 * at + 2] = length
             self._cells[8 * at + 6] = buffer_id
-            flags |= (1 << 7 if self._wrap else 1 << 15) | (NEXT if number + 1 < count else 0)
+            flags |= (1 << 7 if self.wrap else 1 << 15) | (NEXT if number + 1 < count else 0)
             if number:
                 self._cells[8 * at + 7] = flags
             else:
                 first_flags = flags
             self._next += 1
             if self._next == self.size:
-                self._next, self._wrap = 0, self._wrap ^ 1
-        release()  # 2.8.21.1.1: before the flags that show it
+                self._next, self.wrap = 0, self.wrap ^ 1
+        release()  # 2.8.21.1.1: before the flags that show it; partner: the acquire in pop_descriptor_chain
         self._cells[8 * first + 7] = first_flags
         self.pending += count
         return buffer_id
 
     def should_kick(self) -> bool:
-        """Whether the device wants to hear of what was added since this was asked last."""
-        full()  # 2.8.21.3.1: the flags are seen before we look whether anybody waits
+        """Say whether the device wants to hear of what was added since this was asked last."""
+        full()  # 2.8.21.3.1: the flags are seen before we look whether anybody waits; partner: enable_notification's
         added, self.pending = self.pending, 0
         flags = self._device_event[1] & 3
         if flags != r.VRING_PACKED_EVENT_FLAG_DESC:
             return flags != r.VRING_PACKED_EVENT_FLAG_DISABLE
         event = self._device_event[0]
         offset = event & 0x7FFF
-        if event >> 15 != self._wrap:
+        if event >> 15 != self.wrap:
             offset -= self.size
         return (self._next - offset - 1) & U16 < added
 
@@ -272,7 +276,7 @@ class PackedRing(Ring):
         """Take what the device gave back, and ask for an interrupt for the next."""
         taken: list[tuple[int, int]] = []
         while self._is_used():
-            acquire()
+            acquire()  # partner: the release in PackedQueue.add_used and publish
             buffer_id, length = self._cells[8 * self._last + 6], self._words[4 * self._last + 2]
             if not self._cells[8 * self._last + 7] & WRITE:
                 length = 0
@@ -288,12 +292,12 @@ class PackedRing(Ring):
             taken.append((buffer_id, length))
             if self.event_idx and not self._is_used():
                 self._ask_at(self._last | self._last_wrap << 15)
-                full()
+                full()  # before the last look; partner: the fence in PackedQueue.needs_notification
         return taken
 
     def _ask_at(self, position: int) -> None:
         self._driver_event[0] = position
-        release()
+        release()  # before the flags that refer to it; partner: the look at both in PackedQueue.needs_notification
         self._driver_event[1] = r.VRING_PACKED_EVENT_FLAG_DESC
 
     def suppress_interrupts(self, suppress: bool) -> None:
@@ -306,5 +310,5 @@ class PackedRing(Ring):
             self._driver_event[1] = r.VRING_PACKED_EVENT_FLAG_ENABLE
 
     def notification_data(self) -> int:
-        """Offset and wrap counter of the next descriptor (2.9)."""
-        return self._next | self._wrap << 15
+        """Return offset and wrap counter of the next descriptor (2.9)."""
+        return self._next | self.wrap << 15

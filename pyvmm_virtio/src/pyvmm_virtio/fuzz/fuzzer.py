@@ -112,7 +112,7 @@ class Fuzzer:
         driver.port.set_status(0)
         if driver.port.status():
             raise Finding(f"{self.name}: the status is not 0 after a reset")
-        driver._forget()
+        driver.forget()
         try:
             # its own requests first, which show that it works; then its rings belong to the attack
             driver.start()
@@ -137,7 +137,7 @@ class Fuzzer:
         """Reset without a word and begin with empty rings."""
         driver = self.driver
         driver.port.set_status(0)
-        driver._forget()
+        driver.forget()
         after_start = driver.after_start
         driver.after_start = lambda: None
         try:

@@ -33,9 +33,22 @@ U16_MAX = 0xFFFF
 U32_MAX = 0xFFFF_FFFF
 """The most bytes that can be said to be written; a chain may have one more."""
 
+# where a field of the state is kept, if a method has its name
+ATTRIBUTES = {
+    "max_size": "_max_size",
+    "size": "ring_size",
+    "ready": "_ready",
+    "desc_table": "desc_addr",
+    "avail_ring": "avail_addr",
+    "used_ring": "used_addr",
+    "next_avail": "avail_position",
+    "next_used": "used_position",
+    "done": "_done",
+}
+
 
 def _pairs(first: int, second: int) -> Kind:
-    """A dictionary of numbers by number, as a list of pairs, in its order."""
+    """Return the kind of a dictionary of numbers by number, written as a list of pairs, in its order."""
     key, value = uint(first), uint(second)
 
     def load(pairs: object) -> dict[int, int]:
@@ -54,36 +67,53 @@ def _pairs(first: int, second: int) -> Kind:
 class BaseQueue(Stateful):
     """A queue whose format a subclass knows.
 
+    A subclass has `make_views`, `check_head`, `publish`, what takes chains and what asks for notifications. It calls
+    `require` or `attach` where `attached` is not the memory in hand, and `note_write` (or `mark_dirty`) for each store
+    to the ring. The attributes from `attached` on are for it; a user has methods for what it may know of them.
+
     Args:
         max_size: the most descriptors a driver may choose.
         index: the queue's number in its device, for errors.
         strict_order: whether a chain with a readable buffer after a writable one is refused. Drivers must not make
             such chains; `Reader` and `Writer` do not mind them.
 
+    Attributes:
+        index: the queue's number in its device.
+        attached: the memory that the views are of, or None.
+        mark_dirty: its method of this name, where it has one.
+        ring_size: how many descriptors the ring has.
+        desc_addr, avail_addr, used_addr: where its areas are.
+        avail_position, used_position: where the next chain is taken and given back; in a packed ring with the wrap
+            counter.
+        num_added: how much was given back since the driver was asked whether it wants to hear of it.
+        event_idx, in_order, indirect: whether these were negotiated.
+        strict_order: the argument.
+        in_flight: chains taken and not given back, oldest first: how many descriptors of the ring each has.
+
     Raises:
         InvalidMaxSize: not a size a queue can have.
     """
 
     __slots__ = (
-        "_avail_ring",
-        "_desc_table",
         "_done",
-        "_event_idx",
-        "_in_flight",
-        "_in_order",
-        "_index",
-        "_indirect",
-        "_mark",
         "_max_size",
-        "_memory",
-        "_next_avail",
-        "_next_used",
-        "_num_added",
         "_ready",
-        "_size",
-        "_strict_order",
-        "_used_ring",
         "_views",
+        "attached",
+        "avail_addr",
+        "avail_position",
+        "desc_addr",
+        "event_idx",
+        "in_flight",
+        "in_order",
+        "index",
+        "indirect",
+        "mark_dirty",
+        "num_added",
+        "ring_size",
+        "strict_order",
+        "used_addr",
+        "used_position",
     )
 
     STATE = {
@@ -113,33 +143,27 @@ class BaseQueue(Stateful):
         if not self._is_size(max_size, MAX_QUEUE_SIZE):
             raise InvalidMaxSize(f"a {self.ring} queue of at most {max_size} descriptors: {self._sizes()}")
         self._max_size = max_size
-        self._index = index
-        self._strict_order = strict_order
-        self._memory: GuestMemory | None = None
-        self._mark: DirtyMarker | None = None
+        self.index = index
+        self.strict_order = strict_order
+        self.attached: GuestMemory | None = None
+        self.mark_dirty: DirtyMarker | None = None
         self._views: list[memoryview] = []
         self.reset()
 
     def reset(self) -> None:
-        """Be as new: not ready, of the largest size, nowhere."""
+        """Make the queue not ready, of the largest size, and nowhere."""
         self.release()
         self._ready = False
-        self._size = self._max_size
-        self._desc_table = self._avail_ring = self._used_ring = 0
-        self._event_idx = False
-        self._in_order = False
-        self._indirect = True
-        self._next_avail = self._next_used = 0
-        self._num_added = 0
-        # chains taken and not given back, oldest first: how many descriptors of the ring each has
-        self._in_flight: dict[int, int] = {}
+        self.ring_size = self._max_size
+        self.desc_addr = self.avail_addr = self.used_addr = 0
+        self.event_idx = False
+        self.in_order = False
+        self.indirect = True
+        self.avail_position = self.used_position = 0
+        self.num_added = 0
+        self.in_flight: dict[int, int] = {}
         # chains given back out of order, and their lengths
         self._done: dict[int, int] = {}
-
-    @property
-    def index(self) -> int:
-        """The queue's number in its device."""
-        return self._index
 
     # size and addresses
 
@@ -150,18 +174,18 @@ class BaseQueue(Stateful):
         return f"1 to {MAX_QUEUE_SIZE}{', a power of two' if self.power_of_two else ''}"
 
     def max_size(self) -> int:
-        """The most descriptors a driver may choose."""
+        """Return the most descriptors a driver may choose."""
         return self._max_size
 
     def size(self) -> int:
-        """How many descriptors the ring has."""
-        return self._size
+        """Return how many descriptors the ring has."""
+        return self.ring_size
 
     def try_set_size(self, size: int) -> None:
         """Choose how many descriptors the ring has; raises InvalidSize."""
         if not self._is_size(size, self._max_size):
             raise InvalidSize(f"a {self.ring} queue of {size} descriptors: at most {self._max_size}, {self._sizes()}")
-        self._size = size
+        self.ring_size = size
         self.release()
 
     def set_size(self, size: int) -> None:
@@ -169,49 +193,49 @@ class BaseQueue(Stateful):
         self._forgive(self.try_set_size, size)
 
     def desc_table(self) -> int:
-        """The guest address of the descriptor area: the table, or the packed ring."""
-        return self._desc_table
+        """Return the guest address of the descriptor area: the table, or the packed ring."""
+        return self.desc_addr
 
     def avail_ring(self) -> int:
-        """The guest address of the driver area: the available ring, or the driver's event suppression."""
-        return self._avail_ring
+        """Return the guest address of the driver area: the available ring, or the driver's event suppression."""
+        return self.avail_addr
 
     def used_ring(self) -> int:
-        """The guest address of the device area: the used ring, or the device's event suppression."""
-        return self._used_ring
+        """Return the guest address of the device area: the used ring, or the device's event suppression."""
+        return self.used_addr
 
     def try_set_desc_table_address(self, addr: int) -> None:
         """Say where the descriptor area is; raises InvalidDescTableAlign."""
         if addr % 16 or not 0 <= addr <= U64_MAX:
             raise InvalidDescTableAlign(f"a descriptor area at {addr:#x}: it is aligned to 16 bytes")
-        self._desc_table = addr
+        self.desc_addr = addr
         self.release()
 
     def try_set_avail_ring_address(self, addr: int) -> None:
         """Say where the driver area is; raises InvalidAvailRingAlign."""
         if addr % self.avail_alignment or not 0 <= addr <= U64_MAX:
             raise InvalidAvailRingAlign(f"a driver area at {addr:#x}: it is aligned to {self.avail_alignment} bytes")
-        self._avail_ring = addr
+        self.avail_addr = addr
         self.release()
 
     def try_set_used_ring_address(self, addr: int) -> None:
         """Say where the device area is; raises InvalidUsedRingAlign."""
         if addr % 4 or not 0 <= addr <= U64_MAX:
             raise InvalidUsedRingAlign(f"a device area at {addr:#x}: it is aligned to 4 bytes")
-        self._used_ring = addr
+        self.used_addr = addr
         self.release()
 
     def set_desc_table_address(self, low: int | None = None, high: int | None = None) -> None:
         """Say where the descriptor area is, in halves; an address it cannot have is ignored and logged."""
-        self._forgive(self.try_set_desc_table_address, combine(self._desc_table, low, high))
+        self._forgive(self.try_set_desc_table_address, combine(self.desc_addr, low, high))
 
     def set_avail_ring_address(self, low: int | None = None, high: int | None = None) -> None:
         """Say where the driver area is, in halves; an address it cannot have is ignored and logged."""
-        self._forgive(self.try_set_avail_ring_address, combine(self._avail_ring, low, high))
+        self._forgive(self.try_set_avail_ring_address, combine(self.avail_addr, low, high))
 
     def set_used_ring_address(self, low: int | None = None, high: int | None = None) -> None:
         """Say where the device area is, in halves; an address it cannot have is ignored and logged."""
-        self._forgive(self.try_set_used_ring_address, combine(self._used_ring, low, high))
+        self._forgive(self.try_set_used_ring_address, combine(self.used_addr, low, high))
 
     def _forgive(self, setter: Callable[[int], None], value: int) -> None:
         try:
@@ -219,28 +243,28 @@ class BaseQueue(Stateful):
         except QueueConfigError as error:
             import logging
 
-            logging.getLogger(__name__).error("queue %d: ignored: %s", self._index, str(error))
+            logging.getLogger(__name__).error("queue %d: ignored: %s", self.index, str(error))
 
     # features and readiness
 
     def set_event_idx(self, enabled: bool) -> None:
         """Note whether EVENT_IDX was negotiated."""
-        self._event_idx = enabled
+        self.event_idx = enabled
 
     def event_idx_enabled(self) -> bool:
-        """Whether EVENT_IDX was negotiated."""
-        return self._event_idx
+        """Say whether EVENT_IDX was negotiated."""
+        return self.event_idx
 
     def set_in_order(self, enabled: bool) -> None:
         """Note whether IN_ORDER was negotiated: chains given back too early then wait for those before them."""
-        self._in_order = enabled
+        self.in_order = enabled
 
     def set_indirect(self, allowed: bool) -> None:
         """Note whether INDIRECT_DESC was negotiated; allowed at first."""
-        self._indirect = allowed
+        self.indirect = allowed
 
     def ready(self) -> bool:
-        """Whether the driver enabled the queue."""
+        """Say whether the driver enabled the queue."""
         return self._ready
 
     def set_ready(self, ready: bool) -> None:
@@ -250,57 +274,69 @@ class BaseQueue(Stateful):
 
     def release(self) -> None:
         """Let go of guest memory; the next use takes it again."""
-        self._memory = None
+        self.attached = None
         for view in self._views:
             view.release()
         self._views = []
 
-    def _attach(self, memory: GuestMemory) -> bool:
+    def attach(self, memory: GuestMemory) -> bool:
         """Make the views of the ring in this memory; false where there is no ring, raises InvalidRing."""
         self.release()
-        if not self._ready or not self._avail_ring:
+        if not self._ready or not self.avail_addr:
             return False
         try:
-            self._make_views(memory)
+            self.make_views(memory)
         except InvalidRing:
             self.release()
             raise
-        self._mark = getattr(memory, "mark_dirty", None)
-        self._memory = memory
+        self.mark_dirty = getattr(memory, "mark_dirty", None)
+        self.attached = memory
         return True
 
     if TYPE_CHECKING:
 
-        def _make_views(self, memory: GuestMemory) -> None: ...
+        def make_views(self, memory: GuestMemory) -> None:
+            """Make all views of the ring with `make_view`."""
+            ...
 
-    def _view(
+    def make_view(
         self, memory: GuestMemory, addr: int, length: int, format_: str, what: str, permissions: Permissions
     ) -> memoryview:
+        """Return a view that lives until `release`; raises InvalidRing with `what` it would have been of."""
         try:
             view = memory.get_slice(addr, length, permissions)
         except (GuestMemoryError, OverflowError) as error:
             # Rings are small and aligned, so one that crosses into another region is no ring a driver would make.
             reason = f"the {what} of {length} bytes at {addr:#x} is not in one region of guest memory: {error}"
-            raise InvalidRing(self._index, None, None, reason) from error
+            raise InvalidRing(self.index, None, None, reason) from error
         self._views.append(view)
         if format_ != "B":
             view = view.cast(format_)  # type: ignore[call-overload]
             self._views.insert(0, view)
         return view
 
-    def _need(self, memory: GuestMemory) -> None:
-        if memory is not self._memory and not self._attach(memory):
-            raise QueueNotReady(self._index, None, None, "the driver did not enable it")
+    def hold(self, views: Iterable[memoryview]) -> None:
+        """Keep views that are let go of together with those of the ring."""
+        self._views.extend(views)
 
-    def _dirty(self, addr: int, length: int) -> None:
+    def held(self) -> list[memoryview]:
+        """Return the views that are kept: another list after each `release`."""
+        return self._views
+
+    def require(self, memory: GuestMemory) -> None:
+        """Have the views of the ring in this memory; raises QueueNotReady, InvalidRing."""
+        if memory is not self.attached and not self.attach(memory):
+            raise QueueNotReady(self.index, None, None, "the driver did not enable it")
+
+    def note_write(self, addr: int, length: int) -> None:
         """Note a write to the ring, where somebody wants to know."""
-        if self._mark is not None and self._memory.dirty_tracking:  # type: ignore[union-attr]
-            self._mark(addr, length)
+        if self.mark_dirty is not None and self.attached.dirty_tracking:  # type: ignore[union-attr]
+            self.mark_dirty(addr, length)
 
     def is_valid(self, memory: GuestMemory) -> bool:
-        """Whether the queue is ready and its parts lie in guest memory; logs why not."""
+        """Say whether the queue is ready and its parts lie in guest memory; log why not."""
         try:
-            self._need(memory)
+            self.require(memory)
         except VirtqueueError as error:
             import logging
 
@@ -314,7 +350,7 @@ class BaseQueue(Stateful):
     if TYPE_CHECKING:
 
         def pop_descriptor_chain(self, memory: GuestMemory) -> DescriptorChain | None:
-            """Take the next chain, or None."""
+            """Take the next chain, or return None; the format says what is wrong with one."""
             ...
 
     def iter(self, memory: GuestMemory) -> Iterator[DescriptorChain]:
@@ -322,8 +358,8 @@ class BaseQueue(Stateful):
 
         Raises QueueNotReady, and what `pop_descriptor_chain` does.
         """
-        self._need(memory)
-        for _ in range(self._size):
+        self.require(memory)
+        for _ in range(self.ring_size):
             chain = self.pop_descriptor_chain(memory)
             if chain is None:
                 return
@@ -331,9 +367,11 @@ class BaseQueue(Stateful):
 
     if TYPE_CHECKING:
 
-        def _publish(self, used: Sequence[tuple[int, int]]) -> None: ...
+        def publish(self, used: Sequence[tuple[int, int]]) -> None:
+            """Write chains into the ring that were checked, as (head, length), the driver seeing all or none."""
+            ...
 
-        def _check_head(self, head: int) -> None:
+        def check_head(self, head: int) -> None:
             """Raise InvalidDescriptorIndex where a chain of this head cannot be given back."""
             ...
 
@@ -342,54 +380,58 @@ class BaseQueue(Stateful):
 
         Raises what `add_used` does, and gives none back then.
         """
-        self._need(memory)
+        self.require(memory)
         batch = list(used)
-        if len(batch) > self._size:
-            raise InvalidDescriptorIndex(self._index, None, len(batch), "more chains than the queue has descriptors")
+        if len(batch) > self.ring_size:
+            raise InvalidDescriptorIndex(self.index, None, len(batch), "more chains than the queue has descriptors")
         for head, _ in batch:
-            self._check_head(head)
-        if self._in_flight and len(dict(batch)) != len(batch):
-            raise InvalidDescriptorIndex(self._index, None, None, "a chain is given back twice")
-        if self._in_order:
+            self.check_head(head)
+        if self.in_flight and len(dict(batch)) != len(batch):
+            raise InvalidDescriptorIndex(self.index, None, None, "a chain is given back twice")
+        if self.in_order:
             batch = self._hold_back(batch)
         if batch:
-            self._publish(batch)
+            self.publish(batch)
 
     def _hold_back(self, batch: list[tuple[int, int]]) -> list[tuple[int, int]]:
         """Keep what is out of order, and return what is next: "in the same order in which they have been available"."""
         self._done.update(batch)
         ready: list[tuple[int, int]] = []
-        for head in self._in_flight:
+        for head in self.in_flight:
             if head not in self._done:
                 break
             ready.append((head, self._done.pop(head)))
         return ready
 
-    # notifications
-
-    if TYPE_CHECKING:
-
-        def needs_notification(self, memory: GuestMemory) -> bool:
-            """Whether the driver wants to hear of the chains given back since this was asked last."""
-            ...
-
-    # state
+    # positions and state
 
     def next_avail(self) -> int:
-        """Where the next chain is taken; the packed ring's wrap counter is bit 15."""
-        return self._next_avail
+        """Return where the next chain is taken; the packed ring's wrap counter is bit 15."""
+        return self.avail_position
 
     def set_next_avail(self, next_avail: int) -> None:
         """Go to a position, as a state says it."""
-        self._next_avail = next_avail & U16_MAX
+        self.avail_position = next_avail & U16_MAX
 
     def next_used(self) -> int:
-        """Where the next chain is given back; the packed ring's wrap counter is bit 15."""
-        return self._next_used
+        """Return where the next chain is given back; the packed ring's wrap counter is bit 15."""
+        return self.used_position
 
     def set_next_used(self, next_used: int) -> None:
         """Go to a position, as a state says it."""
-        self._next_used = next_used & U16_MAX
+        self.used_position = next_used & U16_MAX
+
+    def state(self) -> dict[str, Any]:
+        """Return everything about the queue that is not in guest memory, as JSON can carry it."""
+        self.num_added = min(self.num_added, 1 << 16)
+        fields = {name: kind.save(getattr(self, ATTRIBUTES.get(name, name))) for name, kind in self.STATE.items()}
+        return {"device": type(self).__name__, "version": self.STATE_VERSION, **fields}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Become what a state says; raises DeviceStateError, and nothing changed then."""
+        for name, value in self.check_state(state).items():
+            setattr(self, ATTRIBUTES.get(name, name), value)
+        self.release()
 
     def _check_fields(self, fields: dict[str, Any]) -> None:
         name = type(self).__name__
@@ -403,23 +445,17 @@ class BaseQueue(Stateful):
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Self:
-        """A queue as it was when `state` was called. Raises DeviceStateError."""
+        """Return a queue as it was when `state` was called. Raises DeviceStateError."""
         fields = cls(1).check_state(state)
         queue = cls(fields["max_size"], strict_order=fields["strict_order"])
         queue.restore(state)
         return queue
 
-    def _before_save(self) -> None:
-        self._num_added = min(self._num_added, 1 << 16)
-
-    def _after_restore(self) -> None:
-        self.release()
-
     def __repr__(self) -> str:
         state = "ready" if self._ready else "not ready"
         return (
-            f"<{type(self).__name__} {self._index}: {self._size} of at most {self._max_size} descriptors, {state}, "
-            f"next available {self._next_avail:#x}, next used {self._next_used:#x}>"
+            f"<{type(self).__name__} {self.index}: {self.ring_size} of at most {self._max_size} descriptors, {state}, "
+            f"next available {self.avail_position:#x}, next used {self.used_position:#x}>"
         )
 
 

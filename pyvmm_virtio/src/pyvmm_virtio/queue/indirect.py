@@ -29,7 +29,7 @@ def open_table(queue: BaseQueue, memory: GuestMemory, where: tuple[int, int], ad
 
     Raises InvalidIndirectDescriptor, InvalidIndirectDescriptorTable.
     """
-    if not queue._indirect:
+    if not queue.indirect:
         reason = "an indirect descriptor, but INDIRECT_DESC was not negotiated"
         raise InvalidIndirectDescriptor(queue.index, *where, reason)
     if length % 16 or not 0 < length <= MAX_TABLE_BYTES:
@@ -53,7 +53,7 @@ def check_buffers(queue: BaseQueue, head: int, chain: list[RawDescriptor], total
         left = MAX_CHAIN_BYTES
         index = next(at for at, raw in enumerate(chain) if (left := left - raw[1]) < 0)
         raise DescriptorChainOverflow(queue.index, head, index, f"its buffers have {total} bytes, more than 2**32")
-    if queue._strict_order:
+    if queue.strict_order:
         writable = False
         for index, raw in enumerate(chain):
             if raw[2] & VRING_DESC_F_WRITE:

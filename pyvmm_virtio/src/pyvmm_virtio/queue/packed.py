@@ -28,7 +28,7 @@ from pyvmm_virtio.queue.ordering import IS_WEAK, acquire, full, release
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
     from pyvmm_virtio.memory import GuestMemory
@@ -62,77 +62,81 @@ class PackedQueue(BaseQueue):
     power_of_two = False
 
     def reset(self) -> None:
-        """Be as new: not ready, of the largest size, nowhere, and both wrap counters 1."""
+        """Make the queue not ready, of the largest size, nowhere, and both wrap counters 1."""
         super().reset()
-        self._next_avail = self._next_used = WRAP
+        self.avail_position = self.used_position = WRAP
         # how many descriptors of the ring the chains in flight cover
         self._taken = 0
 
-    def _make_views(self, memory: GuestMemory) -> None:
-        self._ring = self._view(memory, self._desc_table, 16 * self._size, "B", "descriptor ring", BOTH)
-        self._cells = self._view(memory, self._desc_table, 16 * self._size, "H", "descriptor ring", BOTH)
-        self._words = self._view(memory, self._desc_table, 16 * self._size, "I", "descriptor ring", BOTH)
-        self._driver_event = self._view(memory, self._avail_ring, 4, "H", "driver's event suppression", READ)
-        self._device_event = self._view(memory, self._used_ring, 4, "H", "device's event suppression", BOTH)
+    def make_views(self, memory: GuestMemory) -> None:
+        """Make the ring's, of bytes, of 16 bits and of 32, and those of both event suppressions."""
+        self._ring = self.make_view(memory, self.desc_addr, 16 * self.ring_size, "B", "descriptor ring", BOTH)
+        self._cells = self.make_view(memory, self.desc_addr, 16 * self.ring_size, "H", "descriptor ring", BOTH)
+        self._words = self.make_view(memory, self.desc_addr, 16 * self.ring_size, "I", "descriptor ring", BOTH)
+        self._driver_event = self.make_view(memory, self.avail_addr, 4, "H", "driver's event suppression", READ)
+        self._device_event = self.make_view(memory, self.used_addr, 4, "H", "device's event suppression", BOTH)
 
     def _forward(self, position: int, count: int) -> int:
-        """A position some descriptors on; the wrap counter changes at the end of the ring."""
+        """Return a position some descriptors on; the wrap counter changes at the end of the ring."""
         index = (position & ~WRAP) + count
-        return index | position & WRAP if index < self._size else (index - self._size) | (position & WRAP) ^ WRAP
+        return (
+            index | position & WRAP if index < self.ring_size else (index - self.ring_size) | (position & WRAP) ^ WRAP
+        )
 
     # taking chains
 
     def _available(self) -> bool:
-        """Whether the next descriptor is the device's: AVAIL equals the wrap counter, and USED does not (2.8.1)."""
-        position = self._next_avail
+        """Say whether the next descriptor is the device's: AVAIL equals the wrap counter, and USED does not (2.8.1)."""
+        position = self.avail_position
         flags = self._cells[(position & ~WRAP) * 8 + 7]
         return flags & (AVAIL | USED) == (AVAIL if position & WRAP else USED)
 
     def pop_descriptor_chain(self, memory: GuestMemory) -> DescriptorChain | None:
-        """Take the next chain, or None where there is none or the queue is not ready.
+        """Take the next chain; return None where there is none or the queue is not ready.
 
         Raises `VirtqueueError` of the kind that says what is wrong. What follows a wrong chain in the ring cannot be
         told, so nothing was taken, and the next call finds the same.
         """
-        if memory is not self._memory and not self._attach(memory):
+        if memory is not self.attached and not self.attach(memory):
             return None
-        position = self._next_avail
+        position = self.avail_position
         index = position & ~WRAP
         if self._cells[index * 8 + 7] & USED_MARKS != (AVAIL if position & WRAP else USED):
             return None
         if IS_WEAK:
-            # 2.8.21.1.1: the driver's barrier before it sets the flags needs one here, between them and the rest
+            # 2.8.21.1.1: between the load of the flags and the rest; partner: the release before the driver's store of
+            # them, in PackedRing.add
             acquire()
         addr, length, buffer_id, flags = _unpack(self._ring, index << 4)
         chain = [(addr, length, flags & KEPT_FLAGS, buffer_id)]
         count = 1
         if flags & LINKED:
             count, buffer_id = self._walk(memory, index, chain)
-        size, in_flight = self._size, self._in_flight
+        size, in_flight = self.ring_size, self.in_flight
         if buffer_id in in_flight:
-            raise InvalidChain(self._index, buffer_id, index, "the buffer id is that of a chain not given back yet")
+            raise InvalidChain(self.index, buffer_id, index, "the buffer id is that of a chain not given back yet")
         if count + self._taken > size:
-            raise InvalidChain(self._index, buffer_id, index, "the chain covers descriptors that were not given back")
+            raise InvalidChain(self.index, buffer_id, index, "the chain covers descriptors that were not given back")
         in_flight[buffer_id] = count
         self._taken += count
-        self._next_avail = position + count if index + count < size else self._forward(position, count)
-        return DescriptorChain(buffer_id, chain, self._index)
+        self.avail_position = position + count if index + count < size else self._forward(position, count)
+        return DescriptorChain(buffer_id, chain, self.index)
 
     def _walk(self, memory: GuestMemory, index: int, chain: list[RawDescriptor]) -> tuple[int, int]:
         """Follow a chain of more than one descriptor from its first on, whose place in the ring is `index`.
 
-        Returns how many descriptors of the ring it has, and its buffer id.
+        Return how many descriptors of the ring it has, and its buffer id.
         """
-        ring, size = self._ring, self._size
+        ring, size = self._ring, self.ring_size
         append = chain.append
         _, total, flags, buffer_id = chain[0]
         count = 1
         while flags & VRING_DESC_F_NEXT:
             if count >= size:
-                raise InvalidChain(self._index, None, index, f"the chain has more than {size} descriptors")
+                raise InvalidChain(self.index, None, index, f"the chain has more than {size} descriptors")
             if flags & VRING_DESC_F_INDIRECT:
                 # 2.8.19: "MUST NOT write direct descriptors with VIRTQ_DESC_F_INDIRECT set in a scatter-gather list"
-                raise InvalidIndirectDescriptor(self._index, None, index, "an indirect descriptor has a link too")
+                raise InvalidIndirectDescriptor(self.index, None, index, "an indirect descriptor has a link too")
             index = index + 1 if index + 1 < size else 0
             addr, length, buffer_id, flags = _unpack(ring, index << 4)
             append((addr, length, flags & KEPT_FLAGS, buffer_id))
@@ -140,9 +144,9 @@ class PackedQueue(BaseQueue):
             total += length
         if flags & VRING_DESC_F_INDIRECT:
             if count > 1:
-                raise InvalidIndirectDescriptor(self._index, buffer_id, index, "an indirect descriptor ends a chain")
+                raise InvalidIndirectDescriptor(self.index, buffer_id, index, "an indirect descriptor ends a chain")
             total = self._follow(memory, buffer_id, index, chain)
-        if total > MAX_CHAIN_BYTES or self._strict_order:
+        if total > MAX_CHAIN_BYTES or self.strict_order:
             check_buffers(self, buffer_id, chain, total)
         return count, buffer_id
 
@@ -152,13 +156,13 @@ class PackedQueue(BaseQueue):
         total = 0
         # released at once: an error that somebody keeps would keep it alive, and the memory open
         with open_table(self, memory, (head, index), addr, length) as table:
-            if length > 16 * self._size:
+            if length > 16 * self.ring_size:
                 # 2.8.19: "A driver MUST NOT create a descriptor chain longer than allowed by the device"
-                reason = f"the indirect table has {length >> 4} of {self._size} descriptors"
-                raise InvalidChain(self._index, head, index, reason)
+                reason = f"the indirect table has {length >> 4} of {self.ring_size} descriptors"
+                raise InvalidChain(self.index, head, index, reason)
             for index, (addr, length, _, flags) in enumerate(_unpack_all(table)):
                 if flags & VRING_DESC_F_INDIRECT:
-                    raise InvalidIndirectDescriptor(self._index, head, index, "an indirect descriptor is in a table")
+                    raise InvalidIndirectDescriptor(self.index, head, index, "an indirect descriptor is in a table")
                 # 2.8.7: WRITE "is the only valid flag ... Others are reserved and are ignored by the device"
                 chain.append((addr, length, flags & VRING_DESC_F_WRITE, head))
                 total += length
@@ -166,19 +170,20 @@ class PackedQueue(BaseQueue):
 
     def go_to_previous_position(self) -> None:
         """Put the chain that was taken last, and not given back, into the ring again, as if it had not been taken."""
-        if not self._in_flight:
+        if not self.in_flight:
             raise VirtioUsageError("no chain was taken from this queue that is not given back already")
-        _, count = self._in_flight.popitem()
+        _, count = self.in_flight.popitem()
         self._taken -= count
-        index = (self._next_avail & ~WRAP) - count
-        wrap = self._next_avail & WRAP
-        self._next_avail = index | wrap if index >= 0 else (index + self._size) | wrap ^ WRAP
+        index = (self.avail_position & ~WRAP) - count
+        wrap = self.avail_position & WRAP
+        self.avail_position = index | wrap if index >= 0 else (index + self.ring_size) | wrap ^ WRAP
 
     # giving chains back
 
-    def _check_head(self, head: int) -> None:
-        if head not in self._in_flight:
-            raise InvalidDescriptorIndex(self._index, head, None, "there is no chain of this buffer id to give back")
+    def check_head(self, head: int) -> None:
+        """Raise InvalidDescriptorIndex where no chain of this buffer id is in flight."""
+        if head not in self.in_flight:
+            raise InvalidDescriptorIndex(self.index, head, None, "there is no chain of this buffer id to give back")
 
     def add_used(self, memory: GuestMemory, head: int, length: int) -> None:
         """Give a chain back.
@@ -193,30 +198,32 @@ class PackedQueue(BaseQueue):
             QueueNotReady: the queue is not enabled.
             InvalidRing: it does not lie in this memory.
         """
-        if self._in_order or memory is not self._memory or head not in self._in_flight:
+        if self.in_order or memory is not self.attached or head not in self.in_flight:
             self.add_used_batch(memory, ((head, length),))
             return
-        count = self._in_flight.pop(head)
-        position = self._next_used
+        count = self.in_flight.pop(head)
+        position = self.used_position
         index = position & ~WRAP
         self._words[index * 4 + 2] = length if length <= U32_MAX else U32_MAX
         self._cells[index * 8 + 6] = head
         if IS_WEAK:
-            release()  # 2.8.21.1: the descriptor is written before the flags that show it
+            # 2.8.21.1: the descriptor is before the flags that show it; partner: the acquire in PackedRing.used
+            release()
         self._cells[index * 8 + 7] = (USED_MARKS if position & WRAP else 0) | (VRING_DESC_F_WRITE if length else 0)
-        if self._mark is not None and memory.dirty_tracking:  # type: ignore[attr-defined] # who marks also has this
-            self._mark(self._desc_table + 16 * index, 16)
-        self._next_used = position + count if index + count < self._size else self._forward(position, count)
+        if self.mark_dirty is not None and memory.dirty_tracking:  # type: ignore[attr-defined] # who marks also has this
+            self.mark_dirty(self.desc_addr + 16 * index, 16)
+        self.used_position = position + count if index + count < self.ring_size else self._forward(position, count)
         self._taken -= count
-        self._num_added += count
+        self.num_added += count
 
-    def _publish(self, used: Sequence[tuple[int, int]]) -> None:
+    def publish(self, used: Sequence[tuple[int, int]]) -> None:
+        """Write the descriptors and their flags, those of the first one last."""
         words, cells = self._words, self._cells
-        position = self._next_used
+        position = self.used_position
         first: tuple[int, int] | None = None
         added = 0
         for head, length in used:
-            count = self._in_flight.pop(head)
+            count = self.in_flight.pop(head)
             index, wrap = position & ~WRAP, position & WRAP
             words[index * 4 + 2] = length if length <= U32_MAX else U32_MAX
             cells[index * 8 + 6] = head
@@ -226,64 +233,68 @@ class PackedQueue(BaseQueue):
                 first = (index * 8 + 7, flags)
             else:
                 cells[index * 8 + 7] = flags
-            self._dirty(self._desc_table + 16 * index, 16)
+            self.note_write(self.desc_addr + 16 * index, 16)
             position = self._forward(position, count)
             added += count
         self._taken -= added
         if first is not None:
             if IS_WEAK:
-                release()  # 2.8.21.1: the descriptor is written before the flags that show it
+                release()  # 2.8.21.1, as in add_used; partner: the acquire in PackedRing.used
             # 2.8.9: the first one last, so that "the driver will never observe a partial request"
             cells[first[0]] = first[1]
-        self._next_used = position
-        self._num_added = min(self._num_added + added, 1 << 16)
+        self.used_position = position
+        self.num_added = min(self.num_added + added, 1 << 16)
 
     # notifications
 
     def needs_notification(self, memory: GuestMemory) -> bool:
-        """Whether the driver wants to hear of the chains given back since this was asked last.
+        """Say whether the driver wants to hear of the chains given back since this was asked last.
 
         With EVENT_IDX the driver may say after which descriptor, by its offset and wrap counter (2.8.10).
         """
-        if memory is not self._memory:
-            self._need(memory)
-        # 2.8.21.2: the used descriptor must be seen before we look whether anybody waits for it
+        if memory is not self.attached:
+            self.require(memory)
+        # 2.8.21.2: the used descriptor must be seen before we look whether anybody waits for it; partner: the fence
+        # between the driver's event suppression and its last look, in PackedRing.used
         full()
-        added, self._num_added = self._num_added, 0
+        added, self.num_added = self.num_added, 0
         flags = self._driver_event[EVENT_FLAGS] & 3
         if flags == VRING_PACKED_EVENT_FLAG_DISABLE:
             return False
-        if flags != VRING_PACKED_EVENT_FLAG_DESC or not self._event_idx:
+        if flags != VRING_PACKED_EVENT_FLAG_DESC or not self.event_idx:
             return True
         event = self._driver_event[EVENT_OFFSET]
         offset = event & ~WRAP
         # an offset of the turn before lies a whole ring back
-        if (event ^ self._next_used) & WRAP:
-            offset -= self._size
-        return ((self._next_used & ~WRAP) - offset - 1) & U16_MAX < added
+        if (event ^ self.used_position) & WRAP:
+            offset -= self.ring_size
+        return ((self.used_position & ~WRAP) - offset - 1) & U16_MAX < added
 
     def enable_notification(self, memory: GuestMemory) -> bool:
-        """Ask to be notified of new chains; true where some came already, and must be looked for again."""
-        if memory is not self._memory:
-            self._need(memory)
-        if self._event_idx:
-            self._device_event[EVENT_OFFSET] = self._next_avail
+        """Ask to be notified of new chains; return true where some came already, and must be looked for again."""
+        if memory is not self.attached:
+            self.require(memory)
+        if self.event_idx:
+            self._device_event[EVENT_OFFSET] = self.avail_position
             if IS_WEAK:
-                release()  # the offset is seen before the flags that refer to it
+                # the offset is seen before the flags that refer to it; partner: the look at both in
+                # PackedRing.should_kick, which Linux takes with one load
+                release()
             self._device_event[EVENT_FLAGS] = VRING_PACKED_EVENT_FLAG_DESC
         else:
             self._device_event[EVENT_FLAGS] = VRING_PACKED_EVENT_FLAG_ENABLE
-        self._dirty(self._used_ring, 4)
-        # 2.8.21.2: what we ask for must be seen before we look once more, or both sides sleep
+        self.note_write(self.used_addr, 4)
+        # 2.8.21.2: what we ask for must be seen before we look once more, or both sides sleep; partner: the fence
+        # between the driver's store of the flags and its look at what we ask for, in PackedRing.should_kick
         full()
         return self._available()
 
     def disable_notification(self, memory: GuestMemory) -> None:
         """Ask not to be notified."""
-        if memory is not self._memory:
-            self._need(memory)
+        if memory is not self.attached:
+            self.require(memory)
         self._device_event[EVENT_FLAGS] = VRING_PACKED_EVENT_FLAG_DISABLE
-        self._dirty(self._used_ring, 4)
+        self.note_write(self.used_addr, 4)
 
     def _check_fields(self, fields: dict[str, Any]) -> None:
         super()._check_fields(fields)
@@ -292,6 +303,7 @@ class PackedQueue(BaseQueue):
         if sum(fields["in_flight"].values()) > fields["size"] or not all(fields["in_flight"].values()):
             raise DeviceStateError(type(self).__name__, "its chains do not fit in the ring")
 
-    def _after_restore(self) -> None:
-        super()._after_restore()
-        self._taken = sum(self._in_flight.values())
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Become what a state says; raises StateError, and nothing changed then."""
+        super().restore(state)
+        self._taken = sum(self.in_flight.values())

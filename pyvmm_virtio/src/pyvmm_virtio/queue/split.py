@@ -22,7 +22,7 @@ from pyvmm_virtio.queue.ordering import IS_WEAK, acquire, full, release
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from pyvmm_virtio.memory import GuestMemory
     from pyvmm_virtio.queue.chain import RawDescriptor
@@ -48,64 +48,72 @@ class SplitQueue(BaseQueue):
     avail_alignment = 2
     power_of_two = True
 
-    def _make_views(self, memory: GuestMemory) -> None:
-        size = self._size
-        self._table = self._view(memory, self._desc_table, 16 * size, "B", "descriptor table", READ)
-        self._avail = self._view(memory, self._avail_ring, 6 + 2 * size, "H", "available ring", READ)
-        self._used = self._view(memory, self._used_ring, 6 + 8 * size, "H", "used ring", BOTH)
-        self._used_elements = self._view(memory, self._used_ring, 4 + 8 * size, "I", "used ring", BOTH)
+    def make_views(self, memory: GuestMemory) -> None:
+        """Make the table's, the available ring's and the used ring's, the last of 16 bits and of 32."""
+        size = self.ring_size
+        self._table = self.make_view(memory, self.desc_addr, 16 * size, "B", "descriptor table", READ)
+        self._avail = self.make_view(memory, self.avail_addr, 6 + 2 * size, "H", "available ring", READ)
+        self._used = self.make_view(memory, self.used_addr, 6 + 8 * size, "H", "used ring", BOTH)
+        self._used_elements = self.make_view(memory, self.used_addr, 4 + 8 * size, "I", "used ring", BOTH)
 
     # taking chains
 
     def avail_idx(self, memory: GuestMemory) -> int:
-        """The driver's index: how many chains it has offered, modulo 2**16. Raises QueueNotReady, InvalidRing."""
-        self._need(memory)
+        """Return the driver's index: how many chains it offered, modulo 2**16.
+
+        Raises QueueNotReady, InvalidRing.
+        """
+        self.require(memory)
         index: int = self._avail[AVAIL_INDEX]
-        acquire()
+        acquire()  # partner: the release in the driver's SplitRing.add
         return index
 
     def used_idx(self, memory: GuestMemory) -> int:
-        """Our index as the driver sees it: how many chains were given back. Raises QueueNotReady, InvalidRing."""
-        self._need(memory)
+        """Return our index as the driver sees it: how many chains were given back.
+
+        Raises QueueNotReady, InvalidRing.
+        """
+        self.require(memory)
         index: int = self._used[USED_INDEX]
         return index
 
     def pop_descriptor_chain(self, memory: GuestMemory) -> DescriptorChain | None:
-        """Take the next chain, or None where there is none or the queue is not ready.
+        """Take the next chain; return None where there is none or the queue is not ready.
 
         Raises `VirtqueueError` of the kind that says what is wrong with the ring or the chain; a chain that is wrong
         was taken, and can be given back by the error's ``head``.
         """
-        if memory is not self._memory and not self._attach(memory):
+        if memory is not self.attached and not self.attach(memory):
             return None
         avail = self._avail
-        next_avail = self._next_avail
+        next_avail = self.avail_position
         index = avail[AVAIL_INDEX]
         if index == next_avail:
             return None
-        size = self._size
+        size = self.ring_size
         if (index - next_avail) & U16_MAX > size:
             reason = f"the available index is {index}, {(index - next_avail) & U16_MAX} beyond the last of {size}"
-            raise InvalidAvailRingIndex(self._index, None, index, reason)
+            raise InvalidAvailRingIndex(self.index, None, index, reason)
         if IS_WEAK:
-            # 2.7.13.3.1: the driver's barrier before its index store needs one here, between that load and the rest
+            # 2.7.13.3.1: between the load of the index and the rest; partner: the release before the driver's store of
+            # it, in SplitRing.add
             acquire()
         head = avail[AVAIL_RING + (next_avail & size - 1)]
-        self._next_avail = (next_avail + 1) & U16_MAX
+        self.avail_position = (next_avail + 1) & U16_MAX
         if head >= size:
-            raise InvalidDescriptorIndex(self._index, head, head, f"the head is beyond the {size} descriptors")
-        if self._in_order:
-            if head in self._in_flight:
-                raise InvalidChain(self._index, head, head, "the chain is offered again before it was given back")
-            self._in_flight[head] = 1
+            raise InvalidDescriptorIndex(self.index, head, head, f"the head is beyond the {size} descriptors")
+        if self.in_order:
+            if head in self.in_flight:
+                raise InvalidChain(self.index, head, head, "the chain is offered again before it was given back")
+            self.in_flight[head] = 1
         raw = _unpack(self._table, head << 4)
         if raw[2] & LINKED:
-            return DescriptorChain(head, self._walk(memory, head, raw), self._index)
-        return DescriptorChain(head, [raw], self._index)
+            return DescriptorChain(head, self._walk(memory, head, raw), self.index)
+        return DescriptorChain(head, [raw], self.index)
 
     def _walk(self, memory: GuestMemory, head: int, raw: RawDescriptor) -> list[RawDescriptor]:
         """Follow a chain of more than one descriptor from its first on."""
-        table, size = self._table, self._size
+        table, size = self._table, self.ring_size
         chain = [raw]
         append = chain.append
         _, total, flags, index = raw
@@ -113,16 +121,16 @@ class SplitQueue(BaseQueue):
         while flags & LINKED == VRING_DESC_F_NEXT:
             left -= 1
             if index >= size:
-                raise InvalidDescriptorIndex(self._index, head, index, f"the link leads beyond the {size} descriptors")
+                raise InvalidDescriptorIndex(self.index, head, index, f"the link leads beyond the {size} descriptors")
             if not left:
-                raise InvalidChain(self._index, head, index, f"the chain has more than {size} descriptors, or loops")
+                raise InvalidChain(self.index, head, index, f"the chain has more than {size} descriptors, or loops")
             raw = _unpack(table, index << 4)
             append(raw)
             _, length, flags, index = raw
             total += length
         if flags & VRING_DESC_F_INDIRECT:
             total += self._follow(memory, head, chain)
-        if total > MAX_CHAIN_BYTES or self._strict_order:
+        if total > MAX_CHAIN_BYTES or self.strict_order:
             check_buffers(self, head, chain, total)
         return chain
 
@@ -132,19 +140,19 @@ class SplitQueue(BaseQueue):
         index = chain[-1][3] if chain else head
         if flags & VRING_DESC_F_NEXT:
             # 2.7.5.3.1: "A driver MUST NOT set both VIRTQ_DESC_F_INDIRECT and VIRTQ_DESC_F_NEXT"
-            raise InvalidIndirectDescriptor(self._index, head, index, "an indirect descriptor has a link too")
+            raise InvalidIndirectDescriptor(self.index, head, index, "an indirect descriptor has a link too")
         added: int = -length
         # released at once: an error that somebody keeps would keep it alive, and the memory open
         with open_table(self, memory, (head, index), addr, length) as table:
             count = length >> 4
             # at once, where that is faster, unless there are more than a chain may have
-            copies = list(_unpack_all(table)) if 4 < count <= self._size else None
+            copies = list(_unpack_all(table)) if 4 < count <= self.ring_size else None
             index = 0
-            for _ in range(self._size - len(chain)):
+            for _ in range(self.ring_size - len(chain)):
                 raw = copies[index] if copies is not None else _unpack(table, index << 4)
                 _, length, flags, following = raw
                 if flags & VRING_DESC_F_INDIRECT:
-                    raise InvalidIndirectDescriptor(self._index, head, index, "an indirect descriptor is in a table")
+                    raise InvalidIndirectDescriptor(self.index, head, index, "an indirect descriptor is in a table")
                 chain.append(raw)
                 added += length
                 if not flags & VRING_DESC_F_NEXT:
@@ -152,21 +160,22 @@ class SplitQueue(BaseQueue):
                 index = following
                 if index >= count:
                     reason = f"the link leads beyond the {count} descriptors of the indirect table"
-                    raise InvalidDescriptorIndex(self._index, head, index, reason)
+                    raise InvalidDescriptorIndex(self.index, head, index, reason)
         # 2.7.5.3.1: "MUST NOT create a descriptor chain longer than the Queue Size of the device"
-        raise InvalidChain(self._index, head, index, f"the chain has more than {self._size} descriptors, or loops")
+        raise InvalidChain(self.index, head, index, f"the chain has more than {self.ring_size} descriptors, or loops")
 
     def go_to_previous_position(self) -> None:
         """Put the chain that was taken last back into the ring, as if it had not been taken."""
-        self._next_avail = (self._next_avail - 1) & U16_MAX
-        if self._in_flight:
-            self._in_flight.popitem()
+        self.avail_position = (self.avail_position - 1) & U16_MAX
+        if self.in_flight:
+            self.in_flight.popitem()
 
     # giving chains back
 
-    def _check_head(self, head: int) -> None:
-        if not 0 <= head < self._size or (self._in_order and head not in self._in_flight):
-            raise InvalidDescriptorIndex(self._index, head, head, "there is no such chain to give back")
+    def check_head(self, head: int) -> None:
+        """Raise InvalidDescriptorIndex where no chain of this head can be in flight."""
+        if not 0 <= head < self.ring_size or (self.in_order and head not in self.in_flight):
+            raise InvalidDescriptorIndex(self.index, head, head, "there is no such chain to give back")
 
     def add_used(self, memory: GuestMemory, head: int, length: int) -> None:
         """Give a chain back.
@@ -181,115 +190,110 @@ class SplitQueue(BaseQueue):
             QueueNotReady: the queue is not enabled.
             InvalidRing: it does not lie in this memory.
         """
-        if not 0 <= head < self._size or self._in_order:
+        if not 0 <= head < self.ring_size or self.in_order:
             self.add_used_batch(memory, ((head, length),))
             return
-        if memory is not self._memory:
-            self._need(memory)
-        next_used = self._next_used
-        slot = next_used & self._size - 1
+        if memory is not self.attached:
+            self.require(memory)
+        next_used = self.used_position
+        slot = next_used & self.ring_size - 1
         elements = self._used_elements
         elements[2 * slot + 1] = head
         elements[2 * slot + 2] = length if length <= U32_MAX else U32_MAX
         if IS_WEAK:
-            release()  # 2.7.14: the element is written before the index that shows it
-        self._next_used = self._used[USED_INDEX] = (next_used + 1) & U16_MAX
-        self._num_added += 1
-        if self._mark is not None and memory.dirty_tracking:  # type: ignore[attr-defined] # who marks also has this
-            self._mark(self._used_ring + 4 + 8 * slot, 8)
-            self._mark(self._used_ring, 4)
+            release()  # 2.7.14: the element is before the index that shows it; partner: the acquire in SplitRing.used
+        self.used_position = self._used[USED_INDEX] = (next_used + 1) & U16_MAX
+        self.num_added += 1
+        if self.mark_dirty is not None and memory.dirty_tracking:  # type: ignore[attr-defined] # who marks also has this
+            self.mark_dirty(self.used_addr + 4 + 8 * slot, 8)
+            self.mark_dirty(self.used_addr, 4)
 
-    def _publish(self, used: Sequence[tuple[int, int]]) -> None:
-        elements, mask = self._used_elements, self._size - 1
-        next_used = self._next_used
+    def publish(self, used: Sequence[tuple[int, int]]) -> None:
+        """Write the elements, then the index that shows them."""
+        elements, mask = self._used_elements, self.ring_size - 1
+        next_used = self.used_position
         for head, length in used:
             slot = next_used & mask
             elements[2 * slot + 1] = head
             elements[2 * slot + 2] = length if length <= U32_MAX else U32_MAX
-            self._dirty(self._used_ring + 4 + 8 * slot, 8)
+            self.note_write(self.used_addr + 4 + 8 * slot, 8)
             next_used += 1
-            self._in_flight.pop(head, None)
+            self.in_flight.pop(head, None)
         if IS_WEAK:
-            release()  # 2.7.14: the elements are written before the index that shows them
-        self._next_used = self._used[USED_INDEX] = next_used & U16_MAX
-        self._num_added = min(self._num_added + len(used), 1 << 16)
-        self._dirty(self._used_ring, 4)
+            release()  # 2.7.14, as in add_used; partner: the acquire in SplitRing.used
+        self.used_position = self._used[USED_INDEX] = next_used & U16_MAX
+        self.num_added = min(self.num_added + len(used), 1 << 16)
+        self.note_write(self.used_addr, 4)
 
     # what a compiled data plane needs
 
     def is_plain(self) -> bool:
-        """Whether chains are taken and given back without an account of their order."""
-        return not self._in_order and not self._strict_order
+        """Say whether chains are taken and given back without an account of their order."""
+        return not self.in_order and not self.strict_order
 
     def indirect_allowed(self) -> bool:
-        """Whether a chain may be in an indirect table."""
-        return self._indirect
+        """Say whether a chain may be in an indirect table."""
+        return self.indirect
 
     def host_addresses(self, memory: GuestMemory) -> tuple[int, int, int]:
-        """Where the descriptor table, the available and the used ring are in this process, until `release`.
+        """Return where the descriptor table, the available and the used ring are in this process, until `release`.
 
         Raises QueueNotReady, InvalidRing.
         """
-        self._need(memory)
+        self.require(memory)
         table, avail, used = (
             region.mapping.as_ptr() + addr - region.start
-            for addr in (self._desc_table, self._avail_ring, self._used_ring)
+            for addr in (self.desc_addr, self.avail_addr, self.used_addr)
             if (region := memory.find_region(addr)) is not None  # type: ignore[attr-defined] # a GuestMemoryMmap
         )
         return table, avail, used
 
-    def hold(self, views: Iterable[memoryview]) -> None:
-        """Keep views that are let go of together with those of the ring."""
-        self._views.extend(views)
-
-    def held(self) -> list[memoryview]:
-        """The views that are kept: another list after each `release`."""
-        return self._views
-
     def advance(self, count: int) -> None:
         """Note that so many chains were taken, and the same given back in their order, by somebody else."""
-        self._next_avail = (self._next_avail + count) & U16_MAX
-        self._next_used = (self._next_used + count) & U16_MAX
-        self._num_added = min(self._num_added + count, 1 << 16)
+        self.avail_position = (self.avail_position + count) & U16_MAX
+        self.used_position = (self.used_position + count) & U16_MAX
+        self.num_added = min(self.num_added + count, 1 << 16)
 
     # notifications
 
     def needs_notification(self, memory: GuestMemory) -> bool:
-        """Whether the driver wants to hear of the chains given back since this was asked last.
+        """Say whether the driver wants to hear of the chains given back since this was asked last.
 
         With EVENT_IDX the driver says after which one: ``used_event``. It does when that index lies among those passed
         since the last time, whatever wrapped in between. Without, the driver has one flag for all.
         """
-        if memory is not self._memory:
-            self._need(memory)
-        # 2.7.13.4.1 and 2.7.14: the index must be seen before we look whether anybody waits for it
+        if memory is not self.attached:
+            self.require(memory)
+        # 2.7.13.4.1 and 2.7.14: the index must be seen before we look whether anybody waits for it; partner: the fence
+        # between the driver's store of used_event and its last look, in SplitRing.used
         full()
-        added, self._num_added = self._num_added, 0
-        if not self._event_idx:
+        added, self.num_added = self.num_added, 0
+        if not self.event_idx:
             # 2.7.7.2: "If flags is 1, the device SHOULD NOT send a notification"
             return not self._avail[AVAIL_FLAGS] & VRING_AVAIL_F_NO_INTERRUPT
-        used_event = self._avail[AVAIL_RING + self._size]
-        return (self._next_used - used_event - 1) & U16_MAX < added
+        used_event = self._avail[AVAIL_RING + self.ring_size]
+        return (self.used_position - used_event - 1) & U16_MAX < added
 
     def enable_notification(self, memory: GuestMemory) -> bool:
-        """Ask to be notified of new chains; true where some came already, and must be looked for again."""
-        if memory is not self._memory:
-            self._need(memory)
-        if self._event_idx:
-            at = USED_INDEX + 1 + 4 * self._size
-            self._used[at] = self._next_avail
-            self._dirty(self._used_ring + 2 * at, 2)
+        """Ask to be notified of new chains; return true where some came already, and must be looked for again."""
+        if memory is not self.attached:
+            self.require(memory)
+        if self.event_idx:
+            at = USED_INDEX + 1 + 4 * self.ring_size
+            self._used[at] = self.avail_position
+            self.note_write(self.used_addr + 2 * at, 2)
         else:
             self._used[USED_FLAGS] = 0
-            self._dirty(self._used_ring, 2)
-        # 2.7.10: what we ask for must be seen before we look once more, or both sides sleep
+            self.note_write(self.used_addr, 2)
+        # 2.7.10: what we ask for must be seen before we look once more, or both sides sleep; partner: the fence between
+        # the driver's store of the index and its look at what we ask for, in SplitRing.should_kick
         full()
-        return self._avail[AVAIL_INDEX] != self._next_avail
+        return self._avail[AVAIL_INDEX] != self.avail_position
 
     def disable_notification(self, memory: GuestMemory) -> None:
         """Ask not to be notified; with EVENT_IDX that is so until it is asked for again."""
-        if memory is not self._memory:
-            self._need(memory)
-        if not self._event_idx:
+        if memory is not self.attached:
+            self.require(memory)
+        if not self.event_idx:
             self._used[USED_FLAGS] = VRING_USED_F_NO_NOTIFY
-            self._dirty(self._used_ring, 2)
+            self.note_write(self.used_addr, 2)

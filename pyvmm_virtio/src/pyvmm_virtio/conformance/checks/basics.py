@@ -33,11 +33,11 @@ def quiet_before_driver_ok(bench: Bench) -> None:
     """Set everything up, offer and notify, but do not say DRIVER_OK."""
     with bench.driver(start=False) as driver:
         offered = driver.port.device_features()
-        driver.features = offered & driver._known
+        driver.features = offered & driver.known
         ensure(negotiate(driver, driver.features), "the device refuses what the driver knows")
         index = 0
         while size := driver.port.queue_max(index):
-            driver._add_queue(index, min(size, 64))
+            driver.add_queue(index, min(size, 64))
             index += 1
         request = bench.submit(driver, kick=False)
         driver.kick(request.queue, always=True)
@@ -86,7 +86,7 @@ def subsets_of_features(bench: Bench) -> None:
             if offered >> bit & 1 and 1 << bit != VERSION_1:
                 # whichever it is, the device may not fall over
                 negotiate(driver, offered & ~(1 << bit))
-        driver.know(offered & RING_MASK & driver._known)
+        driver.know(offered & RING_MASK & driver.known)
         driver.start()
         bench.request(driver)
 
@@ -161,8 +161,7 @@ def queue_reset(bench: Bench) -> None:
         driver.poll()
         ensure(not request.done and driver.interrupts == before, "something of the queue was executed after its reset")
         ensure(driver.port.queue_max(queue) == largest, "the largest size is another after a reset")
-        driver._requests[queue] = {}
-        driver._add_queue(queue, 16)
+        driver.add_queue(queue, 16)
         for seed in range(40):
             bench.request(driver, seed)
 

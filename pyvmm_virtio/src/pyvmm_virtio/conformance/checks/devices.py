@@ -45,7 +45,7 @@ def block_writeback(bench: Bench) -> None:
     with bench.driver(start=False) as driver:
         if not driver.port.device_features() >> b.VIRTIO_BLK_F_CONFIG_WCE & 1:
             raise NotHere("CONFIG_WCE is not offered")
-        driver.know(driver._known & RING_MASK | 1 << b.VIRTIO_BLK_F_CONFIG_WCE)
+        driver.know(driver.known & RING_MASK | 1 << b.VIRTIO_BLK_F_CONFIG_WCE)
         driver.start()
         ensure(driver.config(WRITEBACK, 1) == b"\0", "writeback is not 0")
 

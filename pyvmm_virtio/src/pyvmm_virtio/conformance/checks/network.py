@@ -54,7 +54,7 @@ def net_receives(bench: Bench) -> None:
     for mergeable in (False, True):
         device = bench.make()
         with bench.driver(device, plain=False, start=False) as driver:
-            known = driver._known
+            known = driver.known
             if not mergeable:
                 known &= ~sum(1 << bit for bit in (n.VIRTIO_NET_F_MRG_RXBUF, n.VIRTIO_NET_F_CTRL_VLAN))
             driver.know(known)

@@ -95,13 +95,13 @@ def indirect_tables(bench: Bench) -> None:
         buffers = placed(bench, driver)
         if bench.ring == "packed":
             buffers = [(addr, length, flags | NEXT) for addr, length, flags in buffers]
-            addr, length = ring._table(buffers, links=False)
+            addr, length = ring.write_table(buffers, links=False)
         else:
-            addr, length = ring._table(buffers, links=True)
+            addr, length = ring.write_table(buffers, links=True)
         ring.indirect = False
         driver.wait(driver.submit_buffers(queue, [(addr, length, INDIRECT | WRITE)]), timeout=2)
         if bench.ring == "split" and len(buffers := placed(bench, driver)) > 1:
-            addr, length = ring._table(buffers[1:], links=True)
+            addr, length = ring.write_table(buffers[1:], links=True)
             driver.wait(driver.submit_buffers(queue, [buffers[0], (addr, length, INDIRECT)]), timeout=2)
 
 
@@ -194,7 +194,7 @@ def marks_of_another_turn(bench: Bench) -> None:
     """Offer with the marks of the turn after this: nobody offered anything yet."""
     with bench.driver() as driver:
         ring = driver.queues[bench.queue(driver)]
-        ring._wrap ^= 1
+        ring.wrap ^= 1
         request = bench.submit(driver, kick=False)
         driver.kick(request.queue, always=True)
         driver.poll()
