@@ -16,18 +16,18 @@ if TYPE_CHECKING:
         """
 
         def get_slice(self, addr: int, length: int, permissions: Permissions = ...) -> memoryview:
-            """A view within one region, writable where that was asked for."""
+            """Return a view within one region, writable where that was asked for."""
             ...
 
         def get_slices(self, addr: int, length: int, permissions: Permissions = ...) -> list[memoryview]:
-            """Views that together cover a range."""
+            """Return views that together cover a range."""
             ...
 
     class AtomicMemory(Protocol):
         """A cell that holds the current memory, as `pyvmm_memory.GuestMemoryAtomic`."""
 
         def memory(self) -> GuestMemory:
-            """The memory as it is now."""
+            """Return the memory as it is now."""
             ...
 
     MemorySource: TypeAlias = GuestMemory | AtomicMemory

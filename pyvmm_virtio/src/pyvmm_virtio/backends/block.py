@@ -43,7 +43,7 @@ if TYPE_CHECKING:
             ...
 
         def close(self) -> None:
-            """Release it; once is enough."""
+            """Release it; idempotent."""
             ...
 
     class AsyncBlockBackend(BlockBackend, Protocol):
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
             ...
 
         def wants_write(self) -> bool:
-            """Whether `on_ready` also waits for the descriptor to take more."""
+            """Say whether `on_ready` also waits for the descriptor to take more."""
             ...
 
         def on_ready(self) -> None:

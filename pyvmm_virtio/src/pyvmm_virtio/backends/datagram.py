@@ -44,11 +44,11 @@ class DatagramNet:
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
         return cls(one, mtu), cls(other, mtu)
 
-    def fileno(self, pair: int = 0) -> int:  # noqa: ARG002 (there is one)
+    def fileno(self, pair: int = 0) -> int:  # noqa: ARG002 - there is one queue pair
         """Return the socket's descriptor."""
         return self._socket.fileno()
 
-    def receive(self, pair: int, views: Sequence[memoryview]) -> int:  # noqa: ARG002
+    def receive(self, pair: int, views: Sequence[memoryview]) -> int:  # noqa: ARG002 - there is one queue pair
         """Take one frame; what does not fit into the views is lost."""
         try:
             count = self._socket.recvmsg_into(views)[0]
@@ -60,7 +60,7 @@ class DatagramNet:
             self._unplug()
         return count
 
-    def send(self, pair: int, views: Sequence[memoryview]) -> bool:  # noqa: ARG002
+    def send(self, pair: int, views: Sequence[memoryview]) -> bool:  # noqa: ARG002 - there is one queue pair
         """Send one frame; without another end it is lost."""
         try:
             self._socket.sendmsg(views)
@@ -85,7 +85,7 @@ class DatagramNet:
         """Do nothing: there is one."""
 
     def close(self) -> None:
-        """Close the socket; once is enough."""
+        """Close the socket; idempotent."""
         self._socket.close()
 
     def __enter__(self) -> Self:

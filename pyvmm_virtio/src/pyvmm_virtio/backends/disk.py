@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pyvmm_virtio.backends.block import BlockBackend
 
 
-def open_disk(path: str, format: str = "raw", *, read_only: bool = False, lock: bool = True) -> BlockBackend:  # noqa: A002 (QEMU's word)
+def open_disk(path: str, format: str = "raw", *, read_only: bool = False, lock: bool = True) -> BlockBackend:  # noqa: A002 - QEMU's word
     """Open an image: a raw file or block device by ourselves, all else through NBD.
 
     Args:

@@ -63,14 +63,14 @@ class MemoryDisk:
         """Fill with zeros."""
         self.write_zeroes(offset, length, True)
 
-    def write_zeroes(self, offset: int, length: int, unmap: bool) -> None:  # noqa: ARG002 (zeros are all there is)
+    def write_zeroes(self, offset: int, length: int, unmap: bool) -> None:  # noqa: ARG002 - zeros are all there is
         """Fill with zeros."""
         end = offset + length
         for start in range(offset, end, len(ZEROS)):
             self._view[start : min(start + len(ZEROS), end)] = ZEROS[: end - start]
 
     def close(self) -> None:
-        """Let go of the buffer; once is enough."""
+        """Let go of the buffer; idempotent."""
         self._view.release()
 
     def __repr__(self) -> str:

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
             ...
 
         def close(self) -> None:
-            """Release it; once is enough."""
+            """Release it; idempotent."""
             ...
 
 
@@ -64,4 +64,4 @@ MAX_FRAME = 65535 + 14 + 4
 
 
 def nobody() -> None:
-    """What `on_link` is until a device sets it."""
+    """Stand for `on_link` until a device sets it."""

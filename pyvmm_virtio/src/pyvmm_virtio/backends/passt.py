@@ -70,7 +70,7 @@ class Passt(StreamNet):
         raise NetError(errno.ECONNREFUSED, f"passt ended with status {self._process.returncode}: {why}")
 
     def close(self) -> None:
-        """End passt and wait for it; once is enough."""
+        """End passt and wait for it; idempotent."""
         super().close()
         self._process.terminate()
         self._process.wait()

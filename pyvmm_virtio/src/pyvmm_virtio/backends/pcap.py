@@ -30,7 +30,7 @@ class PcapWriter:
 
     def __init__(self, file: str | BinaryIO, snaplen: int = 262144, *, clock: Callable[[], int] = time.time_ns) -> None:
         self._owned = isinstance(file, str)
-        self._file: BinaryIO = open(file, "wb") if isinstance(file, str) else file  # noqa: SIM115 (closed by close)
+        self._file: BinaryIO = open(file, "wb") if isinstance(file, str) else file  # noqa: SIM115 - closed by close
         self.snaplen = snaplen
         self.frames = 0
         self.failed = False
@@ -68,7 +68,7 @@ class PcapWriter:
                 self._end(error)
 
     def close(self) -> None:
-        """Flush, and close a file that was opened here; once is enough."""
+        """Flush, and close a file that was opened here; idempotent."""
         if not self._file.closed:
             self.flush()
             if self._owned:

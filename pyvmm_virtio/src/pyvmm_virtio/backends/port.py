@@ -43,7 +43,7 @@ if TYPE_CHECKING:
             ...
 
         def close(self) -> None:
-            """Release it; once is enough."""
+            """Release it; idempotent."""
             ...
 
 
@@ -52,7 +52,7 @@ PIPE_BUF = 4096
 
 
 def nobody() -> None:
-    """What `on_change` is until a device sets it."""
+    """Stand for `on_change` until a device sets it."""
 
 
 class BasePort:
@@ -64,7 +64,7 @@ class BasePort:
         self.connected = True
         self.on_change: Callable[[], object] = nobody
 
-    def read(self, limit: int) -> bytes:  # noqa: ARG002 (for ports that have something to say)
+    def read(self, limit: int) -> bytes:  # noqa: ARG002 - for ports that have something to say
         """Return nothing."""
         return b""
 
@@ -157,7 +157,7 @@ class PtyPort(FdPort):
         self._master = master
 
     def close(self) -> None:
-        """Hang up; once is enough."""
+        """Hang up; idempotent."""
         if self._master >= 0:
             os.close(self._master)
             os.close(self._slave)
@@ -198,7 +198,7 @@ class FilePort(BasePort):
             return len(memoryview(data))
 
     def close(self) -> None:
-        """Close the file; once is enough."""
+        """Close the file; idempotent."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -283,7 +283,7 @@ class SocketPort(BasePort):
         self.on_change()
 
     def close(self) -> None:
-        """Close both and remove the socket; once is enough."""
+        """Close both and remove the socket; idempotent."""
         if self._listener.fileno() >= 0:
             if self._client is not None:
                 self._client.close()
@@ -298,7 +298,7 @@ class SocketPort(BasePort):
 
 
 def _is_abandoned(path: str) -> bool:
-    """Whether it is a socket, and nothing else that somebody may want to keep, on which nobody listens."""
+    """Say whether it is a socket, and nothing else that somebody may want to keep, on which nobody listens."""
     import socket
     import stat
 

@@ -13,7 +13,7 @@ from pyvmm_virtio.backends.image_lock import lock_image
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -113,7 +113,9 @@ class RawFile:
         if len(views) != 1 or os.pwritev(self._fd, views, offset) != len(views[0]):
             self._transfer(os.pwritev, views, offset)
 
-    def _transfer(self, call, views: Sequence[memoryview], offset: int) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001 (preadv or pwritev)
+    def _transfer(
+        self, call: Callable[[int, Sequence[memoryview], int], int], views: Sequence[memoryview], offset: int
+    ) -> None:
         done = call(self._fd, views, offset) if len(views) <= MAX_VIEWS else 0
         total = sum(map(len, views))
         while done < total:
@@ -162,7 +164,7 @@ class RawFile:
         return True
 
     def close(self) -> None:
-        """Close it; once is enough."""
+        """Close it; idempotent."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

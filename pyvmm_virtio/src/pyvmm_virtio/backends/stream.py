@@ -39,11 +39,11 @@ class StreamNet:
         self._begin = self._end = 0
         self._unsent = b""
 
-    def fileno(self, pair: int = 0) -> int:  # noqa: ARG002 (there is one)
+    def fileno(self, pair: int = 0) -> int:  # noqa: ARG002 - there is one queue pair
         """Return the socket's descriptor."""
         return self._socket.fileno()
 
-    def receive(self, pair: int, views: Sequence[memoryview]) -> int:  # noqa: ARG002
+    def receive(self, pair: int, views: Sequence[memoryview]) -> int:  # noqa: ARG002 - there is one queue pair
         """Take one frame; what does not fit into the views is lost."""
         length = self._next()
         if not length:
@@ -62,7 +62,7 @@ class StreamNet:
         return done
 
     def has_frame(self) -> bool:
-        """Whether a whole frame is here already, of which the descriptor says nothing."""
+        """Say whether a whole frame is here already, of which the descriptor says nothing."""
         return self._next() > 0
 
     def _next(self) -> int:
@@ -94,7 +94,7 @@ class StreamNet:
         self._end += count
         return count > 0
 
-    def send(self, pair: int, views: Sequence[memoryview]) -> bool:  # noqa: ARG002
+    def send(self, pair: int, views: Sequence[memoryview]) -> bool:  # noqa: ARG002 - there is one queue pair
         """Send one frame, or the beginning of it: `send_rest` sends the rest, and so does the next `send` first."""
         if not self.link_up:
             return True
@@ -139,7 +139,7 @@ class StreamNet:
         """Do nothing: there is one."""
 
     def close(self) -> None:
-        """Close the socket; once is enough."""
+        """Close the socket; idempotent."""
         self._socket.close()
 
     def __enter__(self) -> Self:

@@ -159,7 +159,7 @@ class Tap:
         return True
 
     def _look_whether_it_is_gone(self, pair: int, error: OSError) -> None:
-        """Somebody deleted the interface: its descriptors stay readable for ever, and nothing can be read."""
+        """Find out whether the interface was deleted: its descriptors stay readable, and nothing can be read."""
         if error.errno == errno.EBADFD and pair < self._attached and self.link_up:
             self.link_up = False
             self.on_link()
@@ -182,7 +182,7 @@ class Tap:
         self._attached = pairs
 
     def close(self) -> None:
-        """Close the descriptors; an interface that was created by it vanishes. Once is enough."""
+        """Close the descriptors; an interface that was created by it vanishes. Idempotent."""
         while self._fds:
             os.close(self._fds.pop())
 

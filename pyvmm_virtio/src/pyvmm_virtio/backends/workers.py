@@ -78,7 +78,7 @@ class WorkerDisk:
                 self._do(op, views, offset, length)
             except OSError as failure:
                 error = failure.errno or errno.EIO
-            except Exception:  # noqa: BLE001 (a bug in a disk must not end its threads: it is shown)
+            except Exception:  # noqa: BLE001 - a bug in a disk must not end its threads: it is shown
                 import logging
                 from traceback import format_exc
 
@@ -107,7 +107,7 @@ class WorkerDisk:
         return self._event
 
     def wants_write(self) -> bool:
-        """Whether there is something to send: never."""
+        """Say whether there is something to send: never."""
         return False
 
     def on_ready(self) -> None:
@@ -122,7 +122,7 @@ class WorkerDisk:
             self._pending -= 1
             done(error)
 
-    def drain(self, seconds: float) -> None:  # noqa: ARG002 (a thread in a system call cannot be given up)
+    def drain(self, seconds: float) -> None:  # noqa: ARG002 - a thread in a system call cannot be given up
         """Return once nothing is under way any more, however long that takes."""
         import select
 
@@ -134,7 +134,7 @@ class WorkerDisk:
             self.on_ready()
 
     def close(self) -> None:
-        """End the threads when they have done their work, and close the disk; once is enough."""
+        """End the threads when they have done their work, and close the disk; idempotent."""
         if not self._threads:
             return
         for _ in self._threads:

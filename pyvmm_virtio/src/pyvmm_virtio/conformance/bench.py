@@ -58,7 +58,7 @@ class Bench:
             dispose(device)
 
     @contextmanager
-    def driver(self, device: VirtioDevice | None = None, *, plain: bool = True, **options: Any) -> Iterator[Any]:  # noqa: ANN401 (drive's options, and whatever driver it finds)
+    def driver(self, device: VirtioDevice | None = None, *, plain: bool = True, **options: Any) -> Iterator[Any]:  # noqa: ANN401 - drive's options, and whatever driver it finds
         """Drive a device, a new one unless one is given.
 
         Args:
@@ -79,11 +79,11 @@ class Bench:
             driver.close()
 
     def queue(self, driver: Driver) -> int:
-        """A queue whose requests are answered at once."""
+        """Return a queue whose requests are answered at once."""
         return 1 if driver.port.device_type in (ids.VIRTIO_ID_NET, ids.VIRTIO_ID_CONSOLE) else 0
 
     def parts(self, driver: Driver, seed: int = 0) -> tuple[list[bytes], list[int]]:
-        """What a right request of the device's type reads and has room for."""
+        """Return what a right request of the device's type reads and has room for."""
         # any of those that were made will do: they are of one class
         parts = recipe_for(self._made[-1])(Random(seed), self.queue(driver), len(driver.queues))
         return [data for data, _ in parts if data is not None], [size for data, size in parts if data is None]

@@ -76,7 +76,7 @@ def run(name: str, maker: Callable[[], VirtioDevice]) -> tuple[str, str]:
                 return NOT_HERE, str(reason)
             except CheckFailed as failure:
                 return FAIL, f"{where}: {failure}"
-            except Exception as error:  # noqa: BLE001 (a device of somebody's own may do anything, and is told what)
+            except Exception as error:  # noqa: BLE001 - a device of somebody's own may do anything, and is told what
                 return FAIL, f"{where}: {type(error).__name__}: {error}"
             finally:
                 bench.close()

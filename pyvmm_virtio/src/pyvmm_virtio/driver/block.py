@@ -74,7 +74,7 @@ class BlockDriver(Driver):
         return self.submit_request(b.VIRTIO_BLK_T_OUT, sector, (data,), queue=queue, kick=kick)
 
     def status_of(self, request: Request) -> int:
-        """The status byte of a request that is done, the last of its writable bytes."""
+        """Return the status byte of a request that is done, the last of its writable bytes."""
         addr, length, _ = request.buffers[-1]
         with self.memory.get_slice(addr + length - 1, 1) as view:
             return view[0]
@@ -112,6 +112,6 @@ class BlockDriver(Driver):
         self.finish(self.submit_request(b.VIRTIO_BLK_T_WRITE_ZEROES, 0, (_segment(sector, count, flags),)))
 
     def get_id(self) -> bytes:
-        """The device's name, without the zeros after it; raises BlockError."""
+        """Return the device's name, without the zeros after it; raises BlockError."""
         data = self.finish(self.submit_request(b.VIRTIO_BLK_T_GET_ID, 0, (), (b.VIRTIO_BLK_ID_BYTES,)))
         return data.rstrip(b"\0")

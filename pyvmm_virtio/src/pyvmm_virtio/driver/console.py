@@ -44,7 +44,7 @@ class ConsoleDriver(Driver):
             self.control(c.VIRTIO_CONSOLE_BAD_ID, c.VIRTIO_CONSOLE_DEVICE_READY, 1)
 
     def receive_queue(self, port: int) -> int:
-        """The number of the queue that a port's input comes by; the next one takes its output."""
+        """Return the number of the queue that a port's input comes by; the next one takes its output."""
         return 0 if port == 0 else 2 + 2 * port
 
     def completed(self, request: Request) -> None:

@@ -100,7 +100,7 @@ def drive(
     vectors: int | None = None,
     pump: Callable[[], object] | None = None,
     start: bool = True,
-) -> Any:  # noqa: ANN401 (the driver of whatever type the device has)
+) -> Any:  # noqa: ANN401 - the driver of whatever type the device has
     """Put a device on a bus, find it there as a guest does, and drive it.
 
     Args:
@@ -126,6 +126,26 @@ def drive(
         DriverError: the device refuses.
         VirtioUsageError: it is no device, or there is no such transport, ring, size of a queue or interrupt.
     """
+    _check(device, transport, ring, queue_size)
+    own = memory is None
+    memory = memory or GuestMemoryMmap.from_ranges([(0, MEMORY_SIZE)])
+    made_to_offer = {f.VIRTIO_F_IN_ORDER: in_order, VIRTIO_F_NOTIFICATION_DATA: notification_data}
+    device.device_features |= mask(*(bit for bit, wanted in made_to_offer.items() if wanted))
+    optional = {VIRTIO_RING_F_INDIRECT_DESC: indirect, VIRTIO_RING_F_EVENT_IDX: event_idx}
+    wanted = {**made_to_offer, **optional, f.VIRTIO_F_RING_PACKED: ring == "packed"}
+    known = mask(*(bit for bit in RING_BITS if wanted.get(bit, True)))
+    wires, port, behind = _connect(device, transport, memory, irq, vectors)
+    driver = find_driver(port.device_type)(port, _arena(memory), known, queue_size=queue_size, pump=pump)
+    if features is not None:
+        driver.know(known | features)
+    driver.transport = behind
+    wires.driver = driver
+    if own:
+        driver.on_close(memory.close)
+    return _start(driver, device, ring) if start else driver
+
+
+def _check(device: object, transport: str, ring: str, queue_size: int | None) -> None:
     if transport not in ("mmio", "pci") or ring not in ("split", "packed"):
         raise VirtioUsageError(f"transport {transport!r}, ring {ring!r}: there are mmio and pci, split and packed")
     if not isinstance(device, VirtioDevice):
@@ -134,35 +154,33 @@ def drive(
         raise VirtioUsageError(
             f"queues of {queue_size} descriptors: give 1 or more, or None for what the device allows"
         )
-    own = memory is None
-    memory = memory or GuestMemoryMmap.from_ranges([(0, MEMORY_SIZE)])
-    bits = {f.VIRTIO_F_IN_ORDER: in_order, VIRTIO_F_NOTIFICATION_DATA: notification_data}
-    device.device_features |= mask(*(bit for bit, wanted in bits.items() if wanted))
-    bits |= {VIRTIO_RING_F_INDIRECT_DESC: indirect, VIRTIO_RING_F_EVENT_IDX: event_idx}
-    bits[f.VIRTIO_F_RING_PACKED] = ring == "packed"
-    known = mask(*(bit for bit in RING_BITS if bits.get(bit, True)))
-    wires = Wires()
-    made = _mmio(device, memory, wires, irq) if transport == "mmio" else _pci(device, memory, wires, irq, vectors)
-    port, behind = made
+
+
+def _arena(memory: GuestMemoryMmap) -> Arena:
     region = next(iter(memory))
-    arena = Arena(memory, max(region.start, FIRST_ADDRESS), region.end)
-    kind = find_driver(port.device_type)
-    driver = kind(port, arena, known, queue_size=queue_size, pump=pump)
-    if features is not None:
-        driver.know(known | features)
-    driver.transport = behind
-    wires.driver = driver
-    if own:
-        driver.on_close(memory.close)
-    if start:
-        try:
-            driver.start()
-            if ring == "packed" and not driver.has(f.VIRTIO_F_RING_PACKED):
-                raise VirtioUsageError(f"{device!r} does not offer packed rings")
-        except BaseException:
-            driver.close()
-            raise
+    return Arena(memory, max(region.start, FIRST_ADDRESS), region.end)
+
+
+def _start(driver: Driver, device: VirtioDevice, ring: str) -> Driver:
+    """Start the driver and return it, or close it."""
+    try:
+        driver.start()
+        if ring == "packed" and not driver.has(f.VIRTIO_F_RING_PACKED):
+            raise VirtioUsageError(f"{device!r} does not offer packed rings")
+    except BaseException:
+        driver.close()
+        raise
     return driver
+
+
+def _connect(
+    device: VirtioDevice, transport: str, memory: GuestMemoryMmap, irq: str, vectors: int | None
+) -> tuple[Wires, Port, VirtioMmio | VirtioPci]:
+    """Put the device on a bus of its own; return its interrupts, the way to its registers, and its transport."""
+    wires = Wires()
+    if transport == "mmio":
+        return wires, *_mmio(device, memory, wires, irq)
+    return wires, *_pci(device, memory, wires, irq, vectors)
 
 
 def _mmio(device: VirtioDevice, memory: GuestMemoryMmap, wires: Wires, irq: str) -> tuple[Port, VirtioMmio]:

@@ -46,7 +46,7 @@ class MmioPort(Port):
         self.set(m.VIRTIO_MMIO_STATUS, status)
 
     def device_features(self) -> int:
-        """What the device offers."""
+        """Return what the device offers."""
         value = 0
         for half in (0, 1):
             self.set(m.VIRTIO_MMIO_DEVICE_FEATURES_SEL, half)
@@ -60,12 +60,12 @@ class MmioPort(Port):
             self.set(m.VIRTIO_MMIO_DRIVER_FEATURES, features >> 32 * half & 0xFFFFFFFF)
 
     def queue_max(self, index: int) -> int:
-        """The largest size of a queue; 0 where there is none."""
+        """Return the largest size of a queue; 0 where there is none."""
         self.set(m.VIRTIO_MMIO_QUEUE_SEL, index)
         return self.get(m.VIRTIO_MMIO_QUEUE_NUM_MAX)
 
     def queue_enabled(self, index: int) -> bool:
-        """Whether a queue is enabled."""
+        """Say whether a queue is enabled."""
         self.set(m.VIRTIO_MMIO_QUEUE_SEL, index)
         return bool(self.get(m.VIRTIO_MMIO_QUEUE_READY))
 
@@ -90,27 +90,27 @@ class MmioPort(Port):
         while self.get(VIRTIO_MMIO_QUEUE_RESET):
             pass
 
-    def notify(self, index: int, value: int, size: int) -> None:  # noqa: ARG002 (this register has one size)
+    def notify(self, index: int, value: int, size: int) -> None:  # noqa: ARG002 - this register has one size
         """Kick a queue."""
         self.set(m.VIRTIO_MMIO_QUEUE_NOTIFY, value)
 
     def take_events(self) -> int:
-        """Why the device interrupts: 1 for queues, 2 for the configuration; and acknowledge it."""
+        """Return why the device interrupts: 1 for queues, 2 for the configuration; and acknowledge it."""
         events = self.get(m.VIRTIO_MMIO_INTERRUPT_STATUS)
         if events:
             self.set(m.VIRTIO_MMIO_INTERRUPT_ACK, events)
         return events
 
     def generation(self) -> int:
-        """The generation of the configuration."""
+        """Return the generation of the configuration."""
         return self.get(m.VIRTIO_MMIO_CONFIG_GENERATION)
 
     def config_address(self) -> int:
-        """Where the configuration space is."""
+        """Return where the configuration space is."""
         return self.base + m.VIRTIO_MMIO_CONFIG
 
     def shared_memory(self, id_: int) -> tuple[int, int] | None:
-        """Guest address and length of a shared memory region, or None."""
+        """Return guest address and length of a shared memory region, or None."""
         self.set(m.VIRTIO_MMIO_SHM_SEL, id_)
         length = self.get(m.VIRTIO_MMIO_SHM_LEN_LOW) | self.get(m.VIRTIO_MMIO_SHM_LEN_HIGH) << 32
         base = self.get(m.VIRTIO_MMIO_SHM_BASE_LOW) | self.get(m.VIRTIO_MMIO_SHM_BASE_HIGH) << 32

@@ -146,7 +146,7 @@ class PciPort(Port):
         self.set(p.VIRTIO_PCI_COMMON_STATUS, status, 1)
 
     def device_features(self) -> int:
-        """What the device offers."""
+        """Return what the device offers."""
         value = 0
         for half in (0, 1):
             self.set(p.VIRTIO_PCI_COMMON_DFSELECT, half, 4)
@@ -163,12 +163,12 @@ class PciPort(Port):
         self.set(p.VIRTIO_PCI_COMMON_Q_SELECT, index, 2)
 
     def queue_max(self, index: int) -> int:
-        """The largest size of a queue; 0 where there is none."""
+        """Return the largest size of a queue; 0 where there is none."""
         self._select(index)
         return self.get(p.VIRTIO_PCI_COMMON_Q_SIZE, 2)
 
     def queue_enabled(self, index: int) -> bool:
-        """Whether a queue is enabled."""
+        """Say whether a queue is enabled."""
         self._select(index)
         return bool(self.get(p.VIRTIO_PCI_COMMON_Q_ENABLE, 2))
 
@@ -213,21 +213,21 @@ class PciPort(Port):
         self.store(addr, value, size)
 
     def take_events(self) -> int:
-        """Why the device interrupts: 1 for queues, 2 for the configuration; reading acknowledges it."""
+        """Return why the device interrupts: 1 for queues, 2 for the configuration; reading acknowledges it."""
         return self.load(self.areas[p.VIRTIO_PCI_CAP_ISR_CFG][0], 1)
 
     def generation(self) -> int:
-        """The generation of the configuration."""
+        """Return the generation of the configuration."""
         return self.get(p.VIRTIO_PCI_COMMON_CFGGENERATION, 1)
 
     def config_address(self) -> int:
-        """Where the configuration space is; raises LookupError where the device has none."""
+        """Return where the configuration space is; raises LookupError where the device has none."""
         if p.VIRTIO_PCI_CAP_DEVICE_CFG not in self.areas:
             raise LookupError("the device has no configuration space")
         return self.areas[p.VIRTIO_PCI_CAP_DEVICE_CFG][0]
 
     def shared_memory(self, id_: int) -> tuple[int, int] | None:
-        """Guest address and length of a shared memory region, or None."""
+        """Return guest address and length of a shared memory region, or None."""
         return self.shared.get(id_)
 
     # through configuration space

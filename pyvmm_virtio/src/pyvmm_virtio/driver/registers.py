@@ -40,7 +40,7 @@ class Port:
             ...
 
         def device_features(self) -> int:
-            """What the device offers."""
+            """Return what the device offers."""
             ...
 
         def set_driver_features(self, features: int) -> None:
@@ -48,11 +48,11 @@ class Port:
             ...
 
         def queue_max(self, index: int) -> int:
-            """The largest size of a queue; 0 where there is none."""
+            """Return the largest size of a queue; 0 where there is none."""
             ...
 
         def queue_enabled(self, index: int) -> bool:
-            """Whether a queue is enabled."""
+            """Say whether a queue is enabled."""
             ...
 
         def setup_queue(self, index: int, size: int, desc: int, driver_area: int, device_area: int) -> None:
@@ -68,17 +68,17 @@ class Port:
             ...
 
         def take_events(self) -> int:
-            """Why the device interrupts: 1 for queues, 2 for the configuration; and acknowledge it."""
+            """Return why the device interrupts: 1 for queues, 2 for the configuration; and acknowledge it."""
             ...
 
         def generation(self) -> int:
-            """The generation of the configuration."""
+            """Return the generation of the configuration."""
             ...
 
         def config_address(self) -> int:
-            """Where the configuration space is."""
+            """Return where the configuration space is."""
             ...
 
         def shared_memory(self, id_: int) -> tuple[int, int] | None:
-            """Guest address and length of a shared memory region, or None."""
+            """Return guest address and length of a shared memory region, or None."""
             ...

@@ -9,6 +9,7 @@ from pyvmm_virtio.constants import device_ids as ids
 from pyvmm_virtio.constants import features as f
 from pyvmm_virtio.driver import DriverError, drive
 from pyvmm_virtio.fuzz.knobs import KNOBS, WRITE, Plan
+from pyvmm_virtio.fuzz.layout import BATCH, BUFFERS, END, GAP, MEMORY_SIZE, TABLE_ROOM, TABLES
 from pyvmm_virtio.fuzz.racer import Racer
 from pyvmm_virtio.fuzz.recipes import recipe_for
 from pyvmm_virtio.fuzz.writers import PackedWriter, SplitWriter, Writer
@@ -22,16 +23,8 @@ if TYPE_CHECKING:
     from pyvmm_virtio.device import VirtioDevice
     from pyvmm_virtio.fuzz.recipes import Recipe
 
-MEMORY_SIZE = 768 << 10
 QUEUE_SIZE = 64
-BATCH = 16
 BATCHES_BETWEEN_RESETS = 12
-TABLES, TABLE_ROOM = 0x40000, 0x1000
-BUFFERS = TABLES + BATCH * TABLE_ROOM
-END = MEMORY_SIZE - 0x10000
-"""Buffers end here; what follows is nobody's."""
-GAP = 32
-"""Bytes nobody offered between any two buffers."""
 
 
 class Finding(AssertionError):
@@ -81,7 +74,7 @@ class Fuzzer:
         rate: int = 10,
         racing: bool = False,
         beside: Callable[[], object] | None = None,
-        **options: Any,  # noqa: ANN401 (drive's)
+        **options: Any,  # noqa: ANN401 - drive's
     ) -> None:
         self.device = device
         self.seed = seed
@@ -99,7 +92,7 @@ class Fuzzer:
         self.allowed: list[tuple[int, int]] = []
         self._turn = 0
         self._bugs = device.bugs
-        self.racer = Racer(self) if racing else None
+        self.racer = Racer(lambda: self.writers, seed) if racing else None
         self.reset()
         if self.racer is not None:
             self.racer.start()

@@ -33,7 +33,7 @@ class Plan:
 
 
 def bad_address(chance: Random, plan: Plan, writer: Writer) -> None:
-    """Somewhere else: nowhere, over an end, at the top, in the rings."""
+    """Move a buffer: to nowhere, over an end, to the top, into the rings."""
     buffer = chance.choice(plan.buffers)
     size = writer.size_of_memory
     buffer[0] = chance.choice(
@@ -41,30 +41,30 @@ def bad_address(chance: Random, plan: Plan, writer: Writer) -> None:
     )
 
 
-def bad_length(chance: Random, plan: Plan, writer: Writer) -> None:  # noqa: ARG001 (all knobs take the same)
-    """None, one off, or huge."""
+def bad_length(chance: Random, plan: Plan, writer: Writer) -> None:  # noqa: ARG001 - all knobs take the same
+    """Make a buffer's length 0, one off, or huge."""
     buffer = chance.choice(plan.buffers)
     buffer[1] = chance.choice((0, 0, 1, buffer[1] - 1, buffer[1] + 1, 0x7FFFFFFF, 0xFFFFFFFF))
 
 
-def wrong_direction(chance: Random, plan: Plan, writer: Writer) -> None:  # noqa: ARG001
-    """Readable instead of writable, or the reverse."""
+def wrong_direction(chance: Random, plan: Plan, writer: Writer) -> None:  # noqa: ARG001 - all knobs take the same
+    """Make a buffer readable instead of writable, or the reverse."""
     chance.choice(plan.buffers)[2] ^= WRITE
 
 
-def missing_buffer(chance: Random, plan: Plan, writer: Writer) -> None:  # noqa: ARG001
-    """One is not there."""
+def missing_buffer(chance: Random, plan: Plan, writer: Writer) -> None:  # noqa: ARG001 - all knobs take the same
+    """Leave one buffer out."""
     if len(plan.buffers) > 1:
         plan.buffers.pop(chance.randrange(len(plan.buffers)))
 
 
-def wrong_order(chance: Random, plan: Plan, writer: Writer) -> None:  # noqa: ARG001
-    """Writable ones before readable ones."""
+def wrong_order(chance: Random, plan: Plan, writer: Writer) -> None:  # noqa: ARG001 - all knobs take the same
+    """Shuffle the buffers: writable ones before readable ones."""
     chance.shuffle(plan.buffers)
 
 
-def shattered(chance: Random, plan: Plan, writer: Writer) -> None:  # noqa: ARG001
-    """Right, but in pieces of a few bytes."""
+def shattered(chance: Random, plan: Plan, writer: Writer) -> None:  # noqa: ARG001 - all knobs take the same
+    """Keep it right, but in pieces of a few bytes."""
     at = chance.randrange(len(plan.buffers))
     addr, length, flags = plan.buffers[at]
     step = max(1, length // 4)
@@ -72,40 +72,40 @@ def shattered(chance: Random, plan: Plan, writer: Writer) -> None:  # noqa: ARG0
 
 
 def scrambled_content(chance: Random, plan: Plan, writer: Writer) -> None:
-    """A byte of what the device reads is another."""
+    """Change a byte of what the device reads."""
     readable = [each for each in plan.buffers if not each[2] & WRITE and each[1]]
     if readable:
         addr, length, _ = chance.choice(readable)
         writer.poke(addr + chance.randrange(min(length, 16)), bytes([chance.randrange(256)]))
 
 
-def same_memory(chance: Random, plan: Plan, writer: Writer) -> None:  # noqa: ARG001
-    """Two buffers lie over each other."""
+def same_memory(chance: Random, plan: Plan, writer: Writer) -> None:  # noqa: ARG001 - all knobs take the same
+    """Lay two buffers over each other."""
     one, other = chance.choice(plan.buffers), chance.choice(plan.buffers)
     one[0] = other[0]
 
 
-def too_long(chance: Random, plan: Plan, writer: Writer) -> None:  # noqa: ARG001
-    """More buffers than the queue has descriptors."""
+def too_long(chance: Random, plan: Plan, writer: Writer) -> None:  # noqa: ARG001 - all knobs take the same
+    """Offer more buffers than the queue has descriptors."""
     plan.buffers *= 2 + writer.size // max(1, len(plan.buffers))
     plan.indirect = True
 
 
-def bad_table_length(chance: Random, plan: Plan, writer: Writer) -> None:  # noqa: ARG001
-    """An indirect table of an impossible length."""
+def bad_table_length(chance: Random, plan: Plan, writer: Writer) -> None:  # noqa: ARG001 - all knobs take the same
+    """Give an indirect table an impossible length."""
     plan.indirect = True
     right = 16 * len(plan.buffers)
     plan.table_length = chance.choice((0, 1, 15, right + 1, right - 1, right + 16, 16 * 65536, 0xFFFFFFF0))
 
 
-def nested_table(chance: Random, plan: Plan, writer: Writer) -> None:  # noqa: ARG001
-    """An indirect descriptor within a table, or one that has a link."""
+def nested_table(chance: Random, plan: Plan, writer: Writer) -> None:  # noqa: ARG001 - all knobs take the same
+    """Put an indirect descriptor into a table, or give one a link."""
     plan.indirect = bool(chance.randrange(2))
     chance.choice(plan.buffers)[2] |= INDIRECT
 
 
-def bad_descriptor(chance: Random, plan: Plan, writer: Writer) -> None:  # noqa: ARG001
-    """Some bytes of a descriptor are others."""
+def bad_descriptor(chance: Random, plan: Plan, writer: Writer) -> None:  # noqa: ARG001 - all knobs take the same
+    """Change some bytes of a descriptor."""
     at, value = chance.randrange(16), chance.randbytes(chance.choice((1, 2)))
 
     def patch(writer: Writer, places: list[int]) -> None:
@@ -115,7 +115,7 @@ def bad_descriptor(chance: Random, plan: Plan, writer: Writer) -> None:  # noqa:
 
 
 def bad_link(chance: Random, plan: Plan, writer: Writer) -> None:
-    """A link out of the table, back, to itself, or where there was none."""
+    """Link out of the table, back, to itself, or where there was no link."""
     target = chance.choice((0, writer.size - 1, writer.size, 0xFFFF, chance.randrange(writer.size)))
 
     def patch(writer: Writer, places: list[int]) -> None:
@@ -124,13 +124,13 @@ def bad_link(chance: Random, plan: Plan, writer: Writer) -> None:
     plan.patches.append(patch)
 
 
-def bad_ring(chance: Random, plan: Plan, writer: Writer) -> None:  # noqa: ARG001
-    """The ring itself: an index that jumps, a head that is none, marks of the wrong turn."""
+def bad_ring(chance: Random, plan: Plan, writer: Writer) -> None:  # noqa: ARG001 - all knobs take the same
+    """Break the ring itself: an index that jumps, a head that is none, marks of the wrong turn."""
     plan.patches.append(lambda writer, _: writer.break_ring(chance))
 
 
-def bad_event(chance: Random, plan: Plan, writer: Writer) -> None:  # noqa: ARG001
-    """Notification suppression says anything."""
+def bad_event(chance: Random, plan: Plan, writer: Writer) -> None:  # noqa: ARG001 - all knobs take the same
+    """Let notification suppression say anything."""
     writer.break_event(chance)
 
 

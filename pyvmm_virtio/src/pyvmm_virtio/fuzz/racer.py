@@ -7,12 +7,14 @@ from random import Random
 from threading import Condition, Thread
 
 from pyvmm_virtio.constants.ring import VRING_DESC_F_NEXT, VRING_DESC_F_WRITE
+from pyvmm_virtio.fuzz.layout import BATCH, END, TABLE_ROOM, TABLES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
-    from pyvmm_virtio.fuzz.fuzzer import Fuzzer
+    from pyvmm_virtio.fuzz.writers import Writer
 
 
 class Racer(Thread):
@@ -21,23 +23,22 @@ class Racer(Thread):
     Every address it writes was offered, with a length that was offered, if not together.
 
     Args:
-        fuzzer: whose rings.
+        writers: returns the writers of the rings as they are now: others after each reset.
+        seed: of chance.
     """
 
-    def __init__(self, fuzzer: Fuzzer) -> None:
+    def __init__(self, writers: Callable[[], Sequence[Writer]], seed: int) -> None:
         super().__init__(name="racer", daemon=True)
-        self.fuzzer = fuzzer
-        self.chance = Random(fuzzer.seed)
+        self.writers = writers
+        self.chance = Random(seed)
         self.changes = 0
         self._changed = Condition()
         self._free = False
         self._over = False
 
     def areas(self) -> list[tuple[int, int]]:
-        """What the device may write when nobody knows what it saw, or the racer writes itself, as (address, length)."""
-        from pyvmm_virtio.fuzz.fuzzer import END, TABLES
-
-        rings = [(writer.desc, 16 * writer.size) for writer in self.fuzzer.writers]
+        """Return what the device may write when nobody knows what it saw, or the racer itself, as (address, length)."""
+        rings = [(writer.desc, 16 * writer.size) for writer in self.writers()]
         return [(TABLES, END - TABLES), *rings]
 
     def run(self) -> None:
@@ -52,9 +53,7 @@ class Racer(Thread):
             time.sleep(0)
 
     def _change(self) -> None:
-        from pyvmm_virtio.fuzz.fuzzer import BATCH, TABLE_ROOM, TABLES
-
-        chance, writer = self.chance, self.chance.choice(self.fuzzer.writers)
+        chance, writer = self.chance, self.chance.choice(self.writers())
         if chance.randrange(2):
             table, count = writer.desc, writer.size
         else:

@@ -42,8 +42,8 @@ def _read(data: bytes) -> Part:
     return data, len(data)
 
 
-def block(chance: Random, queue: int, queues: int) -> list[Part]:  # noqa: ARG001 (all queues are alike)
-    """A block request: header, data, status."""
+def block(chance: Random, queue: int, queues: int) -> list[Part]:  # noqa: ARG001 - all queues are alike
+    """Make a block request: header, data, status."""
     kind = chance.choice(BLOCK_TYPES)
     sector = chance.choice((0, 1, 7, chance.randrange(2048), 2047, 2048, 1 << 55, (1 << 64) - 1))
     parts: list[Part] = [_read(_block(kind, 0, sector))]
@@ -59,7 +59,7 @@ def block(chance: Random, queue: int, queues: int) -> list[Part]:  # noqa: ARG00
 
 
 def net(chance: Random, queue: int, queues: int) -> list[Part]:
-    """A buffer to receive in, a frame to send, or a command."""
+    """Make a buffer to receive in, a frame to send, or a command."""
     if queues % 2 and queue == queues - 1:
         data = chance.randbytes(chance.choice((1, 2, 4, 6, 10)))
         return [_read(bytes([chance.randrange(7), chance.randrange(3)])), _read(data), (None, 1)]
@@ -70,8 +70,8 @@ def net(chance: Random, queue: int, queues: int) -> list[Part]:
     return [_read(header), _read(frame)] if chance.randrange(2) else [_read(header + frame)]
 
 
-def console(chance: Random, queue: int, queues: int) -> list[Part]:  # noqa: ARG001 (how many does not matter)
-    """A buffer to receive in, something to print, or a control message."""
+def console(chance: Random, queue: int, queues: int) -> list[Part]:  # noqa: ARG001 - how many does not matter
+    """Make a buffer to receive in, something to print, or a control message."""
     if queue % 2 == 0:
         return [(None, chance.choice((1, 16, 256)))]
     if queue == 3:
@@ -80,13 +80,13 @@ def console(chance: Random, queue: int, queues: int) -> list[Part]:  # noqa: ARG
     return [_read(chance.randbytes(chance.choice((1, 10, 200))))]
 
 
-def entropy(chance: Random, queue: int, queues: int) -> list[Part]:  # noqa: ARG001 (there is one queue)
-    """Room for random bytes."""
+def entropy(chance: Random, queue: int, queues: int) -> list[Part]:  # noqa: ARG001 - there is one queue
+    """Make room for random bytes."""
     return [(None, chance.choice((1, 8, 64, 500))) for _ in range(chance.randrange(1, 4))]
 
 
-def anything(chance: Random, queue: int, queues: int) -> list[Part]:  # noqa: ARG001 (nothing is known)
-    """Some to read, then some to write."""
+def anything(chance: Random, queue: int, queues: int) -> list[Part]:  # noqa: ARG001 - nothing is known
+    """Make some to read, then some to write."""
     parts: list[Part] = [_read(chance.randbytes(chance.randrange(1, 200))) for _ in range(chance.randrange(0, 4))]
     parts += [(None, chance.randrange(1, 400)) for _ in range(chance.randrange(0, 4))]
     return parts or [(None, 1)]
@@ -106,7 +106,7 @@ def recipe_for(device: VirtioDevice) -> Recipe:
     if sample is None:
         return RECIPES.get(device.device_type, anything)
 
-    def own(chance: Random, queue: int, queues: int) -> list[Part]:  # noqa: ARG001 (it knows how many it has)
+    def own(chance: Random, queue: int, queues: int) -> list[Part]:  # noqa: ARG001 - it knows how many it has
         readable, writable = sample(queue, chance)
         return [*map(_read, readable), *((None, size) for size in writable)]
 

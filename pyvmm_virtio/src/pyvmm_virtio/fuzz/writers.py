@@ -69,13 +69,13 @@ class Writer:
         self.poke(self.driver_area + 2 * (self.packed or self.size + 2), chance.randbytes(2))
 
     def protected(self) -> list[tuple[int, int]]:
-        """What the device may write besides buffers, as (address, length)."""
+        """Return what the device may write besides buffers, as (address, length)."""
         if self.packed:
             return [(self.desc, 16 * self.size), (self.device_area, 4)]
         return [(self.device_area, 6 + 8 * self.size)]
 
     def writable(self) -> list[tuple[int, int]]:
-        """Every buffer that any descriptor allows the device to write, through tables too."""
+        """Find every buffer that any descriptor allows the device to write, through tables too."""
         found: list[tuple[int, int]] = []
         for index in range(self.size):
             addr, length, flags = self._fields(self.desc + 16 * index)

@@ -73,7 +73,7 @@ class _Buffers:
         return InvalidBuffer(chain.queue_index, chain.head_index, list(same).index(True), reason)
 
     def available_bytes(self) -> int:
-        """How many bytes are left."""
+        """Return how many bytes are left."""
         return self._available
 
     def __len__(self) -> int:
@@ -83,7 +83,7 @@ class _Buffers:
         return True
 
     def views(self, count: int | None = None) -> list[memoryview]:
-        """Views of what is left, or of its first `count` bytes: for ``preadv``, ``pwritev``, ``recvmsg_into``.
+        """Return views of what is left, or of its first `count` bytes: for ``preadv``, ``pwritev``, ``recvmsg_into``.
 
         The position stays; `advance` moves it. Raises BufferTooShort.
         """
@@ -178,7 +178,7 @@ class Reader(_Buffers):
     __slots__ = ()
 
     def bytes_read(self) -> int:
-        """How many bytes were read so far."""
+        """Return how many bytes were read so far."""
         return self._passed
 
     def peek(self, count: int = -1) -> bytes:
@@ -249,7 +249,7 @@ class Writer(_Buffers):
         return rest
 
     def bytes_written(self) -> int:
-        """How many bytes were written so far: the length for `Queue.add_used`."""
+        """Return how many bytes were written so far: the length for `Queue.add_used`."""
         return self._passed
 
     def advance(self, count: int) -> None:
@@ -280,6 +280,6 @@ class Writer(_Buffers):
             self._need(view.nbytes)
         self.write(data)
 
-    def write_obj(self, layout: Struct, *values: Any) -> None:  # noqa: ANN401 (as Struct.pack)
+    def write_obj(self, layout: Struct, *values: Any) -> None:  # noqa: ANN401 - as Struct.pack
         """Write one structure: ``writer.write_obj(Struct("<IIQ"), 1, 2, 3)``. Raises BufferTooShort."""
         self.write_all(layout.pack(*values))

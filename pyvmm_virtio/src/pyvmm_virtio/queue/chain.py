@@ -26,7 +26,7 @@ class Descriptor(tuple):  # type: ignore[type-arg] # four numbers; typing.NamedT
 
     __slots__ = ()
 
-    def __new__(cls, addr: int, len: int, flags: int = 0, next: int = 0) -> Descriptor:  # noqa: A002 (the field's names)
+    def __new__(cls, addr: int, len: int, flags: int = 0, next: int = 0) -> Descriptor:  # noqa: A002 - the field's names
         """Make one; the arguments are the class's."""
         return super().__new__(cls, (addr, len, flags, next))
 
@@ -51,15 +51,15 @@ class Descriptor(tuple):  # type: ignore[type-arg] # four numbers; typing.NamedT
         return self[3]  # type: ignore[no-any-return]
 
     def is_write_only(self) -> bool:
-        """Whether the device writes it; otherwise it reads it."""
+        """Say whether the device writes it; otherwise it reads it."""
         return bool(self[2] & VRING_DESC_F_WRITE)
 
     def has_next(self) -> bool:
-        """Whether another follows."""
+        """Say whether another follows."""
         return bool(self[2] & VRING_DESC_F_NEXT)
 
     def refers_to_indirect_table(self) -> bool:
-        """Whether it stands for a table of others; none of these is in a chain."""
+        """Say whether it stands for a table of others; none of these is in a chain."""
         return bool(self[2] & VRING_DESC_F_INDIRECT)
 
     def __repr__(self) -> str:
@@ -95,11 +95,11 @@ class DescriptorChain:
         return True
 
     def readable(self) -> Iterator[Descriptor]:
-        """The buffers that the device reads."""
+        """Yield the buffers that the device reads."""
         return (descriptor for descriptor in self if not descriptor[2] & VRING_DESC_F_WRITE)
 
     def writable(self) -> Iterator[Descriptor]:
-        """The buffers that the device writes."""
+        """Yield the buffers that the device writes."""
         return (descriptor for descriptor in self if descriptor[2] & VRING_DESC_F_WRITE)
 
     def reader(self, memory: GuestMemory) -> Reader:

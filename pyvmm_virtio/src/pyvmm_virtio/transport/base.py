@@ -92,7 +92,7 @@ class Control:
     # status
 
     def read_status(self) -> int:
-        """The status, with DEVICE_NEEDS_RESET where the device says so."""
+        """Return the status, with DEVICE_NEEDS_RESET where the device says so."""
         return self.status | s.NEEDS_RESET if self.device.needs_reset else self.status
 
     def write_status(self, written: int) -> None:
@@ -123,18 +123,18 @@ class Control:
         return True
 
     def reset(self) -> None:
-        """Be as before a driver came; when this returns the device is done with guest memory."""
+        """Reset everything; when this returns the device is done with guest memory."""
         self.device.driver_reset()
         self._forget()
 
     # features
 
     def read_device_features(self) -> int:
-        """The 32 bits of what is offered that the driver selected; from bit 64 on there are none."""
+        """Return the 32 bits of what is offered that the driver selected; from bit 64 on there are none."""
         return self.device.device_features >> 32 * self.device_select & 0xFFFFFFFF if self.device_select < 2 else 0
 
     def read_driver_features(self) -> int:
-        """The 32 bits of what the driver accepted."""
+        """Return the 32 bits of what the driver accepted."""
         return self.accepted >> 32 * self.driver_select & 0xFFFFFFFF if self.driver_select < 2 else 0
 
     def write_driver_features(self, value: int) -> None:
@@ -150,12 +150,12 @@ class Control:
     # the selected queue
 
     def queue(self) -> Queue | None:
-        """The queue that the driver selected, if there is one."""
+        """Return the queue that the driver selected, if there is one."""
         queues = self.device.queues
         return queues[self.queue_select] if self.queue_select < len(queues) else None
 
     def settable(self) -> Queue | None:
-        """The queue that the driver selected, if it may be changed now."""
+        """Return the queue that the driver selected, if it may be changed now."""
         queue = self.queue()
         if queue is None:
             self.ignore("a queue is set up that does not exist")
@@ -169,7 +169,7 @@ class Control:
         return None
 
     def queue_size(self) -> int:
-        """The size of the selected queue, 0 where there is none."""
+        """Return the size of the selected queue, 0 where there is none."""
         queue = self.queue()
         return queue.size() if queue is not None else 0
 
@@ -203,7 +203,7 @@ class Control:
             self.ignore("a queue is given a size or an address it cannot have", str(error))
 
     def queue_ready(self) -> bool:
-        """Whether the selected queue is enabled."""
+        """Say whether the selected queue is enabled."""
         queue = self.queue()
         return queue is not None and queue.ready()
 

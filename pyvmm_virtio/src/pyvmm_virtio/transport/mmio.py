@@ -61,7 +61,7 @@ class VirtioMmio:
 
     # the device's side
 
-    def signal_queue(self, index: int) -> None:  # noqa: ARG002 (all queues share one bit)
+    def signal_queue(self, index: int) -> None:  # noqa: ARG002 - all queues share one bit
         """Tell the driver of used buffers."""
         self._signal(m.VIRTIO_MMIO_INT_VRING)
 
@@ -85,14 +85,14 @@ class VirtioMmio:
     # the machine's side
 
     def notify_addresses(self) -> list[NotifyAddress]:
-        """Where a driver notifies each queue, for ioeventfds; with NOTIFICATION_DATA, whose values vary, nowhere."""
+        """Say where a driver notifies each queue, for ioeventfds: nowhere with NOTIFICATION_DATA, whose values vary."""
         if self.device.device_features >> VIRTIO_F_NOTIFICATION_DATA & 1:
             return []
         queues = range(len(self.device.queues))
         return [NotifyAddress(index, m.VIRTIO_MMIO_QUEUE_NOTIFY, 4, index) for index in queues]
 
     def reset(self) -> None:
-        """Be as after power-on."""
+        """Reset everything, as at power-on."""
         with self.control.lock:
             self.control.reset()
             self._shared = 0
@@ -236,7 +236,7 @@ class VirtioMmio:
         return f"<VirtioMmio of {self.device!r}>"
 
 
-def _lines(interrupt: Any) -> tuple[Callable[[], object], Callable[[], object]]:  # noqa: ANN401 (edge, level or none)
+def _lines(interrupt: Any) -> tuple[Callable[[], object], Callable[[], object]]:  # noqa: ANN401 - edge, level or none
     """Return what to call for each event, and what when none is left."""
     if interrupt is None:
         return _nothing, _nothing

@@ -159,7 +159,7 @@ class VirtioPci(PciFunction):
     # the device's side
 
     def vector_count(self) -> int:
-        """How many vectors of MSI-X there are."""
+        """Return how many vectors of MSI-X there are."""
         return len(self.msix.group) if self.msix is not None else 0
 
     def signal_queue(self, index: int) -> None:
@@ -200,12 +200,12 @@ class VirtioPci(PciFunction):
     # the machine's side
 
     def notify_addresses(self) -> list[NotifyAddress]:
-        """Where in the notification area a driver notifies each queue, for ioeventfds; any value of any width."""
+        """Say where in the notification area a driver notifies each queue, for ioeventfds; any value of any width."""
         queues = range(len(self.device.queues))
         return [NotifyAddress(index, NOTIFY_MULTIPLIER * index, 0, None) for index in queues]
 
     def notify_base(self) -> int | None:
-        """The guest address of the notification area, or None while the guest has it nowhere."""
+        """Return the guest address of the notification area, or None while the guest has it nowhere."""
         mapped = self.bars[BAR].mapped
         return mapped.base + NOTIFY_AT if mapped is not None else None
 
@@ -227,7 +227,7 @@ class VirtioPci(PciFunction):
         self.take_isr()
 
     def reset(self) -> None:
-        """Be as after power-on."""
+        """Reset everything, as at power-on."""
         # before the function's own lock is taken: the device may be about to interrupt, which needs it
         with self.control.lock:
             self.control.reset()

@@ -25,7 +25,7 @@ class CommonConfig:
     """The common configuration structure. Fields are written whole; addresses of 64 bits in halves, or whole.
 
     Args:
-        transport: whose.
+        transport: of which this is the common configuration.
     """
 
     def __init__(self, transport: VirtioPci) -> None:
@@ -141,11 +141,11 @@ class NotifyArea:
     def __len__(self) -> int:
         return NOTIFY_MULTIPLIER * max(len(self.device.queues), 1)
 
-    def read(self, offset: int, buffer: memoryview) -> None:  # noqa: ARG002 (nothing is there)
-        """There is nothing to read."""
+    def read(self, offset: int, buffer: memoryview) -> None:  # noqa: ARG002 - nothing is there
+        """Read zeros: nothing is there."""
         buffer[:] = bytes(len(buffer))
 
-    def write(self, offset: int, data: memoryview) -> None:  # noqa: ARG002 (the address says it all)
+    def write(self, offset: int, data: memoryview) -> None:  # noqa: ARG002 - the address says it all
         """Notify the queue of this address."""
         self.device.kick(offset // NOTIFY_MULTIPLIER)
 
@@ -159,12 +159,12 @@ class IsrStatus:
     def __len__(self) -> int:
         return 1
 
-    def read(self, offset: int, buffer: memoryview) -> None:  # noqa: ARG002 (there is one byte)
+    def read(self, offset: int, buffer: memoryview) -> None:  # noqa: ARG002 - there is one byte
         """Take what is pending."""
         buffer[:] = bytes([self.transport.take_isr()]).ljust(len(buffer), b"\0")
 
     def write(self, offset: int, data: memoryview) -> None:
-        """Nothing can be written."""
+        """Ignore it: nothing can be written."""
 
 
 class DeviceConfig:

@@ -67,7 +67,7 @@ def advance(status: int, written: int, gates: Mapping[str, Callable[[], bool]]) 
 
 
 def describe(status: int) -> str:
-    """The names of the bits of a status.
+    """Name the bits of a status.
 
     >>> describe(0x0f)
     'ACKNOWLEDGE, DRIVER, FEATURES_OK, DRIVER_OK'

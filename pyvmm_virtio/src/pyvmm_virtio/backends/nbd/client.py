@@ -191,7 +191,7 @@ class NbdDisk:
         return self._socket.fileno()
 
     def wants_write(self) -> bool:
-        """Whether something is left to send."""
+        """Say whether something is left to send."""
         return bool(self._sending)
 
     def on_ready(self) -> None:
@@ -310,7 +310,7 @@ class NbdDisk:
         self._wait(ZERO_UNMAP if unmap else ZERO, (), offset, length)
 
     def close(self) -> None:
-        """Say goodbye and close, then what this disk owns; once is enough."""
+        """Say goodbye and close, then what this disk owns; idempotent."""
         if self._socket.fileno() >= 0:
             try:
                 if not self._sending:

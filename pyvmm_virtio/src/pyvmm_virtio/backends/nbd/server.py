@@ -42,7 +42,7 @@ class QemuNbdServer:
         BackendError: neither program is there, or it did not start.
     """
 
-    def __init__(self, path: str, format: str, *, read_only: bool = False, tool: str = "") -> None:  # noqa: A002 (QEMU's word)
+    def __init__(self, path: str, format: str, *, read_only: bool = False, tool: str = "") -> None:  # noqa: A002 - QEMU's word
         import tempfile
 
         if format not in FORMATS:
@@ -147,7 +147,7 @@ class QemuNbdServer:
             raise
 
     def close(self) -> None:
-        """Let QEMU write back and close the image, and wait for it; once is enough."""
+        """Let QEMU write back and close the image, and wait for it; idempotent."""
         if self._process is not None:
             self._process.terminate()
             self._process.wait()

@@ -17,7 +17,7 @@ RING_MASK = sum(1 << bit for bit in RING_BITS)
 BEFORE = s.ACKNOWLEDGE | s.DRIVER
 
 
-def negotiate(driver: Any, features: int) -> bool:  # noqa: ANN401 (any driver)
+def negotiate(driver: Any, features: int) -> bool:  # noqa: ANN401 - any driver
     """Offer to accept some features; returns whether the device agrees."""
     port = driver.port
     port.set_status(0)

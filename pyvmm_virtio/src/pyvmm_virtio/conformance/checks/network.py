@@ -35,7 +35,7 @@ def net_odd_headers(bench: Bench) -> None:
         ensure(not driver.needs_reset, "it needs a reset after a header with flags it does not know")
 
 
-def arrives(device: Any, driver: Any, frame: bytes) -> tuple[tuple[int, ...], bytes]:  # noqa: ANN401 (a Net, its driver)
+def arrives(device: Any, driver: Any, frame: bytes) -> tuple[tuple[int, ...], bytes]:  # noqa: ANN401 - a Net, its driver
     """Let a frame come from the network; return its header and itself."""
     device.other_end.send(0, [memoryview(frame)])
     device.poll()

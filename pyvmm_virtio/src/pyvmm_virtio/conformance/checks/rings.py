@@ -15,7 +15,7 @@ SPLIT, PACKED = ("split",), ("packed",)
 GUARD = bytes(range(0xA0, 0xB0))
 
 
-def placed(bench: Bench, driver: Any, seed: int = 0) -> list[tuple[int, int, int]]:  # noqa: ANN401 (any driver)
+def placed(bench: Bench, driver: Any, seed: int = 0) -> list[tuple[int, int, int]]:  # noqa: ANN401 - any driver
     """Put the buffers of a right request into memory."""
     readable, writable = bench.parts(driver, seed)
     buffers = [(driver.arena.put(data), len(data), 0) for data in readable]
@@ -23,7 +23,7 @@ def placed(bench: Bench, driver: Any, seed: int = 0) -> list[tuple[int, int, int
 
 
 def shattered(buffers: list[tuple[int, int, int]], pieces: int) -> list[tuple[int, int, int]]:
-    """The same bytes in more buffers: so many, and at most one more for each that there was."""
+    """Lay the same bytes out in more buffers: so many, and at most one more for each that there was."""
     step = max(1, -(-sum(length for _, length, _ in buffers) // pieces))
     return [
         (addr + at, min(step, length - at), flags) for addr, length, flags in buffers for at in range(0, length, step)
