@@ -7,14 +7,13 @@ guest for either.
 
 from __future__ import annotations
 
-import os
-
 from kvm_interrupts import KvmInterrupts
 from pyvmm_device import BusRange, ResourceExhausted
 from pyvmm_kvm import IoEventAddress
 from pyvmm_virtio.constants.features import VIRTIO_F_RING_PACKED
 from pyvmm_virtio.device import RING_FEATURES
 from pyvmm_virtio.errors import VirtioUsageError
+from pyvmm_virtio.transport import QueueEvents
 from virtio_devices import DeviceMaker, explain
 
 TYPE_CHECKING = False
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from pyvmm_loader.acpi.aml import Device
     from pyvmm_loader.acpi.devices.pci import PciHost
     from pyvmm_virtio.device import VirtioDevice
-    from pyvmm_virtio.transport import NotifyAddress, VirtioPci
+    from pyvmm_virtio.transport import VirtioMmio, VirtioPci
     from virtio_devices import TerminalPort
 
 MMIO_START, MMIO_SIZE = 0xD0000000, 0x1000
@@ -94,8 +93,7 @@ class VirtioMachine:
         self.machine.own(AtTheEnd(transport.reset))
         self.machine.io.register_mmio(transport, [BusRange(base, MMIO_SIZE)])
         self.places.append((base, irq))
-        for notify in transport.notify_addresses():
-            self.register(self.eventfd(device, notify.queue), base, notify)
+        self.events(transport).move(base)
 
     def add_pci(self, device: VirtioDevice) -> None:
         """Make it a PCI function; the guest finds it on the bus, and moves its registers where it wants them."""
@@ -104,7 +102,7 @@ class VirtioMachine:
         transport = VirtioPci(
             device, self.machine.memory, self.interrupts.group(len(device.queues) + 1), interrupt_pin=0
         )
-        transport.on_notify_moved = Notifications(self, transport).move
+        transport.on_notify_moved = self.events(transport).move
         self.machine.own(AtTheEnd(transport.reset))
         assert self.root is not None, "add_pci is for a machine with a bus"
         try:
@@ -113,56 +111,34 @@ class VirtioMachine:
             raise VirtioUsageError(f"--transport pci has slots for {len(self.devices)} devices: use fewer") from error
 
     def words(self) -> list[str]:
-        """What the kernel's command line has to say of them."""
+        """Return what the kernel's command line has to say of them."""
         return [f"virtio_mmio.device={MMIO_SIZE >> 10}K@{base:#x}:{irq}" for base, irq in self.places]
 
     def described(self) -> tuple[list[Device], PciHost | None]:
-        """What ACPI has to say of them: devices with an address of their own, and the bus that others are on."""
+        """Return what ACPI has to say of them: devices with an address of their own, and the bus that others are on."""
         from pyvmm_loader.acpi.devices.pci import PciHost
         from pyvmm_loader.acpi.devices.virtio_mmio import virtio_mmio
 
         devices = [virtio_mmio(number, base, irq) for number, (base, irq) in enumerate(self.places)]
         return devices, PciHost(mmio32=PCI_MEMORY, io=PCI_PORTS) if self.root else None
 
-    def eventfd(self, device: VirtioDevice, queue: int) -> int:
-        """An eventfd whose writes kick a queue, in the event loop's thread."""
-        fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self.machine.own(AtTheEnd(lambda: os.close(fd)))
-        self.machine.loop.add_eventfd(fd, lambda _: device.kick(queue))
-        return fd
+    def events(self, transport: VirtioMmio | VirtioPci) -> QueueEvents:
+        """Make the eventfds that the guest's notifications of a transport's queues end in."""
+        events: QueueEvents = self.machine.own(QueueEvents(transport, self.machine.loop, self.assign, self.deassign))
+        return events
 
-    def register(self, fd: int, base: int, notify: NotifyAddress) -> None:
+    def assign(self, address: int, length: int, fd: int, datamatch: int | None) -> None:
         """Let KVM write to the eventfd when the guest notifies."""
-        self.machine.vm.register_ioevent(fd, IoEventAddress.Mmio(base + notify.offset), match_of(notify))
+        self.machine.vm.register_ioevent(fd, IoEventAddress.Mmio(address), match_of(length, datamatch))
 
-    def unregister(self, fd: int, base: int, notify: NotifyAddress) -> None:
+    def deassign(self, address: int, length: int, fd: int, datamatch: int | None) -> None:
         """Undo it."""
-        self.machine.vm.unregister_ioevent(fd, IoEventAddress.Mmio(base + notify.offset), match_of(notify))
+        self.machine.vm.unregister_ioevent(fd, IoEventAddress.Mmio(address), match_of(length, datamatch))
 
 
-def match_of(notify: NotifyAddress) -> tuple[int, int] | None:
-    """The value and width of a notification, as KVM wants to know them."""
-    return None if notify.datamatch is None else (notify.datamatch, notify.length)
-
-
-class Notifications:
-    """The eventfds of a PCI function: they follow its registers wherever the guest moves them."""
-
-    def __init__(self, virtio: VirtioMachine, transport: VirtioPci) -> None:
-        self.virtio = virtio
-        self.base: int | None = None
-        addresses = transport.notify_addresses()
-        self.fds = [(virtio.eventfd(transport.device, notify.queue), notify) for notify in addresses]
-
-    def move(self, base: int | None) -> None:
-        """Listen there from now on, or nowhere."""
-        if self.base is not None:
-            for fd, notify in self.fds:
-                self.virtio.unregister(fd, self.base, notify)
-        self.base = base
-        if base is not None:
-            for fd, notify in self.fds:
-                self.virtio.register(fd, base, notify)
+def match_of(length: int, datamatch: int | None) -> tuple[int, int] | None:
+    """Return the value and width of a notification, as KVM wants to know them."""
+    return None if datamatch is None else (datamatch, length)
 
 
 class AtTheEnd:

@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from pyvmm_virtio.transport.base import NotifyAddress as NotifyAddress
     from pyvmm_virtio.transport.mmio import VirtioMmio as VirtioMmio
     from pyvmm_virtio.transport.pci import VirtioPci as VirtioPci
+    from pyvmm_virtio.transport.queue_events import QueueEvents as QueueEvents
 
 _HOMES = {
     "base": "NotifyAddress",
     "mmio": "VirtioMmio",
     "pci": "VirtioPci",
+    "queue_events": "QueueEvents",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 
