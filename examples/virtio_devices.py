@@ -31,7 +31,7 @@ class DeviceMaker:
     """Makes what a machine's command line asks for.
 
     Args:
-        machine: whose; it closes all of it.
+        machine: of which these are the devices; it closes all of them.
         ring_features: what the devices' queues may offer.
 
     Attributes:
@@ -56,7 +56,7 @@ class DeviceMaker:
             yield "--rng", self.rng
 
     def block(self, disk: argparse.Namespace) -> VirtioDevice:
-        """A disk, with a queue for each processor."""
+        """Make a disk, with a queue for each processor."""
         from pyvmm_virtio.backends.disk import open_disk
         from pyvmm_virtio.backends.workers import WorkerDisk
         from pyvmm_virtio.devices import Block
@@ -74,7 +74,7 @@ class DeviceMaker:
         return device
 
     def net(self, net: argparse.Namespace) -> VirtioDevice:
-        """An Ethernet card."""
+        """Make an Ethernet card."""
         from pyvmm_virtio.devices import Net
 
         capture = None
@@ -87,7 +87,7 @@ class DeviceMaker:
         return device
 
     def console(self) -> VirtioDevice:
-        """A console at this terminal, of its size, and ports for programs, each a socket of the host."""
+        """Make a console at this terminal, of its size, and ports for programs, each a socket of the host."""
         from pyvmm_virtio.backends.port import SocketPort
         from pyvmm_virtio.devices import Console
         from pyvmm_virtio.devices.console import Port
@@ -105,7 +105,7 @@ class DeviceMaker:
         return console
 
     def rng(self) -> VirtioDevice:
-        """A source of random numbers."""
+        """Make a source of random numbers."""
         from pyvmm_virtio.devices import Rng
 
         return Rng(**self.common)
@@ -130,7 +130,7 @@ class TerminalPort(CallablePort):
 
     def enqueue(self, data: bytes) -> int:
         """Take what was typed, if there is room; returns how many bytes."""
-        taken = data[: max(0, TYPED_AHEAD - len(self._input))]
+        taken = data[: max(0, TYPED_AHEAD - self.waiting())]
         self.feed(taken)
         return len(taken)
 

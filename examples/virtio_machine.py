@@ -39,7 +39,7 @@ class VirtioMachine:
     """The virtio devices of one machine.
 
     Args:
-        machine: whose.
+        machine: of which these are the devices.
         root: the PCI bus for `--transport pci`, where the machine has one.
 
     Attributes:

@@ -334,6 +334,10 @@ class CallablePort(BasePort):
         self._input += data
         self.on_change()
 
+    def waiting(self) -> int:
+        """Return how many bytes wait for the guest."""
+        return len(self._input)
+
     def read(self, limit: int) -> bytes:
         """Return what was fed."""
         data = bytes(self._input[:limit])
