@@ -33,19 +33,6 @@ U16_MAX = 0xFFFF
 U32_MAX = 0xFFFF_FFFF
 """The most bytes that can be said to be written; a chain may have one more."""
 
-# where a field of the state is kept, if a method has its name
-ATTRIBUTES = {
-    "max_size": "_max_size",
-    "size": "ring_size",
-    "ready": "_ready",
-    "desc_table": "desc_addr",
-    "avail_ring": "avail_addr",
-    "used_ring": "used_addr",
-    "next_avail": "avail_position",
-    "next_used": "used_position",
-    "done": "_done",
-}
-
 
 def _pairs(first: int, second: int) -> Kind:
     """Return the kind of a dictionary of numbers by number, written as a list of pairs, in its order."""
@@ -133,6 +120,21 @@ class BaseQueue(Stateful):
         "strict_order": FLAG,
         "in_flight": _pairs(16, 16),
         "done": _pairs(16, 32),
+    }
+    STATE_ATTRIBUTES = {
+        "index": "index",
+        "size": "ring_size",
+        "desc_table": "desc_addr",
+        "avail_ring": "avail_addr",
+        "used_ring": "used_addr",
+        "next_avail": "avail_position",
+        "next_used": "used_position",
+        "num_added": "num_added",
+        "event_idx": "event_idx",
+        "in_order": "in_order",
+        "indirect": "indirect",
+        "strict_order": "strict_order",
+        "in_flight": "in_flight",
     }
 
     ring: ClassVar[str]
@@ -421,16 +423,10 @@ class BaseQueue(Stateful):
         """Go to a position, as a state says it."""
         self.used_position = next_used & U16_MAX
 
-    def state(self) -> dict[str, Any]:
-        """Return everything about the queue that is not in guest memory, as JSON can carry it."""
+    def _before_save(self) -> None:
         self.num_added = min(self.num_added, 1 << 16)
-        fields = {name: kind.save(getattr(self, ATTRIBUTES.get(name, name))) for name, kind in self.STATE.items()}
-        return {"device": type(self).__name__, "version": self.STATE_VERSION, **fields}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Become what a state says; raises DeviceStateError, and nothing changed then."""
-        for name, value in self.check_state(state).items():
-            setattr(self, ATTRIBUTES.get(name, name), value)
+    def _after_restore(self) -> None:
         self.release()
 
     def _check_fields(self, fields: dict[str, Any]) -> None:

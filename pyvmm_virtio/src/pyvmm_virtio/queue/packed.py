@@ -303,7 +303,6 @@ class PackedQueue(BaseQueue):
         if sum(fields["in_flight"].values()) > fields["size"] or not all(fields["in_flight"].values()):
             raise DeviceStateError(type(self).__name__, "its chains do not fit in the ring")
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Become what a state says; raises StateError, and nothing changed then."""
-        super().restore(state)
+    def _after_restore(self) -> None:
+        super()._after_restore()
         self._taken = sum(self.in_flight.values())
