@@ -32,8 +32,8 @@ class Recorder:
             return self.answer(name, memoryview(b""))
 
         for kind in kinds:
-            monkeypatch.setattr(kind, "_ioctl", ioctl)
-            monkeypatch.setattr(kind, "_ioctl_value", value)
+            monkeypatch.setattr(kind, "ioctl", ioctl)
+            monkeypatch.setattr(kind, "ioctl_value", value)
 
     def attributes(self) -> list[tuple[str, int, int, int]]:
         """(name, group, attr, address) of the device attribute calls."""

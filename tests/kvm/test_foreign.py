@@ -53,7 +53,7 @@ def test_arm_system_and_vm_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     recorder.install(monkeypatch, ArmKvm, ArmVm)
     recorder.answer = lambda name, argument: 48
     kvm = opened(ArmKvm)
-    assert (kvm.get_host_ipa_limit(), kvm._default_vm_type()) == (48, 48)
+    assert (kvm.get_host_ipa_limit(), kvm.default_vm_type()) == (48, 48)
     kvm.get_guest_debug_hw_bps()
     kvm.get_guest_debug_hw_wps()
     assert [int.from_bytes(data, "little") for _, data in recorder.calls] == [165, 165, 119, 120]
@@ -278,7 +278,7 @@ def test_riscv_knows_only_software_breakpoints() -> None:
     vcpu.exits = [Debug(3, 0x80, 0, 0)]
     with RiscvGuestDebug(vcpu) as debug:
         assert isinstance(debug.resume(), Debug)
-        assert debug._position(Hlt()) == 0x80
+        assert debug.position(Hlt()) == 0x80
         with pytest.raises(ValueError, match="no single step"):
             debug.step()
     assert [control for control, _ in vcpu.debug] == [1 | 1 << 16, 0]
@@ -375,7 +375,7 @@ def test_riscv_vcpu_calls(monkeypatch: pytest.MonkeyPatch) -> None:
         ("KVM_INTERRUPT", b"\xfe\xff\xff\xff"),
         ("KVM_SET_GUEST_DEBUG", struct.pack("<II", 1, 0)),
     ]
-    assert opened(RiscvKvm)._default_vm_type() == 0
+    assert opened(RiscvKvm).default_vm_type() == 0
     assert not set(vars(RiscvVm)) & set(vars(VmFd)) - {"__doc__", "__module__", "__slots__"}
 
 
@@ -388,7 +388,7 @@ def test_registers_are_printed_the_way_people_read_them(
         ffi.memmove(ffi.cast("char *", address), struct.pack("<Q", register & 0xFFFF), 8)
         return 0
 
-    monkeypatch.setattr(kind, "_ioctl", answer)
+    monkeypatch.setattr(kind, "ioctl", answer)
     text = opened(kind).registers
     assert (" x30 " in text) if kind is ArmVcpu else ("  a1 000000000000000b" in text)
     assert "pc" in text
@@ -403,7 +403,7 @@ def test_arm_events_and_debug_state_reach_the_kernel(monkeypatch: pytest.MonkeyP
         calls.append((name, bytes(ffi.buffer(argument, size))))
         return 0
 
-    monkeypatch.setattr(ArmVcpu, "_ioctl", answer)
+    monkeypatch.setattr(ArmVcpu, "ioctl", answer)
     vcpu = opened(ArmVcpu)
     events = vcpu.get_vcpu_events()
     events.exception.ext_dabt_pending = 1
@@ -417,11 +417,11 @@ def test_arm_events_and_debug_state_reach_the_kernel(monkeypatch: pytest.MonkeyP
     assert calls[-1][1] == bytes(520)
 
     class Mapped(ArmVcpu):
-        __slots__ = ("_page",)
+        __slots__ = ("run_page",)
 
     mapped = opened(Mapped)
-    mapped._page = memoryview(bytearray(4096))
-    mapped._page[lib.PYVMM_RUN_SYNC] = 3
+    mapped.run_page = memoryview(bytearray(4096))
+    mapped.run_page[lib.PYVMM_RUN_SYNC] = 3
     assert mapped.sync_regs().device_irq_level == 3
 
 

@@ -172,7 +172,7 @@ def test_structures_are_whole(module: ModuleType) -> None:
             continue
         value = kind.from_bytes(bytes(index & 0x7F for index in range(kind.size())))
         assert kind.from_bytes(bytes(value)) == value
-        assert len(kind._fields) == len(set(kind._fields)) > 0
+        assert len(kind.field_names) == len(set(kind.field_names)) > 0
         assert kind is MpState or repr(value).startswith(kind.__name__)
 
 

@@ -339,8 +339,8 @@ def test_buffers_are_given_whole_and_read_back(boot: Callable[..., Guest], monke
             view[: len(table)] = table
         return 0
 
-    monkeypatch.setattr(VcpuFd, "_ioctl", answer)
-    monkeypatch.setattr(VmFd, "_ioctl", answer)
+    monkeypatch.setattr(VcpuFd, "ioctl", answer)
+    monkeypatch.setattr(VmFd, "ioctl", answer)
     used = 128
     assert guest.vcpu.get_nested_state(4224) is None
     assert seen[-1][1] == struct.pack("<HHI", 0, 0, 4224) + bytes(4216)

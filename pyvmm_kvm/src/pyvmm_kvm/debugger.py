@@ -23,47 +23,49 @@ if TYPE_CHECKING:
         def run(self) -> VcpuExit:
             """Enter the guest."""
 
+        def set_guest_debug(self, control: int) -> None:
+            """KVM_SET_GUEST_DEBUG; 0 switches it off."""
+
 
 ENABLE = 1 << 0
 SINGLESTEP = 1 << 1
 
 
 class Debugger(ABC):
-    """The part that a subclass completes with its architecture's breakpoints."""
+    """The part that a subclass completes with its architecture's breakpoints.
 
-    _stop: ClassVar[type[VcpuExit]]
+    It gives `arm`, `position` and `stop_kind`, the type of exit that ends a step.
+    """
+
+    stop_kind: ClassVar[type[VcpuExit]]
 
     def __init__(self, vcpu: Runnable) -> None:
         self.vcpu = vcpu
 
     @abstractmethod
-    def _arm(self, extra: int = 0) -> None:
+    def arm(self, extra: int = 0) -> None:
         """Give the control bits and breakpoints to KVM."""
 
     @abstractmethod
-    def _disarm(self) -> None:
-        """Switch debugging off."""
-
-    @abstractmethod
-    def _position(self, exit_: VcpuExit, /) -> int:
-        """Where the guest goes on after a stop."""
+    def position(self, exit_: VcpuExit, /) -> int:
+        """Return where the guest goes on after a stop."""
 
     def step(self) -> VcpuExit:
-        """Execute one instruction; the answer is a debug exit, or the exit that the instruction caused instead."""
-        self._arm(SINGLESTEP)
+        """Execute one instruction; return a debug exit, or the exit that the instruction caused instead."""
+        self.arm(SINGLESTEP)
         return self._run()
 
     def steps(self, limit: int) -> Iterator[int]:
-        """Up to `limit` single steps; yields the address of each next instruction, and ends at another exit."""
+        """Make up to `limit` single steps; yield the address of each next instruction, and end at another exit."""
         for _ in range(limit):
             exit_ = self.step()
-            if not isinstance(exit_, self._stop):
+            if not isinstance(exit_, self.stop_kind):
                 return
-            yield self._position(exit_)
+            yield self.position(exit_)
 
     def resume(self) -> VcpuExit:
         """Run to the next breakpoint or other exit."""
-        self._arm()
+        self.arm()
         return self._run()
 
     def _run(self) -> VcpuExit:
@@ -77,4 +79,4 @@ class Debugger(ABC):
 
     def __exit__(self, *exception: object) -> None:
         if not self.vcpu.closed:
-            self._disarm()
+            self.vcpu.set_guest_debug(0)

@@ -18,10 +18,10 @@ CREATE_DEVICE_TEST = 1
 def device_attr(fd: Fd, name: str, group: int, attr: int, data: Buffer | None) -> int:
     """One of the three device-attribute calls, which VMs and vCPUs understand too."""
     if data is None:
-        return fd._ioctl(name, ffi.new("struct kvm_device_attr *", (0, group, attr, 0)))
+        return fd.ioctl(name, ffi.new("struct kvm_device_attr *", (0, group, attr, 0)))
     with ffi.from_buffer("char[]", data) as content:
         address = int(ffi.cast("unsigned long", content))
-        return fd._ioctl(name, ffi.new("struct kvm_device_attr *", (0, group, attr, address)))
+        return fd.ioctl(name, ffi.new("struct kvm_device_attr *", (0, group, attr, address)))
 
 
 def has_device_attr(fd: Fd, group: int, attr: int) -> bool:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         """Anything that lends its descriptor."""
 
         def fileno(self) -> int:
-            """Its number."""
+            """Return its number."""
 
     FileLike: TypeAlias = int | HasFileno
 
@@ -30,7 +30,11 @@ NULL = ffi.NULL
 
 
 class Fd:
-    """Owns one file descriptor. `with` closes it; `fileno()` lends it to selectors and to `os`."""
+    """Owns one file descriptor. `with` closes it; `fileno()` lends it to selectors and to `os`.
+
+    What subclasses make their methods of, and what reaches a call that has no method: `ioctl`, `ioctl_value`,
+    `get_struct` and `set_struct`.
+    """
 
     __slots__ = ("__weakref__", "_fd")
 
@@ -38,7 +42,7 @@ class Fd:
         self._fd = fd
 
     def fileno(self) -> int:
-        """The descriptor's number, still owned by this object."""
+        """Return the descriptor's number, still owned by this object."""
         if self._fd < 0:
             raise ClosedError(type(self).__name__, "fileno")
         return self._fd
@@ -75,7 +79,7 @@ class Fd:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {'closed' if self._fd < 0 else f'fd={self._fd}'}>"
 
-    def _ioctl(self, name: str, argument: CData = NULL) -> int:
+    def ioctl(self, name: str, argument: CData = NULL) -> int:
         """Call the ioctl of that name with a pointer (cffi data that the caller keeps alive) and return its result."""
         if self._fd < 0:
             raise ClosedError(type(self).__name__, name)
@@ -84,8 +88,8 @@ class Fd:
             raise KvmError(-result, name)
         return result
 
-    def _ioctl_value(self, name: str, value: int) -> int:
-        """The same for an ioctl whose argument is a number."""
+    def ioctl_value(self, name: str, value: int) -> int:
+        """Call an ioctl whose argument is a number, and return its result."""
         if self._fd < 0:
             raise ClosedError(type(self).__name__, name)
         result = lib.pyvmm_ioctl_value(self._fd, getattr(lib, name), value)
@@ -93,16 +97,16 @@ class Fd:
             raise KvmError(-result, name)
         return result
 
-    def _get(self, name: str, kind: type[S]) -> S:
-        """The structure that this ioctl fills."""
+    def get_struct(self, name: str, kind: type[S]) -> S:
+        """Return the structure that this ioctl fills."""
         value = kind()
-        self._ioctl(name, value._c)
+        self.ioctl(name, value.cdata)
         return value
 
-    def _set(self, name: str, kind: type[S], value: object) -> None:
+    def set_struct(self, name: str, kind: type[S], value: object) -> None:
         """Give a structure to this ioctl; any object with attributes named as in the header will do."""
         if not isinstance(value, kind):
             own = kind()
             own.update(value)
             value = own
-        self._ioctl(name, value._c)
+        self.ioctl(name, value.cdata)

@@ -63,7 +63,7 @@ def get_one_reg(fd: Fd, register: int) -> int:
     value = bytearray(reg_size(register))
     with ffi.from_buffer("char[]", value) as data:
         address = int(ffi.cast("unsigned long", data))
-        fd._ioctl("KVM_GET_ONE_REG", ffi.new("struct kvm_one_reg *", (register, address)))
+        fd.ioctl("KVM_GET_ONE_REG", ffi.new("struct kvm_one_reg *", (register, address)))
     return int.from_bytes(value, "little")
 
 
@@ -71,7 +71,7 @@ def set_one_reg(fd: Fd, register: int, value: int) -> None:
     """Write it."""
     with ffi.from_buffer("char[]", value.to_bytes(reg_size(register), "little")) as data:
         address = int(ffi.cast("unsigned long", data))
-        fd._ioctl("KVM_SET_ONE_REG", ffi.new("struct kvm_one_reg *", (register, address)))
+        fd.ioctl("KVM_SET_ONE_REG", ffi.new("struct kvm_one_reg *", (register, address)))
 
 
 def get_reg_list(fd: Fd) -> RegList:
@@ -81,7 +81,7 @@ def get_reg_list(fd: Fd) -> RegList:
     for _ in range(2):
         try:
             with ffi.from_buffer("char[]", buffer) as argument:
-                fd._ioctl("KVM_GET_REG_LIST", argument)
+                fd.ioctl("KVM_GET_REG_LIST", argument)
             break
         except KvmError as error:
             if error.errno != errno.E2BIG:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import struct
 
-from pyvmm_kvm.errors import KvmError
+from pyvmm_kvm.errors import KvmError, StateError
+from pyvmm_kvm.one_reg import reg_size
 from pyvmm_kvm.state import State
 
 TYPE_CHECKING = False
@@ -12,17 +13,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Protocol
 
-    from pyvmm_kvm.exits.hot import VcpuExit
     from pyvmm_kvm.mp_state import MpState
+    from pyvmm_kvm.state import Runnable
 
-    class RegisterVcpu(Protocol):
+    class RegisterVcpu(Runnable, Protocol):
         """As much of a vCPU as this needs; `VcpuFd` has it on both architectures."""
-
-        def set_kvm_immediate_exit(self, value: int) -> None:
-            """Make the next run return at once."""
-
-        def run(self) -> VcpuExit:
-            """KVM_RUN."""
 
         def get_reg_list(self) -> Iterable[int]:
             """KVM_GET_REG_LIST."""
@@ -41,9 +36,7 @@ if TYPE_CHECKING:
 
 
 def read_registers(vcpu: RegisterVcpu) -> bytes:
-    """Every register that KVM lists: id, value, id, value; the values are as wide as their ids say."""
-    from pyvmm_kvm.one_reg import reg_size
-
+    """Return every register that KVM lists: id, value, id, value; the values are as wide as their ids say."""
     parts = []
     for register in vcpu.get_reg_list():
         value = vcpu.get_one_reg(register)
@@ -53,9 +46,6 @@ def read_registers(vcpu: RegisterVcpu) -> bytes:
 
 def write_registers(vcpu: RegisterVcpu, data: bytes, wanted: Callable[[int], bool]) -> list[int]:
     """Write those that `wanted` picks, in order, and return the ids of those whose value this kernel refused."""
-    from pyvmm_kvm.errors import StateError
-    from pyvmm_kvm.one_reg import reg_size
-
     refused = []
     at = 0
     while at < len(data):
@@ -81,12 +71,4 @@ def write_registers(vcpu: RegisterVcpu, data: bytes, wanted: Callable[[int], boo
 class RegisterState(State):
     """What the snapshots of both architectures consist of."""
 
-    _required: tuple[str, ...] = ("registers", "mp_state")
-
-    @staticmethod
-    def _finish_io(vcpu: RegisterVcpu) -> None:
-        vcpu.set_kvm_immediate_exit(1)
-        try:
-            vcpu.run()
-        finally:
-            vcpu.set_kvm_immediate_exit(0)
+    required: tuple[str, ...] = ("registers", "mp_state")

@@ -8,9 +8,19 @@ from pyvmm_kvm.errors import StateError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Self
+    from typing import Protocol, Self
 
     from typing_extensions import Buffer
+
+    class Runnable(Protocol):
+        """As much of a vCPU as finishing its I/O needs."""
+
+        def set_kvm_immediate_exit(self, value: int) -> None:
+            """Make the next run return at once."""
+
+        def run(self) -> object:
+            """KVM_RUN."""
+
 
 _MAGIC = b"pyvmmkvm"
 _VERSION = 1
@@ -52,25 +62,34 @@ def unpack(kind: int, data: Buffer) -> dict[str, bytes]:
     return parts
 
 
-class State:
-    """Named parts; a subclass says which kind it is and which parts it cannot do without."""
+def finish_io(vcpu: Runnable) -> None:
+    """Complete the I/O of the last exit without entering the guest, which would repeat it after a restore otherwise."""
+    vcpu.set_kvm_immediate_exit(1)
+    try:
+        vcpu.run()
+    finally:
+        vcpu.set_kvm_immediate_exit(0)
 
-    _kind = 0
-    _required: tuple[str, ...] = ()
+
+class State:
+    """Named parts; a subclass says by `kind` which number it has and by `required` which parts it cannot do without."""
+
+    kind = 0
+    required: tuple[str, ...] = ()
 
     def __init__(self, parts: dict[str, bytes]) -> None:
-        missing = [name for name in self._required if name not in parts]
+        missing = [name for name in self.required if name not in parts]
         if missing:
             raise StateError(f"the state lacks {', '.join(missing)}")
         self.parts = parts
 
     def __bytes__(self) -> bytes:
-        return pack(self._kind, self.parts)
+        return pack(self.kind, self.parts)
 
     @classmethod
     def from_bytes(cls, data: Buffer) -> Self:
         """Read what `bytes(state)` made; `StateError` where it is damaged or of another version."""
-        return cls(unpack(cls._kind, data))
+        return cls(unpack(cls.kind, data))
 
     def __eq__(self, other: object) -> bool:
         return self.parts == other.parts if isinstance(other, type(self)) else NotImplemented

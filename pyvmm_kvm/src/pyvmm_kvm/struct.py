@@ -55,17 +55,17 @@ class Array:
 
 def _scalar(name: str) -> property:
     def put(self: Struct, value: int) -> None:
-        setattr(self._c, name, value)
+        setattr(self.cdata, name, value)
 
-    return property(attrgetter(f"_c.{name}"), put)
+    return property(attrgetter(f"cdata.{name}"), put)
 
 
 def _array(name: str) -> property:
     def get(self: Struct) -> Array:
-        return Array(getattr(self._c, name), self)
+        return Array(getattr(self.cdata, name), self)
 
     def put(self: Struct, values: Iterable[int]) -> None:
-        setattr(self._c, name, list(values))
+        setattr(self.cdata, name, list(values))
 
     return property(get, put)
 
@@ -73,7 +73,7 @@ def _array(name: str) -> property:
 def _bytes(name: str) -> property:
     def get(self: Struct) -> memoryview:
         start = ffi.offsetof(self._ctype, name)
-        return self._view()[start : start + ffi.sizeof(getattr(self._c, name))]
+        return self.view()[start : start + ffi.sizeof(getattr(self.cdata, name))]
 
     def put(self: Struct, value: Buffer) -> None:
         get(self)[:] = memoryview(value).cast("B")
@@ -84,7 +84,7 @@ def _bytes(name: str) -> property:
 def _nested(name: str, type_name: str, module: str) -> property:
     def get(self: Struct) -> Struct:
         kind: type[Struct] = getattr(sys.modules[module], type_name)
-        return kind._at(ffi.addressof(self._c, name), self._view, ffi.offsetof(self._ctype, name), self)
+        return kind.inside(self, ffi.addressof(self.cdata, name), ffi.offsetof(self._ctype, name))
 
     def put(self: Struct, value: object) -> None:
         get(self).update(value)
@@ -97,12 +97,15 @@ class Struct:
 
     Comparison, `copy()` and `bytes()` go by content; `update(other)` copies the attributes that `other` has, whatever
     its type, so a structure can be filled from any object that names its parts as linux/kvm.h does.
+
+    For subclasses and for ioctls: `cdata` is the cffi pointer to it, `view()` its bytes, `field_names` its fields in
+    order, and `inside()` makes one that lies in another.
     """
 
-    __slots__ = ("_c", "_owner", "_start")
+    __slots__ = ("_owner", "_start", "cdata")
 
     _ctype = ""
-    _fields: tuple[str, ...] = ()
+    field_names: tuple[str, ...] = ()
 
     def __init_subclass__(cls, ctype: str = "") -> None:
         if not ctype:
@@ -120,42 +123,44 @@ class Struct:
             else:
                 member = _nested(name, kind, cls.__module__)
             setattr(cls, name, member)
-        cls._fields = tuple(names)
+        cls.field_names = tuple(names)
 
     def __init__(self, **fields: object) -> None:
-        self._c = ffi.new(f"{self._ctype} *")
+        self.cdata = ffi.new(f"{self._ctype} *")
         self._owner: Struct | None = None
         self._start = 0
         for name, value in fields.items():
-            if name not in self._fields:
-                raise TypeError(f"{type(self).__name__} has no field {name!r}: it has {', '.join(self._fields)}")
+            if name not in self.field_names:
+                raise TypeError(f"{type(self).__name__} has no field {name!r}: it has {', '.join(self.field_names)}")
             setattr(self, name, value)
 
     @classmethod
-    def _at(cls, pointer: CData, _view: object, start: int, owner: Struct) -> Self:
+    def inside(cls, owner: Struct, pointer: CData, start: int) -> Self:
+        """Return the part of another structure that `pointer` leads to, `start` bytes behind the beginning of it."""
         self = cls.__new__(cls)
-        self._c = pointer
+        self.cdata = pointer
         self._owner = owner
         self._start = start
         return self
 
     @classmethod
     def over(cls, memory: Buffer) -> Self:
-        """One that lives in this writable memory: reading and assigning go there. It must hold `size()` bytes."""
+        """Return one that lives in this writable memory, of at least `size()` bytes: reading and assigning go there."""
         self = cls.__new__(cls)
-        self._c = ffi.from_buffer(f"{cls._ctype} *", memory, require_writable=True)
+        self.cdata = ffi.from_buffer(f"{cls._ctype} *", memory, require_writable=True)
         self._owner = None
         self._start = 0
         return self
 
-    def _view(self) -> memoryview:
+    def view(self) -> memoryview:
+        """Return its bytes, live and writable."""
         if self._owner is None:
-            return memoryview(ffi.buffer(self._c)).cast("B")
-        return self._owner._view()[self._start : self._start + ffi.sizeof(self._ctype)]
+            return memoryview(ffi.buffer(self.cdata)).cast("B")
+        return self._owner.view()[self._start : self._start + ffi.sizeof(self._ctype)]
 
     @classmethod
     def size(cls) -> int:
-        """Its size in bytes on this architecture."""
+        """Return its size in bytes on this architecture."""
         return ffi.sizeof(cls._ctype)
 
     @classmethod
@@ -163,23 +168,23 @@ class Struct:
         """Read one from bytes. A shorter block leaves zeros behind it and a longer one is cut, as rust-vmm does."""
         self = cls()
         view = memoryview(data).cast("B")[: cls.size()]
-        self._view()[: len(view)] = view
+        self.view()[: len(view)] = view
         return self
 
     def __bytes__(self) -> bytes:
-        return bytes(self._view())
+        return bytes(self.view())
 
     def copy(self) -> Self:
-        """An independent structure with the same content."""
-        return self.from_bytes(self._view())
+        """Return an independent structure with the same content."""
+        return self.from_bytes(self.view())
 
     def update(self, other: object) -> None:
         """Copy every field that `other` has as an attribute of the same name, nested structures included."""
         if type(other) is type(self):
-            self._view()[:] = other._view()
+            self.view()[:] = other.view()
             return
         found = False
-        for name in self._fields:
+        for name in self.field_names:
             if hasattr(other, name):
                 setattr(self, name, getattr(other, name))
                 found = True
@@ -192,7 +197,7 @@ class Struct:
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        parts = (f"{name}={_show(getattr(self, name))}" for name in self._fields)
+        parts = (f"{name}={_show(getattr(self, name))}" for name in self.field_names)
         return f"{type(self).__name__}({', '.join(parts)})"
 
 

@@ -35,11 +35,11 @@ class Kvm(ArchKvm):
 
     def get_api_version(self) -> int:
         """12 on every kernel that is not an antique; a VMM must refuse any other number."""
-        return self._ioctl_value("KVM_GET_API_VERSION", 0)
+        return self.ioctl_value("KVM_GET_API_VERSION", 0)
 
     def check_extension_raw(self, number: int) -> int:
         """What KVM_CHECK_EXTENSION says about a capability's number: 0 is no, some answer with a size or a mask."""
-        return self._ioctl_value("KVM_CHECK_EXTENSION", number)
+        return self.ioctl_value("KVM_CHECK_EXTENSION", number)
 
     check_extension_int = check_extension_raw
 
@@ -49,7 +49,7 @@ class Kvm(ArchKvm):
 
     def get_vcpu_mmap_size(self) -> int:
         """How many bytes of a vCPU's file descriptor can be mapped: the run page and what follows it."""
-        return self._ioctl_value("KVM_GET_VCPU_MMAP_SIZE", 0)
+        return self.ioctl_value("KVM_GET_VCPU_MMAP_SIZE", 0)
 
     def get_nr_vcpus(self) -> int:
         """The recommended largest number of vCPUs in a VM; 4 where KVM does not say."""
@@ -69,13 +69,13 @@ class Kvm(ArchKvm):
 
     def create_vm(self) -> VmFd:
         """A VM without memory, vCPUs or devices, of the architecture's usual type."""
-        return self.create_vm_with_type(self._default_vm_type())
+        return self.create_vm_with_type(self.default_vm_type())
 
     def create_vm_with_type(self, vm_type: int) -> VmFd:
         """A VM of a type that the architecture defines (on x86: protected kinds; on arm64: the address size)."""
         while True:
             try:
-                return VmFd(self._ioctl_value("KVM_CREATE_VM", vm_type), self.get_vcpu_mmap_size())
+                return VmFd(self.ioctl_value("KVM_CREATE_VM", vm_type), self.get_vcpu_mmap_size())
             except KvmError as error:
                 # the kernel asks for another try when a signal met it half-way; nothing was created
                 if error.errno != errno.EINTR:
@@ -102,4 +102,4 @@ class Kvm(ArchKvm):
         return get_device_attr(self, group, attr, size)
 
     def __repr__(self) -> str:
-        return f"<Kvm {self.path} {'closed' if self._fd < 0 else f'fd={self._fd}'}>"
+        return f"<Kvm {self.path} {'closed' if self.closed else f'fd={self.fileno()}'}>"

@@ -72,7 +72,7 @@ class VcpuFd(ArchVcpu):
     One thread runs it; every other call waits in the kernel until `run()` returns, so stop it first (`RunControl`).
     """
 
-    __slots__ = ("_address", "_known", "_page", "_run_c", "_slots", "_state", "id")
+    __slots__ = ("_address", "_known", "_run_c", "_slots", "_state", "id", "run_page")
 
     def __init__(self, fd: int, run_size: int, vcpu_id: int, slots: dict[int, MemorySlot]) -> None:
         self._address = 0
@@ -82,7 +82,7 @@ class VcpuFd(ArchVcpu):
         self._slots = slots
         # never unmapped by hand: a view that somebody kept must stay readable, so the last reference unmaps it
         mapped = mmap.mmap(fd, run_size)
-        self._page = memoryview(mapped)
+        self.run_page = memoryview(mapped)
         self._run_c = ffi.from_buffer("struct kvm_run *", mapped)
         # freed with this object and not before: another thread may be inside run() with its address
         self._state = ffi.new("struct pyvmm_vcpu *", {"fd": fd, "run": self._run_c})
@@ -117,21 +117,21 @@ class VcpuFd(ArchVcpu):
     def _decode(self, code: int) -> VcpuExit:
         """An exit that did not happen before; those of port and memory-mapped I/O are kept for the next time."""
         if code < 0:
-            if self._fd < 0:
+            if self.closed:
                 raise ClosedError("VcpuFd", "KVM_RUN")
             raise KvmError(-code, "KVM_RUN")
         hot = _HOT.get(code & 7)
         if hot is None:
             return self._rare(code >> _LENGTH)
         kind, start = hot
-        exit_ = kind(code >> _ADDRESS, self._page[start : start + (code >> _LENGTH & 15)])
+        exit_ = kind(code >> _ADDRESS, self.run_page[start : start + (code >> _LENGTH & 15)])
         if len(self._known) >= _MOST_KNOWN:
             self._known = _simple()
         self._known[code] = exit_
         return exit_
 
     def _rare(self, reason: int) -> VcpuExit:
-        payload = self._page[_PAYLOAD : _PAYLOAD + _PAYLOAD_SIZE]
+        payload = self.run_page[_PAYLOAD : _PAYLOAD + _PAYLOAD_SIZE]
         if reason == IoOut.reason:
             return self._string_io(payload)
         if reason == MmioRead.reason:
@@ -148,59 +148,59 @@ class VcpuFd(ArchVcpu):
         import struct
 
         direction, size, port, count, offset = struct.unpack_from("<BBHIQ", payload)
-        if direction > 1 or offset + size * count > len(self._page):
+        if direction > 1 or offset + size * count > len(self.run_page):
             raise KvmError(
                 errno.EINVAL, "KVM_RUN", f"KVM reports port I/O that is not in the run page ({payload[:16].hex()})"
             )
-        return (StringOut if direction else StringIn)(port, self._page[offset : offset + size * count], size)
+        return (StringOut if direction else StringIn)(port, self.run_page[offset : offset + size * count], size)
 
     def _wide_mmio(self, payload: memoryview) -> VcpuExit:
         import struct
 
         # the kernel's word for more than 8 bytes would be a defect, and the array ends there
         addr, length, is_write = struct.unpack_from("<Q8xIB", payload)
-        return (MmioWrite if is_write else MmioRead)(addr, self._page[_MMIO_DATA : _MMIO_DATA + min(length, 8)])
+        return (MmioWrite if is_write else MmioRead)(addr, self.run_page[_MMIO_DATA : _MMIO_DATA + min(length, 8)])
 
     def set_kvm_immediate_exit(self, value: int) -> None:
         """While it is 1, `run()` finishes pending I/O and returns `Intr` without entering the guest."""
-        self._page[_IMMEDIATE_EXIT] = value
+        self.run_page[_IMMEDIATE_EXIT] = value
 
     def get_kvm_run(self) -> memoryview:
         """The mapped run page (struct kvm_run) and the pages behind it: a live, writable view of bytes."""
-        return self._page
+        return self.run_page
 
     @property
     def ready_for_interrupt_injection(self) -> bool:
         """Without an in-kernel irqchip: whether `interrupt()` may be called now."""
-        return bool(self._page[lib.PYVMM_RUN_READY])
+        return bool(self.run_page[lib.PYVMM_RUN_READY])
 
     @property
     def if_flag(self) -> bool:
         """The guest's interrupt flag at the last exit."""
-        return bool(self._page[lib.PYVMM_RUN_IF_FLAG])
+        return bool(self.run_page[lib.PYVMM_RUN_IF_FLAG])
 
     @property
     def request_interrupt_window(self) -> bool:
         """Set it to get `IrqWindowOpen` as soon as the guest can take an interrupt."""
-        return bool(self._page[lib.PYVMM_RUN_REQUEST_WINDOW])
+        return bool(self.run_page[lib.PYVMM_RUN_REQUEST_WINDOW])
 
     @request_interrupt_window.setter
     def request_interrupt_window(self, value: bool) -> None:
-        self._page[lib.PYVMM_RUN_REQUEST_WINDOW] = value
+        self.run_page[lib.PYVMM_RUN_REQUEST_WINDOW] = value
 
     @property
     def cr8(self) -> int:
         """Without an in-kernel irqchip: the task priority at the last exit, and with which the next run begins."""
-        return self._page[lib.PYVMM_RUN_CR8 : lib.PYVMM_RUN_CR8 + 8].cast("Q")[0]
+        return self.run_page[lib.PYVMM_RUN_CR8 : lib.PYVMM_RUN_CR8 + 8].cast("Q")[0]
 
     @cr8.setter
     def cr8(self, value: int) -> None:
-        self._page[lib.PYVMM_RUN_CR8 : lib.PYVMM_RUN_CR8 + 8].cast("Q")[0] = value
+        self.run_page[lib.PYVMM_RUN_CR8 : lib.PYVMM_RUN_CR8 + 8].cast("Q")[0] = value
 
     @property
     def apic_base(self) -> int:
         """The APIC's base register at the last exit (IA32_APIC_BASE)."""
-        return self._page[lib.PYVMM_RUN_APIC_BASE : lib.PYVMM_RUN_APIC_BASE + 8].cast("Q")[0]
+        return self.run_page[lib.PYVMM_RUN_APIC_BASE : lib.PYVMM_RUN_APIC_BASE + 8].cast("Q")[0]
 
     @property
     def exits(self) -> int:
@@ -216,19 +216,19 @@ class VcpuFd(ArchVcpu):
 
     def enable_cap(self, cap: int, *args: int, flags: int = 0) -> int:
         """Switch a capability on for this vCPU."""
-        return self._ioctl("KVM_ENABLE_CAP", ffi.new("struct kvm_enable_cap *", (cap, flags, args)))
+        return self.ioctl("KVM_ENABLE_CAP", ffi.new("struct kvm_enable_cap *", (cap, flags, args)))
 
     def get_mp_state(self) -> MpState:
         """Whether it runs, halts or waits for INIT and SIPI (arm64: for PSCI, RISC-V: for the SBI)."""
         from pyvmm_kvm.mp_state import MpState
 
-        return self._get("KVM_GET_MP_STATE", MpState)
+        return self.get_struct("KVM_GET_MP_STATE", MpState)
 
     def set_mp_state(self, state: MpState | int) -> None:
         """Change that; a plain number such as `MpState.RUNNABLE` will do."""
         from pyvmm_kvm.mp_state import MpState
 
-        self._set("KVM_SET_MP_STATE", MpState, MpState(mp_state=state) if isinstance(state, int) else state)
+        self.set_struct("KVM_SET_MP_STATE", MpState, MpState(mp_state=state) if isinstance(state, int) else state)
 
     def has_device_attr(self, group: int, attr: int) -> bool:
         """Whether the vCPU itself has an attribute (x86: group 0, the TSC offset)."""
@@ -269,23 +269,23 @@ class VcpuFd(ArchVcpu):
     def set_signal_mask(self, blocked: Iterable[int] | None) -> None:
         """The signals that are blocked inside KVM_RUN only; None means the thread's own mask. `RunControl` uses it."""
         if blocked is None:
-            self._ioctl("KVM_SET_SIGNAL_MASK")
+            self.ioctl("KVM_SET_SIGNAL_MASK")
             return
         bits = sum(1 << number - 1 for number in set(blocked))
         argument = bytearray((8).to_bytes(4, "little") + bits.to_bytes(8, "little"))
         with ffi.from_buffer("char[]", argument) as data:
-            self._ioctl("KVM_SET_SIGNAL_MASK", data)
+            self.ioctl("KVM_SET_SIGNAL_MASK", data)
 
     def get_stats_fd(self) -> Stats:
         """The vCPU's counters, by name."""
         from pyvmm_kvm.stats import Stats
 
-        return Stats(self._ioctl_value("KVM_GET_STATS_FD", 0))
+        return Stats(self.ioctl_value("KVM_GET_STATS_FD", 0))
 
     def pre_fault_memory(self, gpa: int, size: int) -> int:
         """Populate the guest's page tables for a range; the answer is how many bytes are left when interrupted."""
         request = ffi.new("struct kvm_pre_fault_memory *", (gpa, size))
-        self._ioctl("KVM_PRE_FAULT_MEMORY", request)
+        self.ioctl("KVM_PRE_FAULT_MEMORY", request)
         return int(request.size)
 
     def dirty_ring(self, size: int) -> DirtyRing:
@@ -298,7 +298,7 @@ class VcpuFd(ArchVcpu):
         """The next write that the kernel collected, as (address, data, is_port), or None when there is none."""
         from pyvmm_kvm.coalesced import read_next
 
-        return read_next(self._page)
+        return read_next(self.run_page)
 
     def __repr__(self) -> str:
-        return f"<VcpuFd {self.id} {'closed' if self._fd < 0 else f'fd={self._fd}, {self.exits} exits'}>"
+        return f"<VcpuFd {self.id} {'closed' if self.closed else f'fd={self.fileno()}, {self.exits} exits'}>"

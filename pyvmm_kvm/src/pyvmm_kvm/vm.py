@@ -82,7 +82,7 @@ class VmFd(ArchVm):
 
     def check_extension_raw(self, number: int) -> int:
         """As `Kvm.check_extension_raw`, for this VM: some answers depend on its type."""
-        return self._ioctl_value("KVM_CHECK_EXTENSION", number)
+        return self.ioctl_value("KVM_CHECK_EXTENSION", number)
 
     check_extension_int = check_extension_raw
 
@@ -92,7 +92,7 @@ class VmFd(ArchVm):
 
     def enable_cap(self, cap: int, *args: int, flags: int = 0) -> int:
         """Switch a capability on for the VM, with up to four numbers that its documentation explains."""
-        return self._ioctl("KVM_ENABLE_CAP", ffi.new("struct kvm_enable_cap *", (cap, flags, args)))
+        return self.ioctl("KVM_ENABLE_CAP", ffi.new("struct kvm_enable_cap *", (cap, flags, args)))
 
     # memory
 
@@ -142,7 +142,7 @@ class VmFd(ArchVm):
 
     def _register(self, ioctl: str, argument: CData, slot: int, entry: MemorySlot | None) -> None:
         try:
-            self._ioctl(ioctl, argument)
+            self.ioctl(ioctl, argument)
         except BaseException:
             # the exception's traceback would keep the buffer exported, and whoever owns it could not close it
             if entry:
@@ -162,7 +162,7 @@ class VmFd(ArchVm):
         pages = self._pages(slot, "KVM_GET_DIRTY_LOG")
         words = memoryview(bytearray(8 * -(-pages // 64))).cast("Q")
         with ffi.from_buffer("char[]", words) as bitmap:
-            self._ioctl("KVM_GET_DIRTY_LOG", ffi.new("struct kvm_dirty_log *", {"slot": slot, "dirty_bitmap": bitmap}))
+            self.ioctl("KVM_GET_DIRTY_LOG", ffi.new("struct kvm_dirty_log *", {"slot": slot, "dirty_bitmap": bitmap}))
         return words
 
     def _pages(self, slot: int, ioctl: str) -> int:
@@ -179,7 +179,7 @@ class VmFd(ArchVm):
         """A vCPU with an id of at least 0 and below `Kvm.get_max_vcpu_id()`; on x86 it is its APIC id."""
         from pyvmm_kvm.vcpu import VcpuFd
 
-        return VcpuFd(self._ioctl_value("KVM_CREATE_VCPU", vcpu_id), self._run_size, vcpu_id, self._slots)
+        return VcpuFd(self.ioctl_value("KVM_CREATE_VCPU", vcpu_id), self._run_size, vcpu_id, self._slots)
 
     def create_vcpu_from_rawfd(self, fd: int, vcpu_id: int = -1) -> VcpuFd:
         """Take over a vCPU's file descriptor that came from elsewhere."""
@@ -191,22 +191,22 @@ class VmFd(ArchVm):
 
     def create_irq_chip(self) -> None:
         """The in-kernel interrupt controllers (x86: two PICs, an IOAPIC, and a LAPIC per vCPU). Before any vCPU."""
-        self._ioctl_value("KVM_CREATE_IRQCHIP", 0)
+        self.ioctl_value("KVM_CREATE_IRQCHIP", 0)
 
     def set_irq_line(self, irq: int, active: bool) -> None:
         """Set an interrupt line's level; an edge is active, then inactive."""
-        self._ioctl("KVM_IRQ_LINE", ffi.new("struct kvm_irq_level *", {"irq": irq, "level": active}))
+        self.ioctl("KVM_IRQ_LINE", ffi.new("struct kvm_irq_level *", {"irq": irq, "level": active}))
 
     def irq_line_status(self, irq: int, active: bool) -> int:
         """The same, answered: above 0 delivered to that many, 0 merged with a pending one, below 0 masked."""
         level = ffi.new("struct kvm_irq_level *", {"irq": irq, "level": active})
-        self._ioctl("KVM_IRQ_LINE_STATUS", level)
+        self.ioctl("KVM_IRQ_LINE_STATUS", level)
         return int(level.status)
 
     def signal_msi(self, address: int, data: int, devid: int | None = None) -> int:
         """Deliver a message-signalled interrupt: above 0 delivered, 0 blocked by the guest."""
         valid_devid = 1
-        return self._ioctl(
+        return self.ioctl(
             "KVM_SIGNAL_MSI",
             ffi.new(
                 "struct kvm_msi *",
@@ -233,7 +233,7 @@ class VmFd(ArchVm):
         self._irqfd(fd, gsi, _IRQFD_DEASSIGN, 0)
 
     def _irqfd(self, fd: FileLike, gsi: int, flags: int, resample_fd: FileLike) -> None:
-        self._ioctl("KVM_IRQFD", ffi.new("struct kvm_irqfd *", (_number(fd), gsi, flags, _number(resample_fd))))
+        self.ioctl("KVM_IRQFD", ffi.new("struct kvm_irqfd *", (_number(fd), gsi, flags, _number(resample_fd))))
 
     def register_ioevent(
         self, fd: FileLike, addr: IoEventAddress, datamatch: int | tuple[int, int] | None = None
@@ -265,7 +265,7 @@ class VmFd(ArchVm):
         if isinstance(addr, IoEventAddress.Pio):
             flags |= _IOEVENTFD_PIO
         values = (value, addr.address, length, _number(fd), flags)
-        self._ioctl("KVM_IOEVENTFD", ffi.new("struct kvm_ioeventfd *", values))
+        self.ioctl("KVM_IOEVENTFD", ffi.new("struct kvm_ioeventfd *", values))
 
     # logs, statistics, devices and private memory
 
@@ -278,34 +278,34 @@ class VmFd(ArchVm):
                     22, "KVM_CLEAR_DIRTY_LOG", f"slot {slot} has {total} pages, the bitmap {len(bits)} bytes"
                 )
             values = {"slot": slot, "num_pages": pages, "first_page": first_page, "dirty_bitmap": bits}
-            self._ioctl("KVM_CLEAR_DIRTY_LOG", ffi.new("struct kvm_clear_dirty_log *", values))
+            self.ioctl("KVM_CLEAR_DIRTY_LOG", ffi.new("struct kvm_clear_dirty_log *", values))
 
     def reset_dirty_rings(self) -> int:
         """Give harvested dirty-ring entries back to the kernel; the answer is how many."""
-        return self._ioctl_value("KVM_RESET_DIRTY_RINGS", 0)
+        return self.ioctl_value("KVM_RESET_DIRTY_RINGS", 0)
 
     def register_coalesced_mmio(self, addr: int, size: int, pio: bool = False) -> None:
         """Collect the guest's writes to this range in a ring instead of exiting (`VcpuFd.coalesced_mmio_read`)."""
         zone = ffi.new("struct kvm_coalesced_mmio_zone *", {"addr": addr, "size": size, "pio": pio})
-        self._ioctl("KVM_REGISTER_COALESCED_MMIO", zone)
+        self.ioctl("KVM_REGISTER_COALESCED_MMIO", zone)
 
     def unregister_coalesced_mmio(self, addr: int, size: int, pio: bool = False) -> None:
         """Undo `register_coalesced_mmio`."""
         zone = ffi.new("struct kvm_coalesced_mmio_zone *", {"addr": addr, "size": size, "pio": pio})
-        self._ioctl("KVM_UNREGISTER_COALESCED_MMIO", zone)
+        self.ioctl("KVM_UNREGISTER_COALESCED_MMIO", zone)
 
     def set_gsi_routing(self, routing: IrqRouting) -> None:
         """Replace the whole table of where interrupts go."""
         buffer = bytearray(bytes(routing))
         with ffi.from_buffer("char[]", buffer) as argument:
-            self._ioctl("KVM_SET_GSI_ROUTING", argument)
+            self.ioctl("KVM_SET_GSI_ROUTING", argument)
 
     def create_device(self, device_type: int, flags: int = 0) -> DeviceFd | None:
         """An in-kernel device (`DeviceFd` has the types); with flag 1 only test whether it could be made."""
         from pyvmm_kvm.device import CREATE_DEVICE_TEST, DeviceFd
 
         request = ffi.new("struct kvm_create_device *", (device_type, 0, flags))
-        self._ioctl("KVM_CREATE_DEVICE", request)
+        self.ioctl("KVM_CREATE_DEVICE", request)
         return None if flags & CREATE_DEVICE_TEST else DeviceFd(request.fd, device_type)
 
     def has_device_attr(self, group: int, attr: int) -> bool:
@@ -330,7 +330,7 @@ class VmFd(ArchVm):
         """The VM's counters, by name."""
         from pyvmm_kvm.stats import Stats
 
-        return Stats(self._ioctl_value("KVM_GET_STATS_FD", 0))
+        return Stats(self.ioctl_value("KVM_GET_STATS_FD", 0))
 
     def set_user_memory_region2(
         self, slot: int, guest_phys_addr: int, memory: Buffer, flags: int, guest_memfd: int, guest_memfd_offset: int = 0
@@ -345,14 +345,14 @@ class VmFd(ArchVm):
 
         `flags`: 1 lets the host map it too, 2 makes it shared at first (KVM_CAP_GUEST_MEMFD_FLAGS has the mask).
         """
-        return self._ioctl("KVM_CREATE_GUEST_MEMFD", ffi.new("struct kvm_create_guest_memfd *", (size, flags)))
+        return self.ioctl("KVM_CREATE_GUEST_MEMFD", ffi.new("struct kvm_create_guest_memfd *", (size, flags)))
 
     def set_memory_attributes(self, address: int, size: int, attributes: int) -> None:
         """Make a range private (1 << 3) or shared (0)."""
-        self._ioctl("KVM_SET_MEMORY_ATTRIBUTES", ffi.new("struct kvm_memory_attributes *", (address, size, attributes)))
+        self.ioctl("KVM_SET_MEMORY_ATTRIBUTES", ffi.new("struct kvm_memory_attributes *", (address, size, attributes)))
 
     def __repr__(self) -> str:
-        return f"<VmFd {'closed' if self._fd < 0 else f'fd={self._fd}'}, {len(self._slots)} memory slots>"
+        return f"<VmFd {'closed' if self.closed else f'fd={self.fileno()}'}, {len(self._slots)} memory slots>"
 
 
 def _number(fd: FileLike) -> int:

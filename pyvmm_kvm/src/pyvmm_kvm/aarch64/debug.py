@@ -38,7 +38,7 @@ _ACCESS = {"read": 1, "write": 2, "access": 3}
 class GuestDebug(Debugger):
     """Debugging of one vCPU, switched off again by `with`; as the x86 class of this name."""
 
-    _stop = ArmDebug
+    stop_kind = ArmDebug
     vcpu: DebugVcpu
 
     def __init__(self, vcpu: DebugVcpu) -> None:
@@ -80,14 +80,13 @@ class GuestDebug(Debugger):
                 return number
         raise ValueError("the architecture has 16 of each and all are taken")
 
-    def _arm(self, extra: int = 0) -> None:
+    def arm(self, extra: int = 0) -> None:
+        """Give the control bits and breakpoints to KVM."""
         used = any(value & 1 for value in (*self._arch.dbg_bcr, *self._arch.dbg_wcr))
         self.vcpu.set_guest_debug(ENABLE | extra | (USE_HW if used else 0), self._arch)
 
-    def _disarm(self) -> None:
-        self.vcpu.set_guest_debug(0)
-
-    def _position(self, _exit: VcpuExit, /) -> int:
+    def position(self, _exit: VcpuExit, /) -> int:
+        """Return the program counter."""
         return self.vcpu.get_one_reg(core("pc"))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pyvmm_kvm.aarch64.registers import SVE_VLS
 from pyvmm_kvm.aarch64.structs import MpState, VcpuEvents, VcpuInit
 from pyvmm_kvm.reg_state import RegisterState, read_registers, write_registers
+from pyvmm_kvm.state import finish_io
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,13 +35,13 @@ if TYPE_CHECKING:
 class VcpuState(RegisterState):
     """One vCPU: the kind of processor it was made as, every register KVM lists, pending aborts, whether it runs."""
 
-    _kind = 3
-    _required = ("init", "registers", "mp_state")
+    kind = 3
+    required = ("init", "registers", "mp_state")
 
     @classmethod
     def save(cls, vcpu: ArmVcpu, init: VcpuInit) -> Self:
         """Read a stopped vCPU that `vcpu_init(init)` made. Its pending I/O is completed first."""
-        cls._finish_io(vcpu)
+        finish_io(vcpu)
         parts = {"init": bytes(init), "registers": read_registers(vcpu), "mp_state": bytes(vcpu.get_mp_state())}
         parts["events"] = bytes(vcpu.get_vcpu_events())
         return cls(parts)

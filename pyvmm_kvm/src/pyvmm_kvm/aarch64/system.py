@@ -13,18 +13,18 @@ class ArchKvm(Fd):
 
     __slots__ = ()
 
-    def _default_vm_type(self) -> int:
-        # as kvm-ioctls does: the largest address space that the host has, not KVM's 40 bits
+    def default_vm_type(self) -> int:
+        """Return what `create_vm` gives to KVM_CREATE_VM: as in kvm-ioctls, the host's largest address space."""
         return self.get_host_ipa_limit() & _IPA_SIZE_MASK
 
     def get_host_ipa_limit(self) -> int:
         """How many bits a guest physical address can have here; 0 where only the default of 40 can be had."""
-        return self._ioctl_value("KVM_CHECK_EXTENSION", _CAP_ARM_VM_IPA_SIZE)
+        return self.ioctl_value("KVM_CHECK_EXTENSION", _CAP_ARM_VM_IPA_SIZE)
 
     def get_guest_debug_hw_bps(self) -> int:
         """How many hardware breakpoints `set_guest_debug` has."""
-        return self._ioctl_value("KVM_CHECK_EXTENSION", _CAP_GUEST_DEBUG_HW_BPS)
+        return self.ioctl_value("KVM_CHECK_EXTENSION", _CAP_GUEST_DEBUG_HW_BPS)
 
     def get_guest_debug_hw_wps(self) -> int:
         """How many hardware watchpoints it has."""
-        return self._ioctl_value("KVM_CHECK_EXTENSION", _CAP_GUEST_DEBUG_HW_WPS)
+        return self.ioctl_value("KVM_CHECK_EXTENSION", _CAP_GUEST_DEBUG_HW_WPS)

@@ -20,33 +20,33 @@ class ArchVcpu(Fd):
     """What `VcpuFd` adds on arm64."""
 
     __slots__ = ()
-    _page: memoryview  # the run page, which VcpuFd maps
+    run_page: memoryview  # the run page, which VcpuFd maps
 
     def vcpu_init(self, init: VcpuInit) -> None:
         """Make it a processor of this kind, with its features; before anything else, and again to reset it."""
-        self._set("KVM_ARM_VCPU_INIT", VcpuInit, init)
+        self.set_struct("KVM_ARM_VCPU_INIT", VcpuInit, init)
 
     def vcpu_finalize(self, feature: int) -> None:
         """Settle a feature that is configured after `vcpu_init`: `VcpuInit.SVE`."""
-        self._ioctl("KVM_ARM_VCPU_FINALIZE", ffi.new("int *", feature))
+        self.ioctl("KVM_ARM_VCPU_FINALIZE", ffi.new("int *", feature))
 
     def get_vcpu_events(self) -> VcpuEvents:
         """Aborts that are pending."""
-        return self._get("KVM_GET_VCPU_EVENTS", VcpuEvents)
+        return self.get_struct("KVM_GET_VCPU_EVENTS", VcpuEvents)
 
     def set_vcpu_events(self, events: VcpuEvents) -> None:
         """Replace them; `ext_dabt_pending` injects a data abort."""
-        self._set("KVM_SET_VCPU_EVENTS", VcpuEvents, events)
+        self.set_struct("KVM_SET_VCPU_EVENTS", VcpuEvents, events)
 
     def set_guest_debug(self, control: int, debugreg: GuestDebugArch | None = None) -> None:
         """Switch debugging on or off, with hardware breakpoints and watchpoints; see `GuestDebug`."""
         arch = bytes(debugreg) if debugreg is not None else bytes(GuestDebugArch.size())
         with ffi.from_buffer("char[]", bytearray(struct.pack("<II", control, 0) + arch)) as argument:
-            self._ioctl("KVM_SET_GUEST_DEBUG", argument)
+            self.ioctl("KVM_SET_GUEST_DEBUG", argument)
 
     def sync_regs(self) -> SyncRegs:
         """Without an in-kernel GIC: the levels of the in-kernel timer and PMU at the last exit, live."""
-        return SyncRegs.over(self._page[lib.PYVMM_RUN_SYNC :])
+        return SyncRegs.over(self.run_page[lib.PYVMM_RUN_SYNC :])
 
     def init_pmu(self, irq: int | None = None) -> None:
         """Give the performance monitor its interrupt (with an in-kernel GIC) and switch it on."""

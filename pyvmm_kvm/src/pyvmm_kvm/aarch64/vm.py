@@ -38,18 +38,18 @@ class ArchVm(Fd):
 
     def get_preferred_target(self) -> VcpuInit:
         """The processor that this host emulates best, for `VcpuFd.vcpu_init`."""
-        return self._get("KVM_ARM_PREFERRED_TARGET", VcpuInit)
+        return self.get_struct("KVM_ARM_PREFERRED_TARGET", VcpuInit)
 
     def set_device_addr(self, device: int, kind: int, address: int) -> None:
         """Where a device of the old kind lies (`KVM_ARM_DEVICE_VGIC_V2` is 0); use device attributes instead."""
-        self._set("KVM_ARM_SET_DEVICE_ADDR", DeviceAddr, DeviceAddr(id=device << 16 | kind, addr=address))
+        self.set_struct("KVM_ARM_SET_DEVICE_ADDR", DeviceAddr, DeviceAddr(id=device << 16 | kind, addr=address))
 
     def set_smccc_filter(self, base: int, nr_functions: int, action: int) -> None:
         """Handle (0), deny (1) or forward (2) a range of SMCCC calls; before the first vCPU runs, ranges disjoint."""
         from pyvmm_kvm.device import device_attr
 
         entry = SmcccFilter(base=base, nr_functions=nr_functions, action=action)
-        device_attr(self, "KVM_SET_DEVICE_ATTR", SMCCC_CTRL, SMCCC_FILTER, entry._view())
+        device_attr(self, "KVM_SET_DEVICE_ATTR", SMCCC_CTRL, SMCCC_FILTER, entry.view())
 
     def has_smccc_filter(self) -> bool:
         """Whether this kernel filters SMCCC calls."""
@@ -65,18 +65,18 @@ class ArchVm(Fd):
         with ffi.from_buffer("char[]", tags, require_writable=not to_guest) as block:
             length = len(block) * _GRANULE
             flags = TAGS_TO_GUEST if to_guest else TAGS_FROM_GUEST
-            return self._ioctl(
+            return self.ioctl(
                 "KVM_ARM_MTE_COPY_TAGS", ffi.new("struct arm64_copy_mte_tags *", (guest_ipa, length, block, flags))
             )
 
     def set_counter_offset(self, offset: int) -> None:
         """Set the guest's virtual and physical counters back by this much."""
-        self._set("KVM_ARM_SET_COUNTER_OFFSET", CounterOffset, CounterOffset(counter_offset=offset))
+        self.set_struct("KVM_ARM_SET_COUNTER_OFFSET", CounterOffset, CounterOffset(counter_offset=offset))
 
     def get_reg_writable_masks(self) -> list[int]:
         """For each of the 192 feature id registers, in the order op1, CRm, op2, the bits that may be written."""
         masks = bytearray(8 * _FEATURE_ID_RANGE_SIZE)
         with ffi.from_buffer("char[]", masks) as block:
             address = int(ffi.cast("unsigned long", block))
-            self._ioctl("KVM_ARM_GET_REG_WRITABLE_MASKS", ffi.new("struct arm64_reg_mask_range *", (address,)))
+            self.ioctl("KVM_ARM_GET_REG_WRITABLE_MASKS", ffi.new("struct arm64_reg_mask_range *", (address,)))
         return list(memoryview(masks).cast("Q"))

@@ -15,20 +15,23 @@ if TYPE_CHECKING:
 
 
 class RareExit(VcpuExit):
-    """An exit whose fields are copied from its payload; `_payload` stays for fields that the VMM may write."""
+    """An exit whose fields are copied from its `payload`, which stays for fields that the VMM may write (`Live`).
 
-    __slots__ = ("_payload",)
-    _format: ClassVar[struct.Struct] = struct.Struct("")
+    A subclass gives the `layout` from which its `__match_args__` are read, or a `decode` of its own.
+    """
+
+    __slots__ = ("payload",)
+    layout: ClassVar[struct.Struct] = struct.Struct("")
 
     def __init__(self, *values: object, payload: memoryview | None = None) -> None:
-        self._payload = payload if payload is not None else memoryview(bytearray(256))
+        self.payload = payload if payload is not None else memoryview(bytearray(256))
         for name, value in zip(self.__match_args__, values, strict=True):
             setattr(self, name, value)
 
     @classmethod
     def decode(cls, payload: memoryview) -> Self:
         """Read it from the 256 bytes of the run page's union."""
-        return cls(*cls._format.unpack_from(payload), payload=payload)
+        return cls(*cls.layout.unpack_from(payload), payload=payload)
 
 
 class Live:
@@ -42,8 +45,8 @@ class Live:
         self.index = offset // struct.calcsize(code)
 
     def __get__(self, exit_: RareExit, owner: type) -> int:
-        value: int = exit_._payload.cast(self.code)[self.index]
+        value: int = exit_.payload.cast(self.code)[self.index]
         return value
 
     def __set__(self, exit_: RareExit, value: int) -> None:
-        exit_._payload.cast(self.code)[self.index] = value
+        exit_.payload.cast(self.code)[self.index] = value

@@ -27,7 +27,7 @@ class ArmDebug(RareExit):
     hsr_high: int
     far: int
     reason = 4
-    _format = struct.Struct("<IIQ")
+    layout = struct.Struct("<IIQ")
 
 
 class S390Sieic(RareExit):
@@ -39,7 +39,7 @@ class S390Sieic(RareExit):
     ipa: int
     ipb: int
     reason = 13
-    _format = struct.Struct("=BxHI")
+    layout = struct.Struct("=BxHI")
 
 
 class S390Reset(RareExit):
@@ -49,7 +49,7 @@ class S390Reset(RareExit):
     __match_args__ = ("flags",)
     flags: int
     reason = 14
-    _format = struct.Struct("=Q")
+    layout = struct.Struct("=Q")
 
 
 class Dcr(RareExit):
@@ -61,7 +61,7 @@ class Dcr(RareExit):
     is_write: int
     data = Live(4, "I")
     reason = 15
-    _format = struct.Struct("=I4xB")
+    layout = struct.Struct("=I4xB")
 
 
 class Osi(RareExit):
@@ -103,7 +103,7 @@ class S390Ucontrol(RareExit):
     trans_exc_code: int
     pgm_code: int
     reason = 20
-    _format = struct.Struct("=QI")
+    layout = struct.Struct("=QI")
 
 
 class S390Tsch(RareExit):
@@ -118,7 +118,7 @@ class S390Tsch(RareExit):
     ipb: int
     dequeued: int
     reason = 22
-    _format = struct.Struct("=HHIIIB")
+    layout = struct.Struct("=HHIIIB")
 
 
 class Epr(RareExit):
@@ -140,7 +140,7 @@ class S390Stsi(RareExit):
     sel1: int
     sel2: int
     reason = 25
-    _format = struct.Struct("=QBxBBH")
+    layout = struct.Struct("=QBxBBH")
 
 
 class ArmNisv(RareExit):
@@ -151,7 +151,7 @@ class ArmNisv(RareExit):
     esr_iss: int
     fault_ipa: int
     reason = 28
-    _format = struct.Struct("<QQ")
+    layout = struct.Struct("<QQ")
 
 
 class RiscvSbi(RareExit):
@@ -183,7 +183,7 @@ class RiscvCsr(RareExit):
     write_mask: int
     ret_value = Live(24)
     reason = 36
-    _format = struct.Struct("<QQQ")
+    layout = struct.Struct("<QQQ")
 
 
 class LoongarchIocsr(RareExit):
@@ -196,7 +196,7 @@ class LoongarchIocsr(RareExit):
     is_write: int
     data = Live(8)
     reason = 38
-    _format = struct.Struct("<Q8xIB")
+    layout = struct.Struct("<Q8xIB")
 
 
 class ArmSea(RareExit):
@@ -209,4 +209,4 @@ class ArmSea(RareExit):
     gva: int
     gpa: int
     reason = 41
-    _format = struct.Struct("<QQQQ")
+    layout = struct.Struct("<QQQQ")

@@ -78,7 +78,7 @@ class GuestException(RareExit):
     exception: int
     error_code: int
     reason = 1
-    _format = struct.Struct("<II")
+    layout = struct.Struct("<II")
 
 
 class Hypercall(RareExit):
@@ -91,12 +91,12 @@ class Hypercall(RareExit):
     longmode: int
     ret = Live(56)
     reason = 3
-    _format = struct.Struct("<7Q8xI")
+    layout = struct.Struct("<7Q8xI")
 
     @classmethod
     def decode(cls, payload: memoryview) -> Self:
         """Read it from the run page's union."""
-        values = cls._format.unpack_from(payload)
+        values = cls.layout.unpack_from(payload)
         return cls(values[0], values[1:7], values[7], payload=payload)
 
 
@@ -110,7 +110,7 @@ class Debug(RareExit):
     dr6: int
     dr7: int
     reason = 4
-    _format = struct.Struct("<I4xQQQ")
+    layout = struct.Struct("<I4xQQQ")
 
 
 class FailEntry(RareExit):
@@ -121,7 +121,7 @@ class FailEntry(RareExit):
     hardware_entry_failure_reason: int
     cpu: int
     reason = 9
-    _format = struct.Struct("<QI")
+    layout = struct.Struct("<QI")
 
 
 class TprAccess(RareExit):
@@ -132,7 +132,7 @@ class TprAccess(RareExit):
     rip: int
     is_write: int
     reason = 12
-    _format = struct.Struct("<QI")
+    layout = struct.Struct("<QI")
 
 
 class InternalError(RareExit):
@@ -199,7 +199,7 @@ class IoapicEoi(RareExit):
     __match_args__ = ("vector",)
     vector: int
     reason = 26
-    _format = struct.Struct("<B")
+    layout = struct.Struct("<B")
 
 
 class Hyperv(RareExit):
@@ -229,14 +229,14 @@ class _MsrExit(RareExit):
     index: int
     error = Live(0, "B")
     data = Live(16)
-    _format = struct.Struct("<8xII")
+    layout = struct.Struct("<8xII")
 
     INVALID = 1
     UNKNOWN = 2
     FILTER = 4
 
     def __init__(self, index: int, why: int, data: int = 0, payload: memoryview | None = None) -> None:
-        self._payload = payload if payload is not None else memoryview(bytearray(256))
+        self.payload = payload if payload is not None else memoryview(bytearray(256))
         self.index = index
         self.why = why
         if payload is None:
@@ -245,7 +245,7 @@ class _MsrExit(RareExit):
     @classmethod
     def decode(cls, payload: memoryview) -> Self:
         """Read it from the run page's union."""
-        why, index = cls._format.unpack_from(payload)
+        why, index = cls.layout.unpack_from(payload)
         return cls(index, why, payload=payload)
 
 
@@ -290,7 +290,7 @@ class Notify(RareExit):
     __match_args__ = ("flags",)
     flags: int
     reason = 37
-    _format = struct.Struct("<I")
+    layout = struct.Struct("<I")
 
 
 class MemoryFault(RareExit):
@@ -302,7 +302,7 @@ class MemoryFault(RareExit):
     gpa: int
     size: int
     reason = 39
-    _format = struct.Struct("<QQQ")
+    layout = struct.Struct("<QQQ")
 
 
 class Tdx(RareExit):

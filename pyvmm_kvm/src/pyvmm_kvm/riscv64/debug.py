@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     class DebugVcpu(Runnable, Protocol):
         """As much of a RISC-V vCPU as this needs."""
 
-        def set_guest_debug(self, control: int) -> None:
-            """KVM_SET_GUEST_DEBUG."""
-
         def get_one_reg(self, register: int) -> int:
             """KVM_GET_ONE_REG."""
 
@@ -33,18 +30,17 @@ USE_SW_BP = 1 << 16
 class GuestDebug(Debugger):
     """Debugging of one vCPU, switched off again by `with`: put an `ebreak` into memory, then `resume()`."""
 
-    _stop = Debug
+    stop_kind = Debug
     vcpu: DebugVcpu
 
-    def _arm(self, extra: int = 0) -> None:
+    def arm(self, extra: int = 0) -> None:
+        """Give the control bits to KVM."""
         if extra:
             raise ValueError("KVM has no single step on RISC-V: put an ebreak behind the instruction")
         self.vcpu.set_guest_debug(ENABLE | USE_SW_BP)
 
-    def _disarm(self) -> None:
-        self.vcpu.set_guest_debug(0)
-
-    def _position(self, _exit: VcpuExit, /) -> int:
+    def position(self, _exit: VcpuExit, /) -> int:
+        """Return the program counter."""
         return self.vcpu.get_one_reg(core("pc"))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pyvmm_kvm.reg_state import RegisterState, read_registers, write_registers
 from pyvmm_kvm.riscv64.registers import timer
 from pyvmm_kvm.riscv64.structs import MpState
+from pyvmm_kvm.state import finish_io
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,12 +20,12 @@ if TYPE_CHECKING:
 class VcpuState(RegisterState):
     """One vCPU: every register KVM lists, and whether it runs."""
 
-    _kind = 4
+    kind = 4
 
     @classmethod
     def save(cls, vcpu: RegisterVcpu) -> Self:
         """Read a stopped vCPU. Its pending I/O is completed first."""
-        cls._finish_io(vcpu)
+        finish_io(vcpu)
         return cls({"registers": read_registers(vcpu), "mp_state": bytes(vcpu.get_mp_state())})
 
     def restore(self, vcpu: RegisterVcpu) -> list[int]:

@@ -19,11 +19,11 @@ class ArchVcpu(Fd):
     def interrupt(self, active: bool) -> None:
         """Raise or lower the supervisor's external interrupt; without an in-kernel AIA."""
         level = INTERRUPT_SET if active else INTERRUPT_UNSET
-        self._ioctl("KVM_INTERRUPT", ffi.new("struct kvm_interrupt *", (level,)))
+        self.ioctl("KVM_INTERRUPT", ffi.new("struct kvm_interrupt *", (level,)))
 
     def set_guest_debug(self, control: int) -> None:
         """Hand the guest's `ebreak` to us (`GuestDebug`), or with 0 back to the guest."""
-        self._ioctl("KVM_SET_GUEST_DEBUG", ffi.new("struct riscv64_guest_debug *", (control,)))
+        self.ioctl("KVM_SET_GUEST_DEBUG", ffi.new("struct riscv64_guest_debug *", (control,)))
 
     @property
     def registers(self) -> str:
@@ -32,5 +32,5 @@ class ArchVcpu(Fd):
         from pyvmm_kvm.riscv64.registers import core
         from pyvmm_kvm.riscv64.structs import Regs
 
-        cells = [f"{name:>4} {get_one_reg(self, core(name)):016x}" for name in Regs._fields]
+        cells = [f"{name:>4} {get_one_reg(self, core(name)):016x}" for name in Regs.field_names]
         return "\n".join("  ".join(cells[start : start + 4]) for start in range(0, len(cells), 4))

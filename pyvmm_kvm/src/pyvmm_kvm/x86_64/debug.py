@@ -32,7 +32,7 @@ class GuestDebug(Debugger):
             for pc in debug.steps(100): print(hex(pc))
     """
 
-    _stop = Debug
+    stop_kind = Debug
     vcpu: VcpuFd
 
     def __init__(self, vcpu: VcpuFd) -> None:
@@ -72,15 +72,14 @@ class GuestDebug(Debugger):
         registers[7] |= 0x600
         return registers
 
-    def _arm(self, extra: int = 0) -> None:
+    def arm(self, extra: int = 0) -> None:
+        """Give the control bits and breakpoints to KVM."""
         points = any(self._points)
         self.vcpu.set_guest_debug(ENABLE | extra | (USE_HW_BP if points else 0), self._registers() if points else ())
 
-    def _disarm(self) -> None:
-        self.vcpu.set_guest_debug(0)
-
-    def _position(self, exit_: VcpuExit, /) -> int:
-        # only called with an exit of the type in _stop
+    def position(self, exit_: VcpuExit, /) -> int:
+        """Return the linear address that a `Debug` exit reports."""
+        # only called with an exit of the type in stop_kind
         return exit_.pc if isinstance(exit_, Debug) else 0
 
     def hit(self, exit_: Debug) -> list[int]:

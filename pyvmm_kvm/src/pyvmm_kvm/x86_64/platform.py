@@ -35,10 +35,9 @@ class PitState2(Struct, ctype="struct kvm_pit_state2"):
     flags: int
 
     def channel(self, number: int) -> PitChannelState:
-        """Channel 0 to 2, in place."""
-        size = PitChannelState.size()
-        start = range(3)[number] * size
-        return PitChannelState._at(self._c.channels + number, None, start, self)
+        """Return channel 0 to 2, in place."""
+        start = range(3)[number] * PitChannelState.size()
+        return PitChannelState.inside(self, self.cdata.channels + number, start)
 
 
 class PicState(Struct, ctype="struct kvm_pic_state"):

@@ -9,7 +9,7 @@ import struct
 from contextlib import suppress
 
 from pyvmm_kvm.errors import KvmError, MsrError
-from pyvmm_kvm.state import State
+from pyvmm_kvm.state import State, finish_io
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,19 +27,15 @@ _TSC_TOLERANCE = 4000  # 250 parts in a million
 class VcpuState(State):
     """One vCPU: CPUID, registers, FPU and extended state, MSRs, LAPIC, events, debug registers, nested state."""
 
-    _kind = 1
-    _required = ("cpuid", "regs", "sregs", "msrs", "events", "mp_state")
+    kind = 1
+    required = ("cpuid", "regs", "sregs", "msrs", "events", "mp_state")
 
     @classmethod
     def save(cls, kvm: Kvm, vm: VmFd, vcpu: VcpuFd) -> Self:
         """Read a stopped vCPU. Its pending I/O is completed first, or the guest would repeat it."""
         from pyvmm_kvm.x86_64.msrs import Msrs
 
-        vcpu.set_kvm_immediate_exit(1)
-        try:
-            vcpu.run()
-        finally:
-            vcpu.set_kvm_immediate_exit(0)
+        finish_io(vcpu)
         # the multiprocessor state first: reading it lets KVM take pending INIT and SIPI into account
         parts = {"mp_state": bytes(vcpu.get_mp_state()), "cpuid": bytes(vcpu.get_cpuid2())}
         parts["regs"] = bytes(vcpu.get_regs())
@@ -130,8 +126,8 @@ class VcpuState(State):
 class VmState(State):
     """What belongs to the VM as a whole: the two PICs, the IOAPIC, the PIT and the clock."""
 
-    _kind = 2
-    _required = ("clock",)
+    kind = 2
+    required = ("clock",)
 
     @classmethod
     def save(cls, vm: VmFd) -> Self:

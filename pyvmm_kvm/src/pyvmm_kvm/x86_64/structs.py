@@ -68,7 +68,8 @@ class Regs(Struct, ctype="struct kvm_regs"):
     def __str__(self) -> str:
         lines = []
         for start in range(0, 16, 4):
-            lines.append("  ".join(f"{name:>3} {getattr(self, name):016x}" for name in self._fields[start : start + 4]))
+            names = self.field_names[start : start + 4]
+            lines.append("  ".join(f"{name:>3} {getattr(self, name):016x}" for name in names))
         lines.append(f"rip {self.rip:016x}  rflags {self.rflags:08x} [{_bits(self.rflags, _FLAGS)}]")
         return "\n".join(lines)
 

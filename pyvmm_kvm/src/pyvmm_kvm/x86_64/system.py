@@ -21,7 +21,8 @@ class ArchKvm(Fd):
 
     __slots__ = ()
 
-    def _default_vm_type(self) -> int:
+    def default_vm_type(self) -> int:
+        """Return what `create_vm` gives to KVM_CREATE_VM: the one unprotected type."""
         return 0
 
     def _get_cpuid(self, name: str, count: int) -> CpuId:
@@ -31,7 +32,7 @@ class ArchKvm(Fd):
             raise KvmError(errno.ENOMEM, name, f"KVM takes at most {MAX_CPUID_ENTRIES} entries, not {count}")
         buffer = room_for(count)
         with ffi.from_buffer("char[]", buffer) as argument:
-            self._ioctl(name, argument)
+            self.ioctl(name, argument)
         return CpuId.from_bytes(buffer)
 
     def get_supported_cpuid(self, count: int = 256) -> CpuId:
@@ -55,7 +56,7 @@ class ArchKvm(Fd):
         for _ in range(2):
             try:
                 with ffi.from_buffer("char[]", buffer) as argument:
-                    self._ioctl(name, argument)
+                    self.ioctl(name, argument)
                 break
             except KvmError as error:
                 # the kernel writes the number it needs and says E2BIG
@@ -82,5 +83,5 @@ class ArchKvm(Fd):
     def get_mce_cap_supported(self) -> int:
         """The machine-check capabilities that `VcpuFd.setup_mce` may give to a guest."""
         value = ffi.new("__u64 *")
-        self._ioctl("KVM_X86_GET_MCE_CAP_SUPPORTED", value)
+        self.ioctl("KVM_X86_GET_MCE_CAP_SUPPORTED", value)
         return int(value[0])

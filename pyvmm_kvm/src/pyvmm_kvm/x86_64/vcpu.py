@@ -34,7 +34,7 @@ def read_msrs(fd: Fd, indices: Iterable[int]) -> Msrs:
         part = wanted[start : start + MAX_IO_MSRS]
         buffer = bytearray(pack((index, 0) for index in part))
         with ffi.from_buffer("char[]", buffer) as argument:
-            done = fd._ioctl("KVM_GET_MSRS", argument)
+            done = fd.ioctl("KVM_GET_MSRS", argument)
         if done < len(part):
             # the kernel stops without an error at the first one that it does not know
             raise MsrError("KVM_GET_MSRS", part[done], start + done)
@@ -46,7 +46,7 @@ class ArchVcpu(Fd):
     """What `VcpuFd` adds on x86."""
 
     __slots__ = ()
-    _page: memoryview  # the run page, which VcpuFd maps
+    run_page: memoryview  # the run page, which VcpuFd maps
 
     SYNC_REGS = 1
     SYNC_SREGS = 2
@@ -54,49 +54,49 @@ class ArchVcpu(Fd):
 
     def get_regs(self) -> Regs:
         """The general-purpose registers."""
-        return self._get("KVM_GET_REGS", Regs)
+        return self.get_struct("KVM_GET_REGS", Regs)
 
     def set_regs(self, regs: Regs) -> None:
         """Replace the general-purpose registers."""
-        self._set("KVM_SET_REGS", Regs, regs)
+        self.set_struct("KVM_SET_REGS", Regs, regs)
 
     def get_sregs(self) -> Sregs:
         """Segments, descriptor tables and control registers."""
-        return self._get("KVM_GET_SREGS", Sregs)
+        return self.get_struct("KVM_GET_SREGS", Sregs)
 
     def set_sregs(self, sregs: Sregs) -> None:
         """Replace segments, descriptor tables and control registers."""
-        self._set("KVM_SET_SREGS", Sregs, sregs)
+        self.set_struct("KVM_SET_SREGS", Sregs, sregs)
 
     def get_fpu(self) -> Fpu:
         """The x87 and SSE registers."""
-        return self._get("KVM_GET_FPU", Fpu)
+        return self.get_struct("KVM_GET_FPU", Fpu)
 
     def set_fpu(self, fpu: Fpu) -> None:
         """Replace the x87 and SSE registers."""
-        self._set("KVM_SET_FPU", Fpu, fpu)
+        self.set_struct("KVM_SET_FPU", Fpu, fpu)
 
     def get_lapic(self) -> LapicState:
         """The local APIC's registers; needs the in-kernel LAPIC."""
-        return self._get("KVM_GET_LAPIC", LapicState)
+        return self.get_struct("KVM_GET_LAPIC", LapicState)
 
     def set_lapic(self, lapic: LapicState) -> None:
         """Replace the local APIC's registers."""
-        self._set("KVM_SET_LAPIC", LapicState, lapic)
+        self.set_struct("KVM_SET_LAPIC", LapicState, lapic)
 
     def get_vcpu_events(self) -> VcpuEvents:
         """Exceptions, interrupts and NMIs that are pending or half delivered."""
-        return self._get("KVM_GET_VCPU_EVENTS", VcpuEvents)
+        return self.get_struct("KVM_GET_VCPU_EVENTS", VcpuEvents)
 
     def set_vcpu_events(self, events: VcpuEvents) -> None:
         """Replace them; `flags` says which optional parts are meant."""
-        self._set("KVM_SET_VCPU_EVENTS", VcpuEvents, events)
+        self.set_struct("KVM_SET_VCPU_EVENTS", VcpuEvents, events)
 
     def set_cpuid2(self, cpuid: CpuId) -> None:
         """What the guest's CPUID instruction answers; before the first `run()`."""
         buffer = bytearray(bytes(cpuid))
         with ffi.from_buffer("char[]", buffer) as argument:
-            self._ioctl("KVM_SET_CPUID2", argument)
+            self.ioctl("KVM_SET_CPUID2", argument)
 
     def get_cpuid2(self, count: int = 256) -> CpuId:
         """The table in force, with what KVM keeps up to date in it."""
@@ -104,7 +104,7 @@ class ArchVcpu(Fd):
 
         buffer = room_for(count)
         with ffi.from_buffer("char[]", buffer) as argument:
-            self._ioctl("KVM_GET_CPUID2", argument)
+            self.ioctl("KVM_GET_CPUID2", argument)
         return CpuId.from_bytes(buffer)
 
     def get_msrs(self, indices: Iterable[int]) -> Msrs:
@@ -121,53 +121,53 @@ class ArchVcpu(Fd):
             part = items[start : start + MAX_IO_MSRS]
             buffer = bytearray(pack(part))
             with ffi.from_buffer("char[]", buffer) as argument:
-                done = self._ioctl("KVM_SET_MSRS", argument)
+                done = self.ioctl("KVM_SET_MSRS", argument)
             if done < len(part):
                 raise MsrError("KVM_SET_MSRS", part[done][0], start + done)
         return len(items)
 
     def nmi(self) -> None:
         """Queue a non-maskable interrupt."""
-        self._ioctl_value("KVM_NMI", 0)
+        self.ioctl_value("KVM_NMI", 0)
 
     def interrupt(self, vector: int) -> None:
         """Inject an external interrupt; only without an in-kernel irqchip, when `ready_for_interrupt_injection`."""
-        self._ioctl("KVM_INTERRUPT", ffi.new("struct kvm_interrupt *", (vector,)))
+        self.ioctl("KVM_INTERRUPT", ffi.new("struct kvm_interrupt *", (vector,)))
 
     def get_tsc_khz(self) -> int:
         """The guest's time-stamp counter frequency in kHz."""
-        return self._ioctl_value("KVM_GET_TSC_KHZ", 0)
+        return self.ioctl_value("KVM_GET_TSC_KHZ", 0)
 
     def set_tsc_khz(self, khz: int) -> None:
         """Change it, where the host can scale it; 0 means the host's own."""
-        self._ioctl_value("KVM_SET_TSC_KHZ", khz)
+        self.ioctl_value("KVM_SET_TSC_KHZ", khz)
 
     def get_sregs2(self) -> Sregs2:
         """As `get_sregs`, with the PAE page-directory pointers."""
-        return self._get("KVM_GET_SREGS2", Sregs2)
+        return self.get_struct("KVM_GET_SREGS2", Sregs2)
 
     def set_sregs2(self, sregs: Sregs2) -> None:
         """Replace them."""
-        self._set("KVM_SET_SREGS2", Sregs2, sregs)
+        self.set_struct("KVM_SET_SREGS2", Sregs2, sregs)
 
     def get_debug_regs(self) -> DebugRegs:
         """DR0 to DR3, DR6 and DR7."""
-        return self._get("KVM_GET_DEBUGREGS", DebugRegs)
+        return self.get_struct("KVM_GET_DEBUGREGS", DebugRegs)
 
     def set_debug_regs(self, registers: DebugRegs) -> None:
         """Replace the debug registers."""
-        self._set("KVM_SET_DEBUGREGS", DebugRegs, registers)
+        self.set_struct("KVM_SET_DEBUGREGS", DebugRegs, registers)
 
     def get_xcrs(self) -> dict[int, int]:
         """The extended control registers by number; XCR0 is 0."""
         block = ffi.new("struct kvm_xcrs *")
-        self._ioctl("KVM_GET_XCRS", block)
+        self.ioctl("KVM_GET_XCRS", block)
         return {entry.xcr: entry.value for entry in list(block.xcrs)[: block.nr_xcrs]}
 
     def set_xcrs(self, registers: Mapping[int, int]) -> None:
         """Replace the extended control registers."""
         entries = [(number, 0, value) for number, value in registers.items()]
-        self._ioctl("KVM_SET_XCRS", ffi.new("struct kvm_xcrs *", {"nr_xcrs": len(entries), "xcrs": entries}))
+        self.ioctl("KVM_SET_XCRS", ffi.new("struct kvm_xcrs *", {"nr_xcrs": len(entries), "xcrs": entries}))
 
     def get_xsave(self) -> Xsave2:
         """The extended state area of 4096 bytes."""
@@ -186,13 +186,13 @@ class ArchVcpu(Fd):
         from pyvmm_kvm.x86_64.xsave import Xsave2
 
         with ffi.from_buffer("char[]", Xsave2(area)) as argument:
-            self._ioctl("KVM_SET_XSAVE", argument)
+            self.ioctl("KVM_SET_XSAVE", argument)
 
     set_xsave2 = set_xsave
 
     def _fill(self, name: str, block: B) -> B:
         with ffi.from_buffer("char[]", block) as argument:
-            self._ioctl(name, argument)
+            self.ioctl(name, argument)
         return block
 
     def get_nested_state(self, size: int) -> NestedState | None:
@@ -225,37 +225,37 @@ class ArchVcpu(Fd):
     def translate_gva(self, address: int) -> int | None:
         """The guest physical address behind a linear one, by the guest's own page tables; None where unmapped."""
         request = ffi.new("struct kvm_translation *", (address,))
-        self._ioctl("KVM_TRANSLATE", request)
+        self.ioctl("KVM_TRANSLATE", request)
         return int(request.physical_address) if request.valid else None
 
     def set_guest_debug(self, control: int, debugreg: Iterable[int] = ()) -> None:
         """Switch debugging on or off: bits of `GuestDebug`, and DR0 to DR7 for hardware breakpoints."""
         argument = ffi.new("struct kvm_guest_debug *", {"control": control, "arch": {"debugreg": list(debugreg)}})
-        self._ioctl("KVM_SET_GUEST_DEBUG", argument)
+        self.ioctl("KVM_SET_GUEST_DEBUG", argument)
 
     def smi(self) -> None:
         """Queue a system-management interrupt."""
-        self._ioctl_value("KVM_SMI", 0)
+        self.ioctl_value("KVM_SMI", 0)
 
     def kvmclock_ctrl(self) -> None:
         """Tell the guest's paravirtual clock that it was stopped, so its watchdog does not bark."""
-        self._ioctl_value("KVM_KVMCLOCK_CTRL", 0)
+        self.ioctl_value("KVM_KVMCLOCK_CTRL", 0)
 
     def setup_mce(self, capabilities: int) -> None:
         """Give the vCPU machine-check banks; bits of `Kvm.get_mce_cap_supported()`."""
-        self._ioctl("KVM_X86_SETUP_MCE", ffi.new("__u64 *", capabilities))
+        self.ioctl("KVM_X86_SETUP_MCE", ffi.new("__u64 *", capabilities))
 
     def set_mce(self, bank: int, status: int, addr: int = 0, misc: int = 0, mcg_status: int = 0) -> None:
         """Inject a machine check."""
-        self._ioctl("KVM_X86_SET_MCE", ffi.new("struct kvm_x86_mce *", (status, addr, misc, mcg_status, bank)))
+        self.ioctl("KVM_X86_SET_MCE", ffi.new("struct kvm_x86_mce *", (status, addr, misc, mcg_status, bank)))
 
     def set_tpr_access_reporting(self, enabled: bool) -> None:
         """Report accesses to the task-priority register as `TprAccess`."""
-        self._ioctl("KVM_TPR_ACCESS_REPORTING", ffi.new("struct kvm_tpr_access_ctl *", (enabled,)))
+        self.ioctl("KVM_TPR_ACCESS_REPORTING", ffi.new("struct kvm_tpr_access_ctl *", (enabled,)))
 
     def set_vapic_addr(self, address: int) -> None:
         """Where the guest's shadow of that register lies."""
-        self._ioctl("KVM_SET_VAPIC_ADDR", ffi.new("struct kvm_vapic_addr *", (address,)))
+        self.ioctl("KVM_SET_VAPIC_ADDR", ffi.new("struct kvm_vapic_addr *", (address,)))
 
     def get_supported_hv_cpuid(self, count: int = 256) -> CpuId:
         """The Hyper-V leaves as this vCPU would have them."""
@@ -263,43 +263,43 @@ class ArchVcpu(Fd):
 
         buffer = room_for(count)
         with ffi.from_buffer("char[]", buffer) as argument:
-            self._ioctl("KVM_GET_SUPPORTED_HV_CPUID", argument)
+            self.ioctl("KVM_GET_SUPPORTED_HV_CPUID", argument)
         return CpuId.from_bytes(buffer)
 
     def xen_get_attr(self, kind: int) -> bytes:
         """A Xen attribute of the vCPU: 64 bytes, of which the kind uses the first few."""
         argument = ffi.new("struct pyvmm_xen_attr *", {"type": kind})
-        self._ioctl("KVM_XEN_VCPU_GET_ATTR", argument)
+        self.ioctl("KVM_XEN_VCPU_GET_ATTR", argument)
         return bytes(memoryview(ffi.buffer(argument)))[8:]
 
     def xen_set_attr(self, kind: int, value: bytes) -> None:
         """Set a Xen attribute of the vCPU from up to 64 bytes."""
         argument = ffi.new("struct pyvmm_xen_attr *", {"type": kind})
         memoryview(ffi.buffer(argument)).cast("B")[8 : 8 + len(value)] = value
-        self._ioctl("KVM_XEN_VCPU_SET_ATTR", argument)
+        self.ioctl("KVM_XEN_VCPU_SET_ATTR", argument)
 
     def set_sync_valid_reg(self, *sets: int) -> None:
         """Let every `run()` store these register sets in the run page: `SYNC_REGS`, `SYNC_SREGS`, `SYNC_EVENTS`."""
-        self._page.cast("Q")[lib.PYVMM_RUN_VALID_REGS // 8] |= sum(set(sets))
+        self.run_page.cast("Q")[lib.PYVMM_RUN_VALID_REGS // 8] |= sum(set(sets))
 
     def clear_sync_valid_reg(self, *sets: int) -> None:
         """Stop that for these."""
-        self._page.cast("Q")[lib.PYVMM_RUN_VALID_REGS // 8] &= ~sum(set(sets)) & (1 << 64) - 1
+        self.run_page.cast("Q")[lib.PYVMM_RUN_VALID_REGS // 8] &= ~sum(set(sets)) & (1 << 64) - 1
 
     def set_sync_dirty_reg(self, *sets: int) -> None:
         """Let the next `run()` load these register sets from the run page first."""
-        self._page.cast("Q")[lib.PYVMM_RUN_DIRTY_REGS // 8] |= sum(set(sets))
+        self.run_page.cast("Q")[lib.PYVMM_RUN_DIRTY_REGS // 8] |= sum(set(sets))
 
     def clear_sync_dirty_reg(self, *sets: int) -> None:
         """Take that back."""
-        self._page.cast("Q")[lib.PYVMM_RUN_DIRTY_REGS // 8] &= ~sum(set(sets)) & (1 << 64) - 1
+        self.run_page.cast("Q")[lib.PYVMM_RUN_DIRTY_REGS // 8] &= ~sum(set(sets)) & (1 << 64) - 1
 
     def sync_regs(self) -> tuple[Regs, Sregs, VcpuEvents]:
         """The register sets in the run page, live: valid after a `run()` that `set_sync_valid_reg` came before.
 
         They cost no system call. After changing one, `set_sync_dirty_reg` makes the next `run()` load it.
         """
-        page = self._page
+        page = self.run_page
         return (
             Regs.over(page[lib.PYVMM_RUN_SYNC :]),
             Sregs.over(page[lib.PYVMM_RUN_SYNC_SREGS :]),

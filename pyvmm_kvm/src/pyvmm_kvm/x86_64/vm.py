@@ -28,58 +28,58 @@ class ArchVm(Fd):
 
     def set_tss_address(self, address: int) -> None:
         """Three pages below 4 GiB, free of memory and devices, that Intel hosts need; any VM may set it."""
-        self._ioctl_value("KVM_SET_TSS_ADDR", address)
+        self.ioctl_value("KVM_SET_TSS_ADDR", address)
 
     def set_identity_map_address(self, address: int) -> None:
         """One such page for real mode without paging on Intel; before the first vCPU."""
-        self._ioctl("KVM_SET_IDENTITY_MAP_ADDR", ffi.new("__u64 *", address))
+        self.ioctl("KVM_SET_IDENTITY_MAP_ADDR", ffi.new("__u64 *", address))
 
     def set_boot_cpu_id(self, vcpu_id: int) -> None:
         """Which vCPU starts running; the others wait for INIT and SIPI. Before the first vCPU; 0 by default."""
-        self._ioctl_value("KVM_SET_BOOT_CPU_ID", vcpu_id)
+        self.ioctl_value("KVM_SET_BOOT_CPU_ID", vcpu_id)
 
     def set_nr_mmu_pages(self, pages: int) -> None:
         """How many shadow pages KVM may use for this VM."""
-        self._ioctl_value("KVM_SET_NR_MMU_PAGES", pages)
+        self.ioctl_value("KVM_SET_NR_MMU_PAGES", pages)
 
     def create_pit2(self, flags: int = PIT_SPEAKER_DUMMY) -> None:
         """The in-kernel i8254 timer; after `create_irq_chip`. The default also answers the speaker port 0x61."""
-        self._ioctl("KVM_CREATE_PIT2", ffi.new("struct kvm_pit_config *", {"flags": flags}))
+        self.ioctl("KVM_CREATE_PIT2", ffi.new("struct kvm_pit_config *", {"flags": flags}))
 
     def get_pit2(self) -> PitState2:
         """The timer's three channels."""
         from pyvmm_kvm.x86_64.platform import PitState2
 
         state = PitState2()
-        self._ioctl("KVM_GET_PIT2", state._c)
+        self.ioctl("KVM_GET_PIT2", state.cdata)
         return state
 
     def set_pit2(self, state: PitState2) -> None:
         """Replace the timer's state."""
-        self._ioctl("KVM_SET_PIT2", state._c)
+        self.ioctl("KVM_SET_PIT2", state.cdata)
 
     def reinject_control(self, reinject: bool) -> None:
         """Whether timer ticks that the guest missed are delivered later."""
-        self._ioctl("KVM_REINJECT_CONTROL", ffi.new("struct kvm_reinject_control *", (reinject,)))
+        self.ioctl("KVM_REINJECT_CONTROL", ffi.new("struct kvm_reinject_control *", (reinject,)))
 
     def get_irqchip(self, chip_id: int) -> IrqChip:
         """The PIC master (0), PIC slave (1) or IOAPIC (2)."""
         from pyvmm_kvm.x86_64.platform import IrqChip
 
         chip = IrqChip(chip_id=chip_id)
-        self._ioctl("KVM_GET_IRQCHIP", chip._c)
+        self.ioctl("KVM_GET_IRQCHIP", chip.cdata)
         return chip
 
     def set_irqchip(self, chip: IrqChip) -> None:
         """Replace the controller that `chip.chip_id` names."""
-        self._ioctl("KVM_SET_IRQCHIP", chip._c)
+        self.ioctl("KVM_SET_IRQCHIP", chip.cdata)
 
     def get_clock(self) -> ClockData:
         """The paravirtual clock in nanoseconds, and how it relates to the host's."""
         from pyvmm_kvm.x86_64.platform import ClockData
 
         clock = ClockData()
-        self._ioctl("KVM_GET_CLOCK", clock._c)
+        self.ioctl("KVM_GET_CLOCK", clock.cdata)
         return clock
 
     def set_clock(self, clock: ClockData) -> None:
@@ -88,15 +88,15 @@ class ArchVm(Fd):
 
         value = clock.copy()
         value.flags &= CLOCK_REALTIME
-        self._ioctl("KVM_SET_CLOCK", value._c)
+        self.ioctl("KVM_SET_CLOCK", value.cdata)
 
     def set_tsc_khz(self, khz: int) -> None:
         """The time-stamp counter frequency of vCPUs made from now on (KVM_CAP_VM_TSC_CONTROL)."""
-        self._ioctl_value("KVM_SET_TSC_KHZ", khz)
+        self.ioctl_value("KVM_SET_TSC_KHZ", khz)
 
     def get_tsc_khz(self) -> int:
         """That frequency in kHz."""
-        return self._ioctl_value("KVM_GET_TSC_KHZ", 0)
+        return self.ioctl_value("KVM_GET_TSC_KHZ", 0)
 
     def set_msr_filter(self, default_allow: bool, ranges: Iterable[MsrFilterRange] = ()) -> None:
         """Which MSRs the guest reaches without asking; see `MsrFilterRange`.
@@ -117,55 +117,55 @@ class ArchVm(Fd):
         for slot, entry in zip(argument.ranges, table, strict=False):
             keep.append(ffi.from_buffer("__u8[]", bytearray(entry.bitmap)))
             slot.flags, slot.nmsrs, slot.base, slot.bitmap = entry.flags, entry.count, entry.base, keep[-1]
-        self._ioctl("KVM_X86_SET_MSR_FILTER", argument)
+        self.ioctl("KVM_X86_SET_MSR_FILTER", argument)
 
     def set_pmu_event_filter(self, action: int, events: Iterable[int], fixed_counters: int = 0, flags: int = 0) -> None:
         """Allow (0) or deny (1) performance events; `fixed_counters` is a bitmap."""
         table = list(events)
         block = struct.pack(f"<4I16x{len(table)}Q", action, len(table), fixed_counters, flags, *table)
         with ffi.from_buffer("char[]", bytearray(block)) as argument:
-            self._ioctl("KVM_SET_PMU_EVENT_FILTER", argument)
+            self.ioctl("KVM_SET_PMU_EVENT_FILTER", argument)
 
     def encrypt_op(self, argument: Buffer) -> None:
         """KVM_MEMORY_ENCRYPT_OP with a block that SEV or TDX defines; it may be written to."""
         with ffi.from_buffer("char[]", argument) as block:
-            self._ioctl("KVM_MEMORY_ENCRYPT_OP", block)
+            self.ioctl("KVM_MEMORY_ENCRYPT_OP", block)
 
     def encrypt_op_sev(self, command: int, data: int, sev_fd: int) -> int:
         """One SEV command with the address of its argument; the answer is the firmware's error number."""
         argument = ffi.new("struct kvm_sev_cmd *", (command, data, 0, sev_fd & 0xFFFFFFFF))
-        self._ioctl("KVM_MEMORY_ENCRYPT_OP", argument)
+        self.ioctl("KVM_MEMORY_ENCRYPT_OP", argument)
         return int(argument.error)
 
     def register_enc_memory_region(self, address: int, size: int) -> None:
         """Pin host memory that the guest will encrypt."""
-        self._ioctl("KVM_MEMORY_ENCRYPT_REG_REGION", ffi.new("struct kvm_enc_region *", (address, size)))
+        self.ioctl("KVM_MEMORY_ENCRYPT_REG_REGION", ffi.new("struct kvm_enc_region *", (address, size)))
 
     def unregister_enc_memory_region(self, address: int, size: int) -> None:
         """Undo that."""
-        self._ioctl("KVM_MEMORY_ENCRYPT_UNREG_REGION", ffi.new("struct kvm_enc_region *", (address, size)))
+        self.ioctl("KVM_MEMORY_ENCRYPT_UNREG_REGION", ffi.new("struct kvm_enc_region *", (address, size)))
 
     def hyperv_eventfd(self, conn_id: int, fd: int, remove: bool = False) -> None:
         """Signal an eventfd on a Hyper-V connection."""
-        self._ioctl("KVM_HYPERV_EVENTFD", ffi.new("struct kvm_hyperv_eventfd *", (conn_id, fd, remove)))
+        self.ioctl("KVM_HYPERV_EVENTFD", ffi.new("struct kvm_hyperv_eventfd *", (conn_id, fd, remove)))
 
     def xen_hvm_config(self, flags: int, msr: int = 0) -> None:
         """Switch the Xen calls on; `msr` is where the guest asks for the hypercall page."""
-        self._ioctl("KVM_XEN_HVM_CONFIG", ffi.new("struct kvm_xen_hvm_config *", (flags, msr)))
+        self.ioctl("KVM_XEN_HVM_CONFIG", ffi.new("struct kvm_xen_hvm_config *", (flags, msr)))
 
     def xen_hvm_get_attr(self, kind: int) -> bytes:
         """A Xen attribute of the VM: 64 bytes, of which the kind uses the first few."""
         argument = ffi.new("struct pyvmm_xen_attr *", {"type": kind})
-        self._ioctl("KVM_XEN_HVM_GET_ATTR", argument)
+        self.ioctl("KVM_XEN_HVM_GET_ATTR", argument)
         return bytes(memoryview(ffi.buffer(argument)))[8:]
 
     def xen_hvm_set_attr(self, kind: int, value: bytes) -> None:
         """Set a Xen attribute of the VM from up to 64 bytes."""
         argument = ffi.new("struct pyvmm_xen_attr *", {"type": kind})
         memoryview(ffi.buffer(argument)).cast("B")[8 : 8 + len(value)] = value
-        self._ioctl("KVM_XEN_HVM_SET_ATTR", argument)
+        self.ioctl("KVM_XEN_HVM_SET_ATTR", argument)
 
     def xen_hvm_evtchn_send(self, port: int, vcpu: int, priority: int = 0xFFFFFFFF) -> None:
         """Deliver a Xen event."""
         argument = ffi.new("struct kvm_irq_routing_xen_evtchn *", (port, vcpu, priority))
-        self._ioctl("KVM_XEN_HVM_EVTCHN_SEND", argument)
+        self.ioctl("KVM_XEN_HVM_EVTCHN_SEND", argument)
