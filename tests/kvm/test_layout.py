@@ -37,21 +37,26 @@ CHECKED = {"aarch64": "arm64_vcpu_init", "riscv64": "riscv64_core"}
 pytestmark = pytest.mark.skipif(not BUILD.exists(), reason="needs the sources, not an installed package")
 
 
-def headers(arch: str) -> Path:
-    """That architecture's kernel headers, installed where they can be."""
+def headers(arch: str, folder: Path) -> Path:
+    """That architecture's kernel headers, installed where they can be, and nothing of a C library beside them."""
     if not installed(PACKAGES[arch]):
         try:
             install([PACKAGES[arch]], f"kernel headers of {arch}")
         except (GuestError, OSError) as error:
             pytest.skip(f"{PACKAGES[arch]} cannot be installed here: {error}")
-    return Path(f"/usr/{arch}-linux-gnu/include")
+    alone = folder / f"include-{arch}"
+    alone.mkdir(exist_ok=True)
+    for name in ("asm", "asm-generic", "linux"):
+        if not (alone / name).exists():
+            (alone / name).symlink_to(f"/usr/{arch}-linux-gnu/include/{name}")
+    return alone
 
 
 def compiles(arch: str, text: str, folder: Path) -> str:
     """The compiler's complaint about a program that sees the headers of `arch`, or nothing."""
     program = folder / f"{arch}.c"
     program.write_text(text)
-    command = ["cc", "-fsyntax-only", "-w", "-DPy_LIMITED_API=0x030b0000", "-isystem", str(headers(arch))]
+    command = ["cc", "-fsyntax-only", "-w", "-DPy_LIMITED_API=0x030b0000", "-isystem", str(headers(arch, folder))]
     command += ["-I", sysconfig.get_path("include"), str(program)]
     return subprocess.run(command, capture_output=True, text=True, check=False).stderr
 
