@@ -33,6 +33,14 @@ SPELT = {
     "read_msrs": "get_msrs",
     "set_tsc_offset": "set_device_attr",
 }
+# whose methods those of a base class are, for the table
+BASES = {
+    "ArchKvm": "Kvm",
+    "ArchVm": "VmFd",
+    "ArchVcpu": "VcpuFd",
+    "ReadableAttrs": "VcpuFd",
+    "DeviceAttrs": "VcpuFd",
+}
 OTHER = re.compile(r"KVM_(S390|PPC|ARM|CREATE_SPAPR|ALLOCATE_RMA)|KVM_DIRTY_TLB")
 LEFT_OUT = {
     "KVM_TRACE_ENABLE": "removed from the kernel",
@@ -69,7 +77,7 @@ def wrapped() -> dict[str, str]:
         owner = method = ""
         for line in path.read_text().splitlines():
             if match := re.match(r"class (\w+)", line):
-                owner = {"ArchKvm": "Kvm", "ArchVm": "VmFd", "ArchVcpu": "VcpuFd"}.get(match[1], match[1])
+                owner = BASES.get(match[1], match[1])
             if match := re.match(r"(    )?def (\w+)", line):
                 method = SPELT.get(match[2], match[2])
                 if not match[1]:

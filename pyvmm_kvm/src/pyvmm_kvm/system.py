@@ -6,13 +6,14 @@ import errno
 import os
 
 from pyvmm_kvm._arch import ArchKvm
+from pyvmm_kvm.device_attrs import ReadableAttrs
 from pyvmm_kvm.errors import KvmError
 from pyvmm_kvm.vm import VmFd
 
 _CAP_NR_VCPUS, _CAP_NR_MEMSLOTS, _CAP_MAX_VCPUS, _CAP_MAX_VCPU_ID = 9, 10, 66, 128
 
 
-class Kvm(ArchKvm):
+class Kvm(ArchKvm, ReadableAttrs):
     """The system file descriptor.
 
     Raises:
@@ -88,18 +89,6 @@ class Kvm(ArchKvm):
     def create_vmfd_from_rawfd(self, fd: int) -> VmFd:
         """Take over a VM's file descriptor that came from elsewhere, such as from another process."""
         return VmFd(fd, self.get_vcpu_mmap_size())
-
-    def has_device_attr(self, group: int, attr: int) -> bool:
-        """Whether KVM as a whole has an attribute (x86: group 0 attribute 0, the extended states guests can have)."""
-        from pyvmm_kvm.device import has_device_attr
-
-        return has_device_attr(self, group, attr)
-
-    def get_device_attr(self, group: int, attr: int, size: int = 8) -> bytes:
-        """Read an attribute of KVM as a whole, of `size` bytes."""
-        from pyvmm_kvm.device import get_device_attr
-
-        return get_device_attr(self, group, attr, size)
 
     def __repr__(self) -> str:
         return f"<Kvm {self.path} {'closed' if self.closed else f'fd={self.fileno()}'}>"

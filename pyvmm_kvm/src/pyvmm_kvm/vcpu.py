@@ -7,6 +7,7 @@ import mmap
 
 from pyvmm_kvm._arch import ARCH, ArchVcpu
 from pyvmm_kvm._kvm import ffi, lib
+from pyvmm_kvm.device_attrs import DeviceAttrs
 from pyvmm_kvm.errors import ClosedError, KvmError
 from pyvmm_kvm.exits.hot import (
     Again,
@@ -26,8 +27,6 @@ from pyvmm_kvm.exits.hot import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from typing_extensions import Buffer
 
     from pyvmm_kvm.dirty_ring import DirtyRing
     from pyvmm_kvm.mp_state import MpState
@@ -66,7 +65,7 @@ def _simple() -> dict[int, VcpuExit]:
     }
 
 
-class VcpuFd(ArchVcpu):
+class VcpuFd(ArchVcpu, DeviceAttrs):
     """A vCPU's file descriptor and its run page.
 
     One thread runs it; every other call waits in the kernel until `run()` returns, so stop it first (`RunControl`).
@@ -229,24 +228,6 @@ class VcpuFd(ArchVcpu):
         from pyvmm_kvm.mp_state import MpState
 
         self.set_struct("KVM_SET_MP_STATE", MpState, MpState(mp_state=state) if isinstance(state, int) else state)
-
-    def has_device_attr(self, group: int, attr: int) -> bool:
-        """Whether the vCPU itself has an attribute (x86: group 0, the TSC offset)."""
-        from pyvmm_kvm.device import has_device_attr
-
-        return has_device_attr(self, group, attr)
-
-    def set_device_attr(self, group: int, attr: int, data: Buffer | None = None) -> None:
-        """Write one of the vCPU's own attributes, from a buffer of the size that the kernel's document gives."""
-        from pyvmm_kvm.device import device_attr
-
-        device_attr(self, "KVM_SET_DEVICE_ATTR", group, attr, data)
-
-    def get_device_attr(self, group: int, attr: int, size: int = 8) -> bytes:
-        """Read one of the vCPU's own attributes, of `size` bytes."""
-        from pyvmm_kvm.device import get_device_attr
-
-        return get_device_attr(self, group, attr, size)
 
     def get_one_reg(self, register: int) -> int:
         """One register by its 64-bit id, whose bits 52 to 55 say how wide it is (`registers` modules make ids)."""

@@ -6,6 +6,7 @@ import os
 
 from pyvmm_kvm._arch import ArchVm
 from pyvmm_kvm._kvm import ffi
+from pyvmm_kvm.device_attrs import DeviceAttrs
 from pyvmm_kvm.errors import KvmError
 
 TYPE_CHECKING = False
@@ -51,7 +52,7 @@ class MemorySlot:
         return f"<MemorySlot {self.slot} [{self.guest_phys_addr:#x}, {end:#x}) flags={self.flags:#x}>"
 
 
-class VmFd(ArchVm):
+class VmFd(ArchVm, DeviceAttrs):
     """A VM's file descriptor.
 
     It and each of its vCPUs keep a reference to all memory in its slots; the memory can be unmapped once the VM and
@@ -307,24 +308,6 @@ class VmFd(ArchVm):
         request = ffi.new("struct kvm_create_device *", (device_type, 0, flags))
         self.ioctl("KVM_CREATE_DEVICE", request)
         return None if flags & CREATE_DEVICE_TEST else DeviceFd(request.fd, device_type)
-
-    def has_device_attr(self, group: int, attr: int) -> bool:
-        """Whether the VM itself has an attribute (arm64: the SMCCC filter)."""
-        from pyvmm_kvm.device import has_device_attr
-
-        return has_device_attr(self, group, attr)
-
-    def set_device_attr(self, group: int, attr: int, data: Buffer | None = None) -> None:
-        """Write one of the VM's own attributes, from a buffer of the size that the kernel's document gives."""
-        from pyvmm_kvm.device import device_attr
-
-        device_attr(self, "KVM_SET_DEVICE_ATTR", group, attr, data)
-
-    def get_device_attr(self, group: int, attr: int, size: int = 8) -> bytes:
-        """Read one of the VM's own attributes, of `size` bytes."""
-        from pyvmm_kvm.device import get_device_attr
-
-        return get_device_attr(self, group, attr, size)
 
     def get_stats_fd(self) -> Stats:
         """The VM's counters, by name."""

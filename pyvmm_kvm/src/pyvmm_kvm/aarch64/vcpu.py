@@ -9,14 +9,14 @@ import struct
 
 from pyvmm_kvm._kvm import ffi, lib
 from pyvmm_kvm.aarch64.structs import GuestDebugArch, SyncRegs, VcpuEvents, VcpuInit
-from pyvmm_kvm.fd import Fd
+from pyvmm_kvm.device_attrs import DeviceAttrs
 
 PMU_V3_CTRL, PMU_V3_IRQ, PMU_V3_INIT, PMU_V3_FILTER, PMU_V3_SET_PMU = 0, 0, 1, 2, 3
 TIMER_CTRL, TIMER_IRQ_VTIMER, TIMER_IRQ_PTIMER = 1, 0, 1
 PVTIME_CTRL, PVTIME_IPA = 2, 0
 
 
-class ArchVcpu(Fd):
+class ArchVcpu(DeviceAttrs):
     """What `VcpuFd` adds on arm64."""
 
     __slots__ = ()
@@ -50,24 +50,18 @@ class ArchVcpu(Fd):
 
     def init_pmu(self, irq: int | None = None) -> None:
         """Give the performance monitor its interrupt (with an in-kernel GIC) and switch it on."""
-        from pyvmm_kvm.device import device_attr
-
         if irq is not None:
-            device_attr(self, "KVM_SET_DEVICE_ATTR", PMU_V3_CTRL, PMU_V3_IRQ, bytearray(struct.pack("<i", irq)))
-        device_attr(self, "KVM_SET_DEVICE_ATTR", PMU_V3_CTRL, PMU_V3_INIT, None)
+            self.set_device_attr(PMU_V3_CTRL, PMU_V3_IRQ, bytearray(struct.pack("<i", irq)))
+        self.set_device_attr(PMU_V3_CTRL, PMU_V3_INIT)
 
     def set_timer_irq(self, irq: int, *, physical: bool = False) -> None:
         """The private interrupt of the virtual or the physical timer; before the vCPU runs."""
-        from pyvmm_kvm.device import device_attr
-
         attr = TIMER_IRQ_PTIMER if physical else TIMER_IRQ_VTIMER
-        device_attr(self, "KVM_SET_DEVICE_ATTR", TIMER_CTRL, attr, bytearray(struct.pack("<i", irq)))
+        self.set_device_attr(TIMER_CTRL, attr, bytearray(struct.pack("<i", irq)))
 
     def set_pvtime_ipa(self, address: int) -> None:
         """Where the guest reads its stolen time, 64 bytes aligned to 64."""
-        from pyvmm_kvm.device import device_attr
-
-        device_attr(self, "KVM_SET_DEVICE_ATTR", PVTIME_CTRL, PVTIME_IPA, bytearray(struct.pack("<Q", address)))
+        self.set_device_attr(PVTIME_CTRL, PVTIME_IPA, bytearray(struct.pack("<Q", address)))
 
     @property
     def registers(self) -> str:

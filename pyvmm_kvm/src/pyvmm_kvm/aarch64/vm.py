@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pyvmm_kvm._kvm import ffi
 from pyvmm_kvm.aarch64.structs import CounterOffset, DeviceAddr, SmcccFilter, VcpuInit
-from pyvmm_kvm.fd import Fd
+from pyvmm_kvm.device_attrs import DeviceAttrs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def irq_number(kind: int, number: int, vcpu: int = 0) -> int:
     return vcpu >> 8 << 28 | kind << 24 | (vcpu & 0xFF) << 16 | number
 
 
-class ArchVm(Fd):
+class ArchVm(DeviceAttrs):
     """What `VmFd` adds on arm64."""
 
     __slots__ = ()
@@ -46,16 +46,12 @@ class ArchVm(Fd):
 
     def set_smccc_filter(self, base: int, nr_functions: int, action: int) -> None:
         """Handle (0), deny (1) or forward (2) a range of SMCCC calls; before the first vCPU runs, ranges disjoint."""
-        from pyvmm_kvm.device import device_attr
-
         entry = SmcccFilter(base=base, nr_functions=nr_functions, action=action)
-        device_attr(self, "KVM_SET_DEVICE_ATTR", SMCCC_CTRL, SMCCC_FILTER, entry.view())
+        self.set_device_attr(SMCCC_CTRL, SMCCC_FILTER, entry.view())
 
     def has_smccc_filter(self) -> bool:
         """Whether this kernel filters SMCCC calls."""
-        from pyvmm_kvm.device import has_device_attr
-
-        return has_device_attr(self, SMCCC_CTRL, SMCCC_FILTER)
+        return self.has_device_attr(SMCCC_CTRL, SMCCC_FILTER)
 
     def copy_mte_tags(self, guest_ipa: int, tags: Buffer, *, to_guest: bool) -> int:
         """Move memory tags, one byte for each 16 bytes of guest memory; the answer is how many bytes of memory.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pyvmm_kvm._kvm import ffi, lib
-from pyvmm_kvm.fd import Fd
+from pyvmm_kvm.device_attrs import DeviceAttrs
 from pyvmm_kvm.x86_64.structs import DebugRegs, Fpu, LapicState, Regs, Sregs, Sregs2, VcpuEvents
 
 TYPE_CHECKING = False
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
+    from pyvmm_kvm.fd import Fd
     from pyvmm_kvm.x86_64.cpuid import CpuId
     from pyvmm_kvm.x86_64.msrs import Msrs
     from pyvmm_kvm.x86_64.xsave import NestedState, Xsave2
@@ -42,7 +43,7 @@ def read_msrs(fd: Fd, indices: Iterable[int]) -> Msrs:
     return found
 
 
-class ArchVcpu(Fd):
+class ArchVcpu(DeviceAttrs):
     """What `VcpuFd` adds on x86."""
 
     __slots__ = ()
@@ -211,16 +212,11 @@ class ArchVcpu(Fd):
 
     def get_tsc_offset(self) -> int:
         """What KVM adds to the host's counter for this guest, as a signed number of 64 bits (Cap.VCPU_ATTRIBUTES)."""
-        from pyvmm_kvm.device import get_device_attr
-
-        return int.from_bytes(get_device_attr(self, _TSC_CTRL, _TSC_OFFSET, 8), "little", signed=True)
+        return int.from_bytes(self.get_device_attr(_TSC_CTRL, _TSC_OFFSET, 8), "little", signed=True)
 
     def set_tsc_offset(self, offset: int) -> None:
         """Change it: the same for all vCPUs, or their counters drift apart."""
-        from pyvmm_kvm.device import device_attr
-
-        data = bytearray((offset % (1 << 64)).to_bytes(8, "little"))
-        device_attr(self, "KVM_SET_DEVICE_ATTR", _TSC_CTRL, _TSC_OFFSET, data)
+        self.set_device_attr(_TSC_CTRL, _TSC_OFFSET, (offset % (1 << 64)).to_bytes(8, "little"))
 
     def translate_gva(self, address: int) -> int | None:
         """The guest physical address behind a linear one, by the guest's own page tables; None where unmapped."""
