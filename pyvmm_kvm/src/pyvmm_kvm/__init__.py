@@ -24,6 +24,7 @@ __version__ = "0.1.0"
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm_kvm.cap import Cap as Cap
+    from pyvmm_kvm.crash import crash_report as crash_report
     from pyvmm_kvm.device import DeviceFd as DeviceFd
     from pyvmm_kvm.dirty_ring import DirtyRing as DirtyRing
     from pyvmm_kvm.errors import ClosedError as ClosedError
@@ -80,9 +81,12 @@ if TYPE_CHECKING:
     from pyvmm_kvm.exits.rare import X86Wrmsr as X86Wrmsr
     from pyvmm_kvm.exits.rare import Xen as Xen
     from pyvmm_kvm.ioevent import IoEventAddress as IoEventAddress
+    from pyvmm_kvm.memory_slot import MEM_GUEST_MEMFD as MEM_GUEST_MEMFD
+    from pyvmm_kvm.memory_slot import MEM_LOG_DIRTY_PAGES as MEM_LOG_DIRTY_PAGES
+    from pyvmm_kvm.memory_slot import MEM_READONLY as MEM_READONLY
+    from pyvmm_kvm.memory_slot import MemorySlot as MemorySlot
     from pyvmm_kvm.mp_state import MpState as MpState
     from pyvmm_kvm.one_reg import RegList as RegList
-    from pyvmm_kvm.report import crash_report as crash_report
     from pyvmm_kvm.routing import IrqRoute as IrqRoute
     from pyvmm_kvm.routing import IrqRouting as IrqRouting
     from pyvmm_kvm.run_control import RunControl as RunControl
@@ -92,10 +96,6 @@ if TYPE_CHECKING:
     from pyvmm_kvm.trace import ExitTrace as ExitTrace
     from pyvmm_kvm.trace import read_trace as read_trace
     from pyvmm_kvm.vcpu import VcpuFd as VcpuFd
-    from pyvmm_kvm.vm import MEM_GUEST_MEMFD as MEM_GUEST_MEMFD
-    from pyvmm_kvm.vm import MEM_LOG_DIRTY_PAGES as MEM_LOG_DIRTY_PAGES
-    from pyvmm_kvm.vm import MEM_READONLY as MEM_READONLY
-    from pyvmm_kvm.vm import MemorySlot as MemorySlot
     from pyvmm_kvm.vm import VmFd as VmFd
     from pyvmm_kvm.x86_64.cpuid import CpuId as CpuId
     from pyvmm_kvm.x86_64.cpuid import CpuIdEntry as CpuIdEntry
@@ -137,6 +137,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "cap": "Cap",
+    "crash": "crash_report",
     "device": "DeviceFd",
     "dirty_ring": "DirtyRing",
     "errors": "ClosedError KvmError MsrError StateError",
@@ -151,16 +152,16 @@ _HOMES = {
         "X86Rdmsr X86Wrmsr Xen"
     ),
     "ioevent": "IoEventAddress",
+    "memory_slot": "MEM_GUEST_MEMFD MEM_LOG_DIRTY_PAGES MEM_READONLY MemorySlot",
     "mp_state": "MpState",
     "one_reg": "RegList",
-    "report": "crash_report",
     "routing": "IrqRoute IrqRouting",
     "run_control": "RunControl",
     "stats": "Statistic Stats",
     "system": "Kvm",
     "trace": "ExitTrace read_trace",
     "vcpu": "VcpuFd",
-    "vm": "MEM_GUEST_MEMFD MEM_LOG_DIRTY_PAGES MEM_READONLY MemorySlot VmFd",
+    "vm": "VmFd",
     "x86_64.cpuid": "CpuId CpuIdEntry",
     "x86_64.debug": "GuestDebug",
     "x86_64.modes": "code_segment data_segment descriptor setup_long_mode setup_protected_mode setup_real_mode",

@@ -1,4 +1,4 @@
-"""Words for what a vCPU did last: its exits, registers and the error that ended it."""
+"""A vCPU's last exits in words, from what native/functions.c noted about each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from pyvmm_kvm.exits.hot import Unknown
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm_kvm._kvm import CData
-    from pyvmm_kvm.vcpu import VcpuFd
 
 
 def describe_exits(state: CData) -> list[str]:
@@ -53,15 +52,3 @@ def _other(reason: int, words: tuple[int, ...]) -> str:
         return simple.get(reason) or repr(Unknown(reason, struct.pack("<4Q", *words)))
     # 32 bytes of the payload were kept; what lies behind reads as zero
     return repr(kind.decode(memoryview(bytearray(struct.pack("<4Q", *words) + bytes(224)))))
-
-
-def crash_report(vcpu: VcpuFd, error: BaseException | None = None) -> str:
-    """Everything a bug report needs from one stopped vCPU: the error, the registers and its last exits."""
-    lines = [f"vCPU {vcpu.id} after {vcpu.exits} exits" + (f": {type(error).__name__}: {error}" if error else "")]
-    try:
-        lines.append(vcpu.registers)
-    except OSError as trouble:
-        lines.append(f"registers cannot be read: {trouble}")
-    lines.append("last exits, oldest first:")
-    lines += [f"  {text}" for text in vcpu.last_exits]
-    return "\n".join(lines)

@@ -175,7 +175,7 @@ class RunControl:
 
     def report(self) -> str:
         """The registers and last exits of every stopped vCPU, those with an error first."""
-        from pyvmm_kvm.report import crash_report
+        from pyvmm_kvm.crash import crash_report
 
         failed = {vcpu.id: error for vcpu, error in self.errors}
         ordered = sorted(self.vcpus, key=lambda vcpu: vcpu.id not in failed)

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pyvmm_kvm.dirty_ring import DirtyRing
+    from pyvmm_kvm.memory_slot import MemorySlot
     from pyvmm_kvm.mp_state import MpState
     from pyvmm_kvm.one_reg import RegList
     from pyvmm_kvm.stats import Stats
-    from pyvmm_kvm.vm import MemorySlot
 
 _run = lib.pyvmm_run
 _NULL = ffi.NULL

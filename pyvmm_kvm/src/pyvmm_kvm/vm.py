@@ -8,6 +8,7 @@ from pyvmm_kvm._arch import ArchVm
 from pyvmm_kvm._kvm import ffi
 from pyvmm_kvm.device_attrs import DeviceAttrs
 from pyvmm_kvm.errors import KvmError
+from pyvmm_kvm.memory_slot import MEM_GUEST_MEMFD, MemorySlot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,35 +22,8 @@ if TYPE_CHECKING:
     from pyvmm_kvm.stats import Stats
     from pyvmm_kvm.vcpu import VcpuFd
 
-MEM_LOG_DIRTY_PAGES = 1 << 0
-MEM_READONLY = 1 << 1
-MEM_GUEST_MEMFD = 1 << 2
-
 _IRQFD_DEASSIGN, _IRQFD_RESAMPLE = 1, 2
 _IOEVENTFD_DATAMATCH, _IOEVENTFD_PIO, _IOEVENTFD_DEASSIGN = 1, 2, 4
-
-
-class MemorySlot:
-    """A registered piece of guest physical memory, and the buffer that backs it."""
-
-    __slots__ = ("_pin", "flags", "guest_phys_addr", "memory", "memory_size", "slot", "userspace_addr")
-
-    def __init__(self, slot: int, guest_phys_addr: int, memory: object, flags: int, pin: CData) -> None:
-        self.slot = slot
-        self.guest_phys_addr = guest_phys_addr
-        self.memory = memory
-        self.memory_size = len(pin)
-        self.userspace_addr = int(ffi.cast("unsigned long", pin))
-        self.flags = flags
-        self._pin = pin
-
-    def release(self) -> None:
-        """Let go of the buffer, which the kernel must not be using."""
-        ffi.release(self._pin)
-
-    def __repr__(self) -> str:
-        end = self.guest_phys_addr + self.memory_size
-        return f"<MemorySlot {self.slot} [{self.guest_phys_addr:#x}, {end:#x}) flags={self.flags:#x}>"
 
 
 class VmFd(ArchVm, DeviceAttrs):
@@ -125,12 +99,7 @@ class VmFd(ArchVm, DeviceAttrs):
         if guest_memfd is not None:
             flags |= MEM_GUEST_MEMFD
         if memory is not None:
-            view = memory if not _by_method(memory) else memory.__buffer__(0)
-            with memoryview(view) as look:
-                size = look.nbytes
-            if size:
-                pin = ffi.from_buffer("char[]", view, require_writable=not flags & MEM_READONLY)
-                entry = MemorySlot(slot, guest_phys_addr, memory, flags, pin)
+            entry = MemorySlot.pinned(slot, guest_phys_addr, memory, flags)
         where = (slot, flags, guest_phys_addr, entry.memory_size, entry.userspace_addr) if entry else (slot, 0, 0, 0, 0)
         if entry and guest_memfd is not None:
             values = (*where, guest_memfd_offset, _number(guest_memfd))
@@ -340,16 +309,3 @@ class VmFd(ArchVm, DeviceAttrs):
 
 def _number(fd: FileLike) -> int:
     return fd if isinstance(fd, int) else fd.fileno()
-
-
-def _by_method(memory: Buffer) -> bool:
-    # before Python 3.12 memoryview() does not ask __buffer__ of classes written in Python
-    return getattr(type(memory), "__buffer__", None) is not None and not _exports(memory)
-
-
-def _exports(memory: Buffer) -> bool:
-    try:
-        memoryview(memory).release()
-    except TypeError:
-        return False
-    return True
