@@ -80,6 +80,7 @@ if TYPE_CHECKING:
     from pyvmm_kvm.exits.rare import X86Rdmsr as X86Rdmsr
     from pyvmm_kvm.exits.rare import X86Wrmsr as X86Wrmsr
     from pyvmm_kvm.exits.rare import Xen as Xen
+    from pyvmm_kvm.gsi_router import GsiRouter as GsiRouter
     from pyvmm_kvm.ioevent import IoEventAddress as IoEventAddress
     from pyvmm_kvm.memory_slot import MEM_GUEST_MEMFD as MEM_GUEST_MEMFD
     from pyvmm_kvm.memory_slot import MEM_LOG_DIRTY_PAGES as MEM_LOG_DIRTY_PAGES
@@ -151,6 +152,7 @@ _HOMES = {
         "IoapicEoi IrqWindowOpen MemoryFault Nmi Notify SetTpr SystemEvent Tdx TprAccess X86BusLock "
         "X86Rdmsr X86Wrmsr Xen"
     ),
+    "gsi_router": "GsiRouter",
     "ioevent": "IoEventAddress",
     "memory_slot": "MEM_GUEST_MEMFD MEM_LOG_DIRTY_PAGES MEM_READONLY MemorySlot",
     "mp_state": "MpState",
