@@ -27,7 +27,7 @@ class Recorder:
             self.calls.append((name, bytes(whole)))
             return self.answer(name, whole)
 
-        def value(fd: object, name: str, number: int) -> int:
+        def value(fd: object, name: str, number: int = 0) -> int:
             self.calls.append((name, struct.pack("<Q", number)))
             return self.answer(name, memoryview(b""))
 

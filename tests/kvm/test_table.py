@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 import pyvmm_kvm
+import pyvmm_kvm.aarch64.system
 import pyvmm_kvm.one_reg
+import pyvmm_kvm.system
 from pyvmm_kvm import Kvm, VcpuFd, VmFd
 from pyvmm_kvm._kvm import ffi, lib
 from pyvmm_kvm.cap import Cap
@@ -113,6 +115,12 @@ def test_nearly_every_x86_ioctl_is_wrapped_and_the_table_says_so() -> None:
     alive = [name for name in here if "removed" not in LEFT_OUT.get(name, "")]
     assert len([name for name in alive if name in ours]) >= 0.95 * len(alive)
     assert TABLE.read_text() == "\n".join(rows) + "\n", "out of date: PYVMM_WRITE_TABLE=1 pytest writes it again"
+
+
+def test_the_numbers_that_a_boot_asks_for_are_those_of_the_enumeration() -> None:
+    for module in (pyvmm_kvm.system, pyvmm_kvm.aarch64.system):
+        kept = {name: number for name, number in vars(module).items() if name.startswith("_CAP_")}
+        assert kept == {name: Cap[name.removeprefix("_CAP_")] for name in kept} != {}
 
 
 SIMPLE = {

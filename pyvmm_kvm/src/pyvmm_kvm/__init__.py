@@ -25,6 +25,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm_kvm.cap import Cap as Cap
     from pyvmm_kvm.crash import crash_report as crash_report
+    from pyvmm_kvm.device import CREATE_DEVICE_TEST as CREATE_DEVICE_TEST
     from pyvmm_kvm.device import DeviceFd as DeviceFd
     from pyvmm_kvm.dirty_ring import DirtyRing as DirtyRing
     from pyvmm_kvm.errors import ClosedError as ClosedError
@@ -82,9 +83,12 @@ if TYPE_CHECKING:
     from pyvmm_kvm.exits.rare import Xen as Xen
     from pyvmm_kvm.gsi_router import GsiRouter as GsiRouter
     from pyvmm_kvm.ioevent import IoEventAddress as IoEventAddress
+    from pyvmm_kvm.memory_slot import GUEST_MEMFD_INIT_SHARED as GUEST_MEMFD_INIT_SHARED
+    from pyvmm_kvm.memory_slot import GUEST_MEMFD_MMAP as GUEST_MEMFD_MMAP
     from pyvmm_kvm.memory_slot import MEM_GUEST_MEMFD as MEM_GUEST_MEMFD
     from pyvmm_kvm.memory_slot import MEM_LOG_DIRTY_PAGES as MEM_LOG_DIRTY_PAGES
     from pyvmm_kvm.memory_slot import MEM_READONLY as MEM_READONLY
+    from pyvmm_kvm.memory_slot import MEMORY_ATTRIBUTE_PRIVATE as MEMORY_ATTRIBUTE_PRIVATE
     from pyvmm_kvm.memory_slot import MemorySlot as MemorySlot
     from pyvmm_kvm.mp_state import MpState as MpState
     from pyvmm_kvm.one_reg import RegList as RegList
@@ -139,7 +143,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "cap": "Cap",
     "crash": "crash_report",
-    "device": "DeviceFd",
+    "device": "CREATE_DEVICE_TEST DeviceFd",
     "dirty_ring": "DirtyRing",
     "errors": "ClosedError KvmError MsrError StateError",
     "exits.hot": "Again Hlt Intr IoIn IoOut MmioRead MmioWrite Shutdown StringIn StringOut Unknown VcpuExit",
@@ -154,7 +158,10 @@ _HOMES = {
     ),
     "gsi_router": "GsiRouter",
     "ioevent": "IoEventAddress",
-    "memory_slot": "MEM_GUEST_MEMFD MEM_LOG_DIRTY_PAGES MEM_READONLY MemorySlot",
+    "memory_slot": (
+        "GUEST_MEMFD_INIT_SHARED GUEST_MEMFD_MMAP MEM_GUEST_MEMFD MEM_LOG_DIRTY_PAGES MEM_READONLY "
+        "MEMORY_ATTRIBUTE_PRIVATE MemorySlot"
+    ),
     "mp_state": "MpState",
     "one_reg": "RegList",
     "routing": "IrqRoute IrqRouting",

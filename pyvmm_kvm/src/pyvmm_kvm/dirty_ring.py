@@ -11,13 +11,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
 
-_DIRTY, _RESET = 1, 2
-_ENTRY = 16
+_DIRTY, _RESET = 1 << 0, 1 << 1
+_ENTRY = 16  # sizeof(struct kvm_dirty_gfn)
 
 
 class DirtyRing:
-    """A vCPU's ring, mapped. `VmFd.enable_cap(192 or 223, size)` must come before the first vCPU.
+    """A vCPU's ring, mapped. Before the first vCPU comes `VmFd.enable_cap(cap, size)`.
 
+    `cap` is `Cap.DIRTY_LOG_RING` or, on processors that order stores weakly, `Cap.DIRTY_LOG_RING_ACQ_REL`.
     After `harvest`, call `VmFd.reset_dirty_rings` to give the entries back.
     """
 
@@ -37,10 +38,11 @@ class DirtyRing:
         # the ring cannot hold more than its size, so one turn is the bound
         for _ in range(min(self._count, limit if limit is not None else self._count)):
             entry = self._gfns + self._next % self._count
-            # acquire: the kernel writes slot and offset before the flag
+            # pairs with smp_wmb() in the kernel's kvm_dirty_ring_push: slot and offset are there before the flag
             if lib.pyvmm_load_acquire(entry) & (_DIRTY | _RESET) != _DIRTY:
                 break
             found.append((entry.slot, entry.offset))
+            # pairs with smp_load_acquire() in kvm_dirty_gfn_harvested: the entry was read before the kernel reuses it
             lib.pyvmm_store_release(entry, _RESET)
             self._next += 1
         return found

@@ -88,8 +88,8 @@ class Fd:
             raise KvmError(-result, name)
         return result
 
-    def ioctl_value(self, name: str, value: int) -> int:
-        """Call an ioctl whose argument is a number, and return its result."""
+    def ioctl_value(self, name: str, value: int = 0) -> int:
+        """Call an ioctl whose argument is a number, or that has none, and return its result."""
         if self._fd < 0:
             raise ClosedError(type(self).__name__, name)
         result = lib.pyvmm_ioctl_value(self._fd, getattr(lib, name), value)

@@ -12,9 +12,13 @@ if TYPE_CHECKING:
 
     from pyvmm_kvm._kvm import CData
 
+# flags of a slot, of a guest_memfd and of a range
 MEM_LOG_DIRTY_PAGES = 1 << 0
 MEM_READONLY = 1 << 1
 MEM_GUEST_MEMFD = 1 << 2
+GUEST_MEMFD_MMAP = 1 << 0
+GUEST_MEMFD_INIT_SHARED = 1 << 1
+MEMORY_ATTRIBUTE_PRIVATE = 1 << 3
 
 
 class MemorySlot:

@@ -18,7 +18,10 @@ _ENTRY = struct.Struct("<IIII4I16x")
 MAX_IRQ_ROUTES = 4096
 _IRQCHIP, _MSI, _HV_SINT, _XEN = 1, 2, 4, 5
 _NAMES = {_IRQCHIP: "irqchip", _MSI: "msi", _HV_SINT: "hv_sint", _XEN: "xen_evtchn"}
-_VALID_DEVID = 1
+_VALID_DEVID = 1 << 0
+_PIC_MASTER, _PIC_SLAVE, _IOAPIC = range(3)
+_ISA_LINES, _PIC_PINS, _IOAPIC_PINS = 16, 8, 24
+_TIMER, _CASCADE = 0, 2
 
 
 class IrqRoute:
@@ -80,12 +83,13 @@ class IrqRouting(list[IrqRoute]):
     def legacy(cls) -> Self:
         """What KVM starts with on x86: 16 ISA interrupts to both PICs and IOAPIC, IOAPIC pins 16 to 23 beside."""
         table = cls()
-        for gsi in range(16):
-            # the slave's cascade line is not routed, and the timer arrives at IOAPIC pin 2
-            if gsi != 2:
-                table.append(IrqRoute.irqchip(gsi, gsi // 8, gsi % 8))
-                table.append(IrqRoute.irqchip(gsi, 2, 2 if gsi == 0 else gsi))
-        table.extend(IrqRoute.irqchip(gsi, 2, gsi) for gsi in range(16, 24))
+        for gsi in range(_ISA_LINES):
+            # the slave's cascade line is not routed, and the timer arrives at the IOAPIC's pin of that number
+            if gsi != _CASCADE:
+                pic = _PIC_MASTER if gsi < _PIC_PINS else _PIC_SLAVE
+                table.append(IrqRoute.irqchip(gsi, pic, gsi % _PIC_PINS))
+                table.append(IrqRoute.irqchip(gsi, _IOAPIC, _CASCADE if gsi == _TIMER else gsi))
+        table.extend(IrqRoute.irqchip(gsi, _IOAPIC, gsi) for gsi in range(_ISA_LINES, _IOAPIC_PINS))
         return table
 
     def retain(self, keep: Callable[[IrqRoute], bool]) -> None:

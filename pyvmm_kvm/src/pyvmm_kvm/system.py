@@ -10,7 +10,11 @@ from pyvmm_kvm.device_attrs import ReadableAttrs
 from pyvmm_kvm.errors import KvmError
 from pyvmm_kvm.vm import VmFd
 
+# as in `Cap`, which takes longer to make than a boot has for it
 _CAP_NR_VCPUS, _CAP_NR_MEMSLOTS, _CAP_MAX_VCPUS, _CAP_MAX_VCPU_ID = 9, 10, 66, 128
+# what the kernel's document says of a KVM that answers 0
+_NR_VCPUS_UNSAID, _NR_MEMSLOTS_UNSAID = 4, 32
+_IPA_SIZE_MASK = 0xFF  # KVM_VM_TYPE_ARM_IPA_SIZE_MASK
 
 
 class Kvm(ArchKvm, ReadableAttrs):
@@ -36,7 +40,7 @@ class Kvm(ArchKvm, ReadableAttrs):
 
     def get_api_version(self) -> int:
         """12 on every kernel that is not an antique; a VMM must refuse any other number."""
-        return self.ioctl_value("KVM_GET_API_VERSION", 0)
+        return self.ioctl_value("KVM_GET_API_VERSION")
 
     def check_extension_raw(self, number: int) -> int:
         """What KVM_CHECK_EXTENSION says about a capability's number: 0 is no, some answer with a size or a mask."""
@@ -50,11 +54,11 @@ class Kvm(ArchKvm, ReadableAttrs):
 
     def get_vcpu_mmap_size(self) -> int:
         """How many bytes of a vCPU's file descriptor can be mapped: the run page and what follows it."""
-        return self.ioctl_value("KVM_GET_VCPU_MMAP_SIZE", 0)
+        return self.ioctl_value("KVM_GET_VCPU_MMAP_SIZE")
 
     def get_nr_vcpus(self) -> int:
         """The recommended largest number of vCPUs in a VM; 4 where KVM does not say."""
-        return self.check_extension_raw(_CAP_NR_VCPUS) or 4
+        return self.check_extension_raw(_CAP_NR_VCPUS) or _NR_VCPUS_UNSAID
 
     def get_max_vcpus(self) -> int:
         """The largest number of vCPUs that a VM can have."""
@@ -66,7 +70,7 @@ class Kvm(ArchKvm, ReadableAttrs):
 
     def get_nr_memslots(self) -> int:
         """How many memory slots a VM has; 32 where KVM does not say."""
-        return self.check_extension_raw(_CAP_NR_MEMSLOTS) or 32
+        return self.check_extension_raw(_CAP_NR_MEMSLOTS) or _NR_MEMSLOTS_UNSAID
 
     def create_vm(self) -> VmFd:
         """A VM without memory, vCPUs or devices, of the architecture's usual type."""
@@ -84,7 +88,7 @@ class Kvm(ArchKvm, ReadableAttrs):
 
     def create_vm_with_ipa_size(self, ipa_size: int) -> VmFd:
         """arm64: a VM whose physical addresses have this many bits, 32 to `get_host_ipa_limit()`; fails elsewhere."""
-        return self.create_vm_with_type(ipa_size & 0xFF)
+        return self.create_vm_with_type(ipa_size & _IPA_SIZE_MASK)
 
     def create_vmfd_from_rawfd(self, fd: int) -> VmFd:
         """Take over a VM's file descriptor that came from elsewhere, such as from another process."""

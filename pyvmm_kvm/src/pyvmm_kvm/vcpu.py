@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import mmap
+import struct
 
 from pyvmm_kvm._arch import ARCH, ArchVcpu
 from pyvmm_kvm._kvm import ffi, lib
 from pyvmm_kvm.device_attrs import DeviceAttrs
 from pyvmm_kvm.errors import ClosedError, KvmError
 from pyvmm_kvm.exits.hot import (
+    PAYLOAD_SIZE,
     Again,
     Hlt,
     Intr,
@@ -37,29 +39,30 @@ if TYPE_CHECKING:
 _run = lib.pyvmm_run
 _NULL = ffi.NULL
 _PAYLOAD = lib.PYVMM_RUN_PAYLOAD
-_PAYLOAD_SIZE = 256
 _IMMEDIATE_EXIT = lib.PYVMM_RUN_IMMEDIATE_EXIT
 _MMIO_DATA = lib.PYVMM_RUN_MMIO_DATA
 _PIO_DATA = lib.PYVMM_PIO_OFFSET
 
 # what native/functions.c packs into the result of pyvmm_run
 _LENGTH, _ADDRESS = lib.PYVMM_LENGTH_SHIFT, lib.PYVMM_ADDRESS_SHIFT
+_KIND_MASK, _LENGTH_MASK = (1 << _LENGTH) - 1, (1 << _ADDRESS - _LENGTH) - 1
 _HOT: dict[int, tuple[type[IoOut | IoIn | MmioRead | MmioWrite], int]] = {
     lib.PYVMM_IO_OUT: (IoOut, _PIO_DATA),
     lib.PYVMM_IO_IN: (IoIn, _PIO_DATA),
     lib.PYVMM_MMIO_WRITE: (MmioWrite, _MMIO_DATA),
     lib.PYVMM_MMIO_READ: (MmioRead, _MMIO_DATA),
 }
+_IO_IN, _IO_OUT = 0, 1  # KVM_EXIT_IO_*
+_MMIO_MOST = 8
 # the guest chooses ports and addresses, so what is remembered about them has an end
 _MOST_KNOWN = 1024
 
 
 def _simple() -> dict[int, VcpuExit]:
-    shift = lib.PYVMM_LENGTH_SHIFT
     return {
-        Hlt.reason << shift: Hlt(),
-        Shutdown.reason << shift: Shutdown(),
-        Intr.reason << shift: Intr(),
+        Hlt.reason << _LENGTH: Hlt(),
+        Shutdown.reason << _LENGTH: Shutdown(),
+        Intr.reason << _LENGTH: Intr(),
         -errno.EINTR: Intr(),
         -errno.EAGAIN: Again(),
     }
@@ -119,18 +122,18 @@ class VcpuFd(ArchVcpu, DeviceAttrs):
             if self.closed:
                 raise ClosedError("VcpuFd", "KVM_RUN")
             raise KvmError(-code, "KVM_RUN")
-        hot = _HOT.get(code & 7)
+        hot = _HOT.get(code & _KIND_MASK)
         if hot is None:
             return self._rare(code >> _LENGTH)
         kind, start = hot
-        exit_ = kind(code >> _ADDRESS, self.run_page[start : start + (code >> _LENGTH & 15)])
+        exit_ = kind(code >> _ADDRESS, self.run_page[start : start + (code >> _LENGTH & _LENGTH_MASK)])
         if len(self._known) >= _MOST_KNOWN:
             self._known = _simple()
         self._known[code] = exit_
         return exit_
 
     def _rare(self, reason: int) -> VcpuExit:
-        payload = self.run_page[_PAYLOAD : _PAYLOAD + _PAYLOAD_SIZE]
+        payload = self.run_page[_PAYLOAD : _PAYLOAD + PAYLOAD_SIZE]
         if reason == IoOut.reason:
             return self._string_io(payload)
         if reason == MmioRead.reason:
@@ -144,21 +147,21 @@ class VcpuFd(ArchVcpu, DeviceAttrs):
         return kind.decode(payload) if kind else Unknown(reason, bytes(payload))
 
     def _string_io(self, payload: memoryview) -> VcpuExit:
-        import struct
-
         direction, size, port, count, offset = struct.unpack_from("<BBHIQ", payload)
-        if direction > 1 or offset + size * count > len(self.run_page):
+        if direction not in (_IO_IN, _IO_OUT) or offset + size * count > len(self.run_page):
             raise KvmError(
                 errno.EINVAL, "KVM_RUN", f"KVM reports port I/O that is not in the run page ({payload[:16].hex()})"
             )
-        return (StringOut if direction else StringIn)(port, self.run_page[offset : offset + size * count], size)
+        return (StringOut if direction == _IO_OUT else StringIn)(
+            port, self.run_page[offset : offset + size * count], size
+        )
 
     def _wide_mmio(self, payload: memoryview) -> VcpuExit:
-        import struct
-
         # the kernel's word for more than 8 bytes would be a defect, and the array ends there
         addr, length, is_write = struct.unpack_from("<Q8xIB", payload)
-        return (MmioWrite if is_write else MmioRead)(addr, self.run_page[_MMIO_DATA : _MMIO_DATA + min(length, 8)])
+        return (MmioWrite if is_write else MmioRead)(
+            addr, self.run_page[_MMIO_DATA : _MMIO_DATA + min(length, _MMIO_MOST)]
+        )
 
     def set_kvm_immediate_exit(self, value: int) -> None:
         """While it is 1, `run()` finishes pending I/O and returns `Intr` without entering the guest."""
@@ -261,7 +264,7 @@ class VcpuFd(ArchVcpu, DeviceAttrs):
         """The vCPU's counters, by name."""
         from pyvmm_kvm.stats import Stats
 
-        return Stats(self.ioctl_value("KVM_GET_STATS_FD", 0))
+        return Stats(self.ioctl_value("KVM_GET_STATS_FD"))
 
     def pre_fault_memory(self, gpa: int, size: int) -> int:
         """Populate the guest's page tables for a range; the answer is how many bytes are left when interrupted."""

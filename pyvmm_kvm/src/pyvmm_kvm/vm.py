@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from pyvmm_kvm._arch import ArchVm
@@ -22,8 +23,11 @@ if TYPE_CHECKING:
     from pyvmm_kvm.stats import Stats
     from pyvmm_kvm.vcpu import VcpuFd
 
-_IRQFD_DEASSIGN, _IRQFD_RESAMPLE = 1, 2
-_IOEVENTFD_DATAMATCH, _IOEVENTFD_PIO, _IOEVENTFD_DEASSIGN = 1, 2, 4
+# KVM_IRQFD_FLAG_*, KVM_IOEVENTFD_FLAG_* and the one flag of struct kvm_msi
+_IRQFD_DEASSIGN, _IRQFD_RESAMPLE = 1 << 0, 1 << 1
+_IOEVENTFD_DATAMATCH, _IOEVENTFD_PIO, _IOEVENTFD_DEASSIGN = 1 << 0, 1 << 1, 1 << 2
+_MSI_VALID_DEVID = 1 << 0
+_DATAMATCH_WIDTH = 4
 
 
 class VmFd(ArchVm, DeviceAttrs):
@@ -136,8 +140,6 @@ class VmFd(ArchVm, DeviceAttrs):
         return words
 
     def _pages(self, slot: int, ioctl: str) -> int:
-        import errno
-
         # a number and not the slot: an exception's traceback would keep the slot's memory exported
         if slot not in self._slots:
             raise KvmError(errno.ENOENT, ioctl, f"slot {slot} is not registered in this VM")
@@ -161,7 +163,7 @@ class VmFd(ArchVm, DeviceAttrs):
 
     def create_irq_chip(self) -> None:
         """The in-kernel interrupt controllers (x86: two PICs, an IOAPIC, and a LAPIC per vCPU). Before any vCPU."""
-        self.ioctl_value("KVM_CREATE_IRQCHIP", 0)
+        self.ioctl_value("KVM_CREATE_IRQCHIP")
 
     def set_irq_line(self, irq: int, active: bool) -> None:
         """Set an interrupt line's level; an edge is active, then inactive."""
@@ -175,7 +177,6 @@ class VmFd(ArchVm, DeviceAttrs):
 
     def signal_msi(self, address: int, data: int, devid: int | None = None) -> int:
         """Deliver a message-signalled interrupt: above 0 delivered, 0 blocked by the guest."""
-        valid_devid = 1
         return self.ioctl(
             "KVM_SIGNAL_MSI",
             ffi.new(
@@ -184,7 +185,7 @@ class VmFd(ArchVm, DeviceAttrs):
                     "address_lo": address & 0xFFFFFFFF,
                     "address_hi": address >> 32,
                     "data": data,
-                    "flags": valid_devid if devid is not None else 0,
+                    "flags": _MSI_VALID_DEVID if devid is not None else 0,
                     "devid": devid or 0,
                 },
             ),
@@ -230,7 +231,7 @@ class VmFd(ArchVm, DeviceAttrs):
 
         value, length = 0, 0
         if datamatch is not None:
-            value, length = datamatch if isinstance(datamatch, tuple) else (datamatch, 4)
+            value, length = datamatch if isinstance(datamatch, tuple) else (datamatch, _DATAMATCH_WIDTH)
             flags |= _IOEVENTFD_DATAMATCH
         if isinstance(addr, IoEventAddress.Pio):
             flags |= _IOEVENTFD_PIO
@@ -245,14 +246,14 @@ class VmFd(ArchVm, DeviceAttrs):
         with ffi.from_buffer("char[]", bitmap) as bits:
             if first_page + pages > total or len(bits) * 8 < pages:
                 raise KvmError(
-                    22, "KVM_CLEAR_DIRTY_LOG", f"slot {slot} has {total} pages, the bitmap {len(bits)} bytes"
+                    errno.EINVAL, "KVM_CLEAR_DIRTY_LOG", f"slot {slot} has {total} pages, the bitmap {len(bits)} bytes"
                 )
             values = {"slot": slot, "num_pages": pages, "first_page": first_page, "dirty_bitmap": bits}
             self.ioctl("KVM_CLEAR_DIRTY_LOG", ffi.new("struct kvm_clear_dirty_log *", values))
 
     def reset_dirty_rings(self) -> int:
         """Give harvested dirty-ring entries back to the kernel; the answer is how many."""
-        return self.ioctl_value("KVM_RESET_DIRTY_RINGS", 0)
+        return self.ioctl_value("KVM_RESET_DIRTY_RINGS")
 
     def register_coalesced_mmio(self, addr: int, size: int, pio: bool = False) -> None:
         """Collect the guest's writes to this range in a ring instead of exiting (`VcpuFd.coalesced_mmio_read`)."""
@@ -271,7 +272,7 @@ class VmFd(ArchVm, DeviceAttrs):
             self.ioctl("KVM_SET_GSI_ROUTING", argument)
 
     def create_device(self, device_type: int, flags: int = 0) -> DeviceFd | None:
-        """An in-kernel device (`DeviceFd` has the types); with flag 1 only test whether it could be made."""
+        """Make an in-kernel device (`DeviceFd` has the types), or see whether it could be (`CREATE_DEVICE_TEST`)."""
         from pyvmm_kvm.device import CREATE_DEVICE_TEST, DeviceFd
 
         request = ffi.new("struct kvm_create_device *", (device_type, 0, flags))
@@ -282,7 +283,7 @@ class VmFd(ArchVm, DeviceAttrs):
         """The VM's counters, by name."""
         from pyvmm_kvm.stats import Stats
 
-        return Stats(self.ioctl_value("KVM_GET_STATS_FD", 0))
+        return Stats(self.ioctl_value("KVM_GET_STATS_FD"))
 
     def set_user_memory_region2(
         self, slot: int, guest_phys_addr: int, memory: Buffer, flags: int, guest_memfd: int, guest_memfd_offset: int = 0
@@ -295,12 +296,13 @@ class VmFd(ArchVm, DeviceAttrs):
     def create_guest_memfd(self, size: int, flags: int = 0) -> int:
         """A file descriptor of memory that only the guest may map; the caller owns and closes it.
 
-        `flags`: 1 lets the host map it too, 2 makes it shared at first (KVM_CAP_GUEST_MEMFD_FLAGS has the mask).
+        `flags`: `GUEST_MEMFD_MMAP` lets the host map it too, `GUEST_MEMFD_INIT_SHARED` makes it shared at first;
+        `Cap.GUEST_MEMFD_FLAGS` has the mask of those that this kernel knows.
         """
         return self.ioctl("KVM_CREATE_GUEST_MEMFD", ffi.new("struct kvm_create_guest_memfd *", (size, flags)))
 
     def set_memory_attributes(self, address: int, size: int, attributes: int) -> None:
-        """Make a range private (1 << 3) or shared (0)."""
+        """Make a range private (`MEMORY_ATTRIBUTE_PRIVATE`) or shared (0)."""
         self.ioctl("KVM_SET_MEMORY_ATTRIBUTES", ffi.new("struct kvm_memory_attributes *", (address, size, attributes)))
 
     def __repr__(self) -> str:

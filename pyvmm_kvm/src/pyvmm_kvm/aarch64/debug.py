@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 USE_SW_BP, USE_HW = 1 << 16, 1 << 17
 _MOST = 16
-# enable; EL0 and EL1; all four bytes of the instruction
-_BREAKPOINT = 1 | 3 << 1 | 0xF << 5
+_ENABLED, _EL0_AND_EL1, _BYTES = 1 << 0, 3 << 1, 5
+_BREAKPOINT = _ENABLED | _EL0_AND_EL1 | 0xF << _BYTES  # all four bytes of the instruction
 _ACCESS = {"read": 1, "write": 2, "access": 3}
 
 
@@ -65,7 +65,7 @@ class GuestDebug(Debugger):
         number = self._free(self._arch.dbg_wcr)
         bytes_selected = ((1 << length) - 1) << address % 8
         self._arch.dbg_wvr[number] = address & ~7
-        self._arch.dbg_wcr[number] = 1 | 3 << 1 | _ACCESS[kind] << 3 | bytes_selected << 5
+        self._arch.dbg_wcr[number] = _ENABLED | _EL0_AND_EL1 | _ACCESS[kind] << 3 | bytes_selected << _BYTES
         return _MOST + number
 
     def clear(self, number: int) -> None:
@@ -76,13 +76,13 @@ class GuestDebug(Debugger):
     @staticmethod
     def _free(control: Iterable[int]) -> int:
         for number, value in enumerate(control):
-            if not value & 1:
+            if not value & _ENABLED:
                 return number
         raise ValueError("the architecture has 16 of each and all are taken")
 
     def arm(self, extra: int = 0) -> None:
         """Give the control bits and breakpoints to KVM."""
-        used = any(value & 1 for value in (*self._arch.dbg_bcr, *self._arch.dbg_wcr))
+        used = any(value & _ENABLED for value in (*self._arch.dbg_bcr, *self._arch.dbg_wcr))
         self.vcpu.set_guest_debug(ENABLE | extra | (USE_HW if used else 0), self._arch)
 
     def position(self, _exit: VcpuExit, /) -> int:

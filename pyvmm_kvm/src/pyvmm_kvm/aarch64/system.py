@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pyvmm_kvm.fd import Fd
 
+# as in `Cap`, which takes longer to make than a boot has for it
 _CAP_GUEST_DEBUG_HW_BPS, _CAP_GUEST_DEBUG_HW_WPS, _CAP_ARM_VM_IPA_SIZE = 119, 120, 165
-_IPA_SIZE_MASK = 0xFF
+_IPA_SIZE_MASK = 0xFF  # KVM_VM_TYPE_ARM_IPA_SIZE_MASK
 
 
 class ArchKvm(Fd):

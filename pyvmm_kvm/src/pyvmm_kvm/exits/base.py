@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 
-from pyvmm_kvm.exits.hot import VcpuExit
+from pyvmm_kvm.exits.hot import PAYLOAD_SIZE, VcpuExit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,13 +24,13 @@ class RareExit(VcpuExit):
     layout: ClassVar[struct.Struct] = struct.Struct("")
 
     def __init__(self, *values: object, payload: memoryview | None = None) -> None:
-        self.payload = payload if payload is not None else memoryview(bytearray(256))
+        self.payload = payload if payload is not None else memoryview(bytearray(PAYLOAD_SIZE))
         for name, value in zip(self.__match_args__, values, strict=True):
             setattr(self, name, value)
 
     @classmethod
     def decode(cls, payload: memoryview) -> Self:
-        """Read it from the 256 bytes of the run page's union."""
+        """Read it from the run page's union."""
         return cls(*cls.layout.unpack_from(payload), payload=payload)
 
 

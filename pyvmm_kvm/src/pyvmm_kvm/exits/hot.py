@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from typing import ClassVar
 
 
+PAYLOAD_SIZE = 256  # bytes of the union in struct kvm_run
+
+
 class VcpuExit:
     """Any exit. `reason` is its KVM_EXIT_* number, or -1 for the two that are an errno of KVM_RUN."""
 
@@ -148,7 +151,7 @@ class Again(VcpuExit):
 class Unknown(VcpuExit):
     """A reason this package has no class for, or KVM_EXIT_UNKNOWN itself.
 
-    `number` is the exit reason and `raw` a copy of the 256 bytes of its payload.
+    `number` is the exit reason and `raw` a copy of the `PAYLOAD_SIZE` bytes of its payload.
     """
 
     __slots__ = ("number", "raw")

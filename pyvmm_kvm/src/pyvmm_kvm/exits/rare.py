@@ -22,6 +22,7 @@ from pyvmm_kvm.exits.foreign import (
     S390Ucontrol,
     Watchdog,
 )
+from pyvmm_kvm.exits.hot import PAYLOAD_SIZE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class Hypercall(RareExit):
 
 
 class Debug(RareExit):
-    """x86: a breakpoint, watchpoint or single step. `exception` is 1 (#DB) or 3 (#BP), `pc` the linear address."""
+    """x86: a breakpoint, watchpoint or single step. `exception` is `DB` or `BP`, `pc` the linear address."""
 
     __slots__ = ("dr6", "dr7", "exception", "pc")
     __match_args__ = ("exception", "pc", "dr6", "dr7")
@@ -111,6 +112,8 @@ class Debug(RareExit):
     dr7: int
     reason = 4
     layout = struct.Struct("<I4xQQQ")
+
+    DB, BP = 1, 3
 
 
 class FailEntry(RareExit):
@@ -138,7 +141,7 @@ class TprAccess(RareExit):
 class InternalError(RareExit):
     """KVM gave up: `suberror` says why, `data` are the kernel's words about it.
 
-    Suberror 1 is an instruction that KVM's emulator lacks; `flags` and `instruction` then say which bytes.
+    `EMULATION` is an instruction that KVM's emulator lacks; `flags` and `instruction` then say which bytes.
     """
 
     __slots__ = ("data", "suberror")
@@ -147,9 +150,14 @@ class InternalError(RareExit):
     data: tuple[int, ...]
     reason = 17
 
+    EMULATION, SIMUL_EX, DELIVERY_EV, UNEXPECTED_EXIT_REASON = range(1, 5)
     NAMES: ClassVar[dict[int, str]] = {
-        1: "EMULATION", 2: "SIMUL_EX", 3: "DELIVERY_EV", 4: "UNEXPECTED_EXIT_REASON",
-    }  # fmt: skip
+        EMULATION: "EMULATION",
+        SIMUL_EX: "SIMUL_EX",
+        DELIVERY_EV: "DELIVERY_EV",
+        UNEXPECTED_EXIT_REASON: "UNEXPECTED_EXIT_REASON",
+    }
+    INSTRUCTION_BYTES = 1 << 0  # in `flags`
 
     @classmethod
     def decode(cls, payload: memoryview) -> Self:
@@ -159,16 +167,17 @@ class InternalError(RareExit):
 
     @property
     def flags(self) -> int:
-        """For suberror 1: which parts of the report are valid."""
-        return self.data[0] if self.suberror == 1 and self.data else 0
+        """For `EMULATION`: which parts of the report are valid."""
+        return self.data[0] if self.suberror == self.EMULATION and self.data else 0
 
     @property
     def instruction(self) -> bytes:
-        """For suberror 1: the bytes of the instruction, or nothing where the kernel gave none."""
-        if not self.flags & 1 or len(self.data) < 3:
+        """For `EMULATION`: the bytes of the instruction, or nothing where the kernel gave none."""
+        if not self.flags & self.INSTRUCTION_BYTES or len(self.data) < 3:
             return b""
-        block = struct.pack("<QQ", *self.data[1:3])
-        return block[1 : 1 + min(block[0], 15)]
+        # behind the flags: the length in one byte, then the bytes of the longest instruction there is
+        length, *code = struct.pack("<QQ", *self.data[1:3])
+        return bytes(code[:length])
 
     def __repr__(self) -> str:
         name = self.NAMES.get(self.suberror, "?")
@@ -177,13 +186,15 @@ class InternalError(RareExit):
 
 
 class SystemEvent(RareExit):
-    """The guest asked for a shutdown (1), reset (2), crash (3), wakeup (4), suspend (5) or SEV termination (6)."""
+    """The guest asked for a change of the whole machine, of the kind that `type` says."""
 
     __slots__ = ("data", "type")
     __match_args__ = ("type", "data")
     type: int
     data: tuple[int, ...]
     reason = 24
+
+    SHUTDOWN, RESET, CRASH, WAKEUP, SUSPEND, SEV_TERM, TDX_FATAL = range(1, 8)
 
     @classmethod
     def decode(cls, payload: memoryview) -> Self:
@@ -203,7 +214,7 @@ class IoapicEoi(RareExit):
 
 
 class Hyperv(RareExit):
-    """A Hyper-V call: `type` 1 synic (msr, control, evt_page, msg_page), 2 hypercall (input, params), 3 debugger."""
+    """A Hyper-V call: `type` is `SYNIC` (msr, control, evt_page, msg_page), `HCALL` (input, params) or `SYNDBG`."""
 
     __slots__ = ("type", "values")
     __match_args__ = ("type", "values")
@@ -213,7 +224,8 @@ class Hyperv(RareExit):
     status = Live(24)
     reason = 27
 
-    _FORMATS: ClassVar[dict[int, str]] = {1: "<8xI4x3Q", 2: "<8xQ8x2Q", 3: "<8xI4x5Q"}
+    SYNIC, HCALL, SYNDBG = range(1, 4)
+    _FORMATS: ClassVar[dict[int, str]] = {SYNIC: "<8xI4x3Q", HCALL: "<8xQ8x2Q", SYNDBG: "<8xI4x5Q"}
 
     @classmethod
     def decode(cls, payload: memoryview) -> Self:
@@ -231,12 +243,13 @@ class _MsrExit(RareExit):
     data = Live(16)
     layout = struct.Struct("<8xII")
 
-    INVALID = 1
-    UNKNOWN = 2
-    FILTER = 4
+    # bits of `why`
+    INVALID = 1 << 0
+    UNKNOWN = 1 << 1
+    FILTER = 1 << 2
 
     def __init__(self, index: int, why: int, data: int = 0, payload: memoryview | None = None) -> None:
-        self.payload = payload if payload is not None else memoryview(bytearray(256))
+        self.payload = payload if payload is not None else memoryview(bytearray(PAYLOAD_SIZE))
         self.index = index
         self.why = why
         if payload is None:
@@ -264,7 +277,7 @@ class X86Wrmsr(_MsrExit):
 
 
 class Xen(RareExit):
-    """A Xen hypercall (type 1); write the answer to `result`."""
+    """A Xen hypercall (`type` is `HCALL`); write the answer to `result`."""
 
     __slots__ = ("cpl", "input", "longmode", "params", "type")
     __match_args__ = ("type", "longmode", "cpl", "input", "params")
@@ -276,6 +289,8 @@ class Xen(RareExit):
     result = Live(24)
     reason = 34
 
+    HCALL = 1
+
     @classmethod
     def decode(cls, payload: memoryview) -> Self:
         """Read it from the run page's union."""
@@ -284,13 +299,15 @@ class Xen(RareExit):
 
 
 class Notify(RareExit):
-    """The guest kept the processor from noticing interrupts for too long; bit 0 of `flags`: its state is lost."""
+    """The guest held interrupts off for too long; with `CONTEXT_INVALID` in `flags` its state is lost."""
 
     __slots__ = ("flags",)
     __match_args__ = ("flags",)
     flags: int
     reason = 37
     layout = struct.Struct("<I")
+
+    CONTEXT_INVALID = 1 << 0
 
 
 class MemoryFault(RareExit):

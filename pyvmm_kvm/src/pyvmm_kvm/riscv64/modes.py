@@ -6,6 +6,7 @@ Nothing here ran on a RISC-V host yet.
 from __future__ import annotations
 
 from pyvmm_kvm.riscv64.registers import core, csr
+from pyvmm_kvm.riscv64.structs import Regs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 def setup_boot(vcpu: VcpuFd, entry: int, device_tree: int = 0, hart: int = 0) -> None:
     """Start at `entry` in supervisor mode without paging, the hart's number in a0 and the device tree in a1."""
-    vcpu.set_one_reg(core("mode"), 1)
+    vcpu.set_one_reg(core("mode"), Regs.MODE_S)
     vcpu.set_one_reg(csr("satp"), 0)
     vcpu.set_one_reg(core("pc"), entry)
     vcpu.set_one_reg(core("a0"), hart)

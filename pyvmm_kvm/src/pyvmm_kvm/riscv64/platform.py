@@ -18,7 +18,7 @@ CONFIG_MODE, CONFIG_IDS, CONFIG_SRCS, CONFIG_GROUP_BITS, CONFIG_GROUP_SHIFT, CON
     range(7)
 )
 MODE_EMUL, MODE_HWACCEL, MODE_AUTO = range(3)
-ADDR_APLIC = 0
+ADDR_APLIC, ADDR_IMSIC_FIRST = 0, 1
 CTRL_INIT = 0
 APLIC_SIZE, IMSIC_SIZE = 0x4000, 0x1000
 IDS_MIN, IDS_MAX, SRCS_MAX = 63, 2048, 1024
@@ -58,7 +58,7 @@ class Aia:
         if aplic is not None:
             self.device.set_device_attr(GRP_ADDR, ADDR_APLIC, bytearray(struct.pack("<Q", aplic)))
         for number, address in enumerate(imsics):
-            self.device.set_device_attr(GRP_ADDR, 1 + number, bytearray(struct.pack("<Q", address)))
+            self.device.set_device_attr(GRP_ADDR, ADDR_IMSIC_FIRST + number, bytearray(struct.pack("<Q", address)))
 
     def init(self) -> None:
         """Complete it."""

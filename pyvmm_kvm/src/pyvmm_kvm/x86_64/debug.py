@@ -19,6 +19,9 @@ BLOCKIRQ = 1 << 20
 _KINDS = {"execute": 0, "write": 1, "access": 3}
 # DR7 encodes lengths 1, 2, 8, 4 as 0 to 3 (Intel SDM volume 3, 17.2.4)
 _LENGTHS = {1: 0, 2: 1, 8: 2, 4: 3}
+_DR7, _POINTS = 7, 4
+# bit 10 reads as one; bit 9 asks for exact reports
+_DR7_FIXED = 1 << 10 | 1 << 9
 
 
 class GuestDebug(Debugger):
@@ -37,7 +40,7 @@ class GuestDebug(Debugger):
 
     def __init__(self, vcpu: VcpuFd) -> None:
         super().__init__(vcpu)
-        self._points: list[tuple[int, int, str] | None] = [None] * 4
+        self._points: list[tuple[int, int, str] | None] = [None] * _POINTS
 
     def watch(self, address: int, length: int = 1, kind: str = "execute") -> int:
         """Set a breakpoint ("execute") or watchpoint ("write", "access") on a linear address; returns its number 0-3.
@@ -67,9 +70,8 @@ class GuestDebug(Debugger):
             if point:
                 address, length, kind = point
                 registers[number] = address
-                registers[7] |= 2 << 2 * number | (_KINDS[kind] | _LENGTHS[length] << 2) << 16 + 4 * number
-        # bit 10 reads as one; bit 9 asks for exact reports
-        registers[7] |= 0x600
+                registers[_DR7] |= 2 << 2 * number | (_KINDS[kind] | _LENGTHS[length] << 2) << 16 + 4 * number
+        registers[_DR7] |= _DR7_FIXED
         return registers
 
     def arm(self, extra: int = 0) -> None:
@@ -84,7 +86,7 @@ class GuestDebug(Debugger):
 
     def hit(self, exit_: Debug) -> list[int]:
         """The numbers of the breakpoints that a `Debug` exit reports."""
-        return [number for number in range(4) if exit_.dr6 >> number & 1]
+        return [number for number in range(_POINTS) if exit_.dr6 >> number & 1]
 
 
 __all__ = ["BLOCKIRQ", "ENABLE", "INJECT_BP", "INJECT_DB", "SINGLESTEP", "USE_HW_BP", "USE_SW_BP", "GuestDebug"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from pyvmm_kvm.x86_64.structs import Segment
+from pyvmm_kvm.x86_64.structs import CR0_PE, CR0_PG, CR4_PAE, EFER_LMA, EFER_LME, Segment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,24 +12,34 @@ if TYPE_CHECKING:
 
     from pyvmm_kvm.vcpu import VcpuFd
 
-CR0_PE, CR0_PG = 1, 1 << 31
-CR4_PAE = 1 << 5
-EFER_LME, EFER_LMA = 1 << 8, 1 << 10
-_PRESENT_WRITABLE, _LARGE = 3, 1 << 7
+_PRESENT_WRITABLE, _LARGE = 1 << 0 | 1 << 1, 1 << 7
 _PAGE = 4096
+_ENTRIES = _PAGE // 8
 _GIB = 1 << 30
+_LARGE_PAGE_SHIFT = 21
+# segment types (Intel SDM volume 3, 3.4.5.1), accessed
+_CODE_READABLE, _DATA_WRITABLE = 11, 3
+_RFLAGS_ALWAYS_ONE = 1 << 1
 
 
 def code_segment(selector: int = 8, *, bits: int = 32, dpl: int = 0) -> Segment:
     """A flat code segment of 4 GiB, for 16, 32 or 64 bits."""
     return Segment(
-        limit=0xFFFFFFFF, selector=selector, type=11, present=1, dpl=dpl, db=bits == 32, s=1, l=bits == 64, g=1
+        limit=0xFFFFFFFF,
+        selector=selector,
+        type=_CODE_READABLE,
+        present=1,
+        dpl=dpl,
+        db=bits == 32,
+        s=1,
+        l=bits == 64,
+        g=1,
     )
 
 
 def data_segment(selector: int = 16, *, dpl: int = 0) -> Segment:
     """A flat writable data segment of 4 GiB."""
-    return Segment(limit=0xFFFFFFFF, selector=selector, type=3, present=1, dpl=dpl, db=1, s=1, g=1)
+    return Segment(limit=0xFFFFFFFF, selector=selector, type=_DATA_WRITABLE, present=1, dpl=dpl, db=1, s=1, g=1)
 
 
 def descriptor(segment: Segment) -> int:
@@ -74,7 +84,7 @@ def setup_long_mode(vcpu: VcpuFd, memory: Buffer, entry: int, tables: int = 0x90
         tables: where the page tables go; they take 2 + `gib` pages.
         gib: how much to map, at most 512.
     """
-    if not 1 <= gib <= 512:
+    if not 1 <= gib <= _ENTRIES:
         raise ValueError(f"one page directory pointer table maps 1 to 512 GiB, not {gib}")
     view = memoryview(memory).cast("B")
     if tables % _PAGE or tables + (2 + gib) * _PAGE > len(view):
@@ -89,7 +99,7 @@ def setup_long_mode(vcpu: VcpuFd, memory: Buffer, entry: int, tables: int = 0x90
     write(pointers, [page | _PRESENT_WRITABLE for page in directories])
     for number, page in enumerate(directories):
         base = number * _GIB
-        write(page, [base + (index << 21) | _PRESENT_WRITABLE | _LARGE for index in range(512)])
+        write(page, [base + (index << _LARGE_PAGE_SHIFT) | _PRESENT_WRITABLE | _LARGE for index in range(_ENTRIES)])
     _flat(vcpu, 64, tables)
     _start(vcpu, entry)
 
@@ -110,6 +120,5 @@ def _flat(vcpu: VcpuFd, bits: int, cr3: int) -> None:
 
 def _start(vcpu: VcpuFd, rip: int) -> None:
     regs = vcpu.get_regs()
-    # bit 1 of RFLAGS is always one
-    regs.rip, regs.rflags = rip, 2
+    regs.rip, regs.rflags = rip, _RFLAGS_ALWAYS_ONE
     vcpu.set_regs(regs)

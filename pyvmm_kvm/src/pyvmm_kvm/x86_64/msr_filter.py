@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 READ, WRITE = 1, 2
 MAX_RANGES = 16
 MAX_BITMAP = 0x600
+DEFAULT_DENY = 1 << 0
 
 
 class MsrFilterRange:
@@ -22,7 +23,7 @@ class MsrFilterRange:
 
     def __init__(self, flags: int, base: int, count: int, bitmap: bytes) -> None:
         if not flags or flags & ~(READ | WRITE):
-            raise ValueError(f"a range is for reads (1), writes (2) or both, not {flags}")
+            raise ValueError(f"a range is for reads ({READ}), writes ({WRITE}) or both, not {flags}")
         if not 0 < count <= MAX_BITMAP * 8:
             raise ValueError(f"a range has 1 to {MAX_BITMAP * 8} registers, not {count}")
         if len(bitmap) * 8 < count:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     ReadPhysical = Callable[[int, int], bytes]
 
-_PRESENT, _WRITE, _USER, _LARGE, _NX = 1, 2, 4, 1 << 7, 1 << 63
+_PRESENT, _WRITE, _USER, _LARGE, _NX = 1 << 0, 1 << 1, 1 << 2, 1 << 7, 1 << 63
 _ADDRESS = 0x000F_FFFF_FFFF_F000
 
 

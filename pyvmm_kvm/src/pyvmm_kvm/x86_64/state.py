@@ -10,6 +10,7 @@ from contextlib import suppress
 
 from pyvmm_kvm.errors import KvmError, MsrError
 from pyvmm_kvm.state import State, finish_io
+from pyvmm_kvm.x86_64.platform import ClockData, IrqChip, PitState2
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
     from pyvmm_kvm.vcpu import VcpuFd
     from pyvmm_kvm.vm import VmFd
 
-_CAP_XSAVE2, _CAP_NESTED_STATE = 208, 157
-_TSC_DEADLINE = 0x6E0
+_TSC_DEADLINE = 0x6E0  # IA32_TSC_DEADLINE
 _TSC_TOLERANCE = 4000  # 250 parts in a million
+_CONTROLLERS = (IrqChip.PIC_MASTER, IrqChip.PIC_SLAVE, IrqChip.IOAPIC)
 
 
 class VcpuState(State):
@@ -33,6 +34,7 @@ class VcpuState(State):
     @classmethod
     def save(cls, kvm: Kvm, vm: VmFd, vcpu: VcpuFd) -> Self:
         """Read a stopped vCPU. Its pending I/O is completed first, or the guest would repeat it."""
+        from pyvmm_kvm.cap import Cap
         from pyvmm_kvm.x86_64.msrs import Msrs
 
         finish_io(vcpu)
@@ -40,7 +42,7 @@ class VcpuState(State):
         parts = {"mp_state": bytes(vcpu.get_mp_state()), "cpuid": bytes(vcpu.get_cpuid2())}
         parts["regs"] = bytes(vcpu.get_regs())
         parts["sregs"] = bytes(vcpu.get_sregs())
-        parts["xsave"] = bytes(vcpu.get_xsave2(vm.check_extension_raw(_CAP_XSAVE2)))
+        parts["xsave"] = bytes(vcpu.get_xsave2(vm.check_extension_raw(Cap.XSAVE2)))
         parts["xcrs"] = b"".join(struct.pack("<QQ", *item) for item in vcpu.get_xcrs().items())
         parts["debugregs"] = bytes(vcpu.get_debug_regs())
         with suppress(KvmError):
@@ -55,7 +57,7 @@ class VcpuState(State):
                 # the list is the host's; this guest's CPUID may lack the register
                 continue
         parts["msrs"] = bytes(msrs)
-        nested = vcpu.get_nested_state(size) if (size := vm.check_extension_raw(_CAP_NESTED_STATE)) else None
+        nested = vcpu.get_nested_state(size) if (size := vm.check_extension_raw(Cap.NESTED_STATE)) else None
         if nested:
             parts["nested"] = bytes(nested)
         parts["events"] = bytes(vcpu.get_vcpu_events())
@@ -135,7 +137,7 @@ class VmState(State):
         parts = {"clock": bytes(vm.get_clock())}
         with suppress(KvmError):
             # refused by a VM without these controllers, which has nothing to save of them
-            for number in range(3):
+            for number in _CONTROLLERS:
                 parts[f"irqchip{number}"] = bytes(vm.get_irqchip(number))
             parts["pit"] = bytes(vm.get_pit2())
         return cls(parts)
@@ -145,9 +147,7 @@ class VmState(State):
 
         Restore devices of your own after this: the interrupt that one raises again would be wiped out here.
         """
-        from pyvmm_kvm.x86_64.platform import ClockData, IrqChip, PitState2
-
-        for number in range(3):
+        for number in _CONTROLLERS:
             if f"irqchip{number}" in self.parts:
                 vm.set_irqchip(IrqChip.from_bytes(self.parts[f"irqchip{number}"]))
         if "pit" in self.parts:

@@ -20,6 +20,10 @@ __all__ = [
     "Xcr",
 ]
 
+CR0_PE, CR0_PG = 1 << 0, 1 << 31
+CR4_PAE, CR4_LA57 = 1 << 5, 1 << 12
+EFER_LME, EFER_LMA = 1 << 8, 1 << 10
+_TYPE_CODE = 1 << 3
 _FLAGS = {
     0: "CF", 2: "PF", 4: "AF", 6: "ZF", 7: "SF", 8: "TF", 9: "IF", 10: "DF", 11: "OF", 14: "NT", 16: "RF", 17: "VM",
     18: "AC", 21: "ID",
@@ -91,7 +95,7 @@ class Segment(Struct, ctype="struct kvm_segment"):
     unusable: int
 
     def __str__(self) -> str:
-        kind = ("code" if self.type & 8 else "data") if self.s else "system"
+        kind = ("code" if self.type & _TYPE_CODE else "data") if self.s else "system"
         width = "64" if self.l else "32" if self.db else "16"
         state = " unusable" if self.unusable else "" if self.present else " absent"
         return f"{self.selector:04x} base {self.base:016x} limit {self.limit:08x} {kind}{width} dpl{self.dpl}{state}"
@@ -126,22 +130,22 @@ class _Special(Struct):
     @property
     def mode(self) -> str:
         """How the processor reads code now: "real", "protected", "compatibility" or "long"."""
-        if not self.cr0 & 1:
+        if not self.cr0 & CR0_PE:
             return "real"
-        if self.efer & 1 << 10:
+        if self.efer & EFER_LMA:
             return "long" if self.cs.l else "compatibility"
         return "protected"
 
     @property
     def paging(self) -> str:
         """The page-table format in use: "none", "32-bit", "PAE", "4-level" or "5-level"."""
-        if not self.cr0 & 1 << 31:
+        if not self.cr0 & CR0_PG:
             return "none"
-        if not self.cr4 & 1 << 5:
+        if not self.cr4 & CR4_PAE:
             return "32-bit"
-        if not self.efer & 1 << 10:
+        if not self.efer & EFER_LMA:
             return "PAE"
-        return "5-level" if self.cr4 & 1 << 12 else "4-level"
+        return "5-level" if self.cr4 & CR4_LA57 else "4-level"
 
     def __str__(self) -> str:
         lines = [f"mode {self.mode}, paging {self.paging}, cpl {self.ss.dpl}"]

@@ -129,7 +129,7 @@ class ArchVcpu(DeviceAttrs):
 
     def nmi(self) -> None:
         """Queue a non-maskable interrupt."""
-        self.ioctl_value("KVM_NMI", 0)
+        self.ioctl_value("KVM_NMI")
 
     def interrupt(self, vector: int) -> None:
         """Inject an external interrupt; only without an in-kernel irqchip, when `ready_for_interrupt_injection`."""
@@ -137,7 +137,7 @@ class ArchVcpu(DeviceAttrs):
 
     def get_tsc_khz(self) -> int:
         """The guest's time-stamp counter frequency in kHz."""
-        return self.ioctl_value("KVM_GET_TSC_KHZ", 0)
+        return self.ioctl_value("KVM_GET_TSC_KHZ")
 
     def set_tsc_khz(self, khz: int) -> None:
         """Change it, where the host can scale it; 0 means the host's own."""
@@ -231,11 +231,11 @@ class ArchVcpu(DeviceAttrs):
 
     def smi(self) -> None:
         """Queue a system-management interrupt."""
-        self.ioctl_value("KVM_SMI", 0)
+        self.ioctl_value("KVM_SMI")
 
     def kvmclock_ctrl(self) -> None:
         """Tell the guest's paravirtual clock that it was stopped, so its watchdog does not bark."""
-        self.ioctl_value("KVM_KVMCLOCK_CTRL", 0)
+        self.ioctl_value("KVM_KVMCLOCK_CTRL")
 
     def setup_mce(self, capabilities: int) -> None:
         """Give the vCPU machine-check banks; bits of `Kvm.get_mce_cap_supported()`."""

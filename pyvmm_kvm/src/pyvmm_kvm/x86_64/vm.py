@@ -96,15 +96,15 @@ class ArchVm(Fd):
 
     def get_tsc_khz(self) -> int:
         """That frequency in kHz."""
-        return self.ioctl_value("KVM_GET_TSC_KHZ", 0)
+        return self.ioctl_value("KVM_GET_TSC_KHZ")
 
     def set_msr_filter(self, default_allow: bool, ranges: Iterable[MsrFilterRange] = ()) -> None:
         """Which MSRs the guest reaches without asking; see `MsrFilterRange`.
 
         Allow by default without ranges switches filtering off. To get `X86Rdmsr` and `X86Wrmsr` exits for what is
-        denied, enable KVM_CAP_X86_USER_SPACE_MSR (188) with 1 << 2.
+        denied, enable `Cap.X86_USER_SPACE_MSR` with `X86Rdmsr.FILTER`.
         """
-        from pyvmm_kvm.x86_64.msr_filter import MAX_RANGES
+        from pyvmm_kvm.x86_64.msr_filter import DEFAULT_DENY, MAX_RANGES
 
         table = list(ranges)
         if len(table) > MAX_RANGES:
@@ -112,7 +112,7 @@ class ArchVm(Fd):
         if not table and not default_allow:
             raise KvmError(errno.EINVAL, "KVM_X86_SET_MSR_FILTER", "deny by default needs at least one range")
         argument = ffi.new("struct kvm_msr_filter *")
-        argument.flags = 0 if default_allow else 1
+        argument.flags = 0 if default_allow else DEFAULT_DENY
         keep = []
         for slot, entry in zip(argument.ranges, table, strict=False):
             keep.append(ffi.from_buffer("__u8[]", bytearray(entry.bitmap)))

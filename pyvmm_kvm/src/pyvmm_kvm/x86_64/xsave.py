@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
+# offsets and sizes in the legacy region and the header behind it (Intel SDM volume 1, 13.4)
+_MXCSR, _XMM, _XMM_SIZE = 24, 160, 16
 _LEGACY, _HEADER = 512, 64
 _SMALLEST = 4096
 
@@ -52,11 +54,11 @@ class Xsave2(bytearray):
     @property
     def mxcsr(self) -> int:
         """The SSE control and status register."""
-        return self._u("<I", 24)
+        return self._u("<I", _MXCSR)
 
     @mxcsr.setter
     def mxcsr(self, value: int) -> None:
-        struct.pack_into("<I", self, 24, value)
+        struct.pack_into("<I", self, _MXCSR, value)
 
     @property
     def xstate_bv(self) -> int:
@@ -79,7 +81,7 @@ class Xsave2(bytearray):
 
     def xmm(self, number: int) -> memoryview:
         """The 16 bytes of XMM0 to XMM15, to read and to change."""
-        return memoryview(self)[160 + 16 * range(16)[number] :][:16]
+        return memoryview(self)[_XMM + _XMM_SIZE * range(16)[number] :][:_XMM_SIZE]
 
     def extended(self) -> memoryview:
         """What lies behind the header, where CPUID leaf 0xd says which component starts."""
@@ -149,5 +151,5 @@ class NestedState(bytearray):
         return memoryview(self)[self.HEADER : self.size]
 
     def __repr__(self) -> str:
-        kind = ("VMX", "SVM")[self.format] if self.format < 2 else f"format {self.format}"
+        kind = {self.VMX: "VMX", self.SVM: "SVM"}.get(self.format, f"format {self.format}")
         return f"<NestedState {kind} {self.size} bytes, flags={self.flags:#x}>"
