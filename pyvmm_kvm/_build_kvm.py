@@ -13,7 +13,7 @@ FOREIGN = ("aarch64.h", "riscv64.h")
 
 
 def declare(arch: str) -> FFI:
-    """The extension module for one architecture, whose kernel headers the C compiler must find."""
+    """Return the extension module for one architecture, whose kernel headers the C compiler must find."""
     constants = runpy.run_path(os.fspath(NATIVE / "constants.py"))
     tables = ["IOCTLS", "OFFSETS", f"IOCTLS_{arch.upper()}", f"OFFSETS_{arch.upper()}", "IOCTLS_FOREIGN"]
     names = dict.fromkeys(" ".join(constants.get(table, "") for table in tables).split())

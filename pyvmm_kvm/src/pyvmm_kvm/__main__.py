@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def kind_of_host() -> str:
-    """How this host runs guests, as far as files tell without opening /dev/kvm."""
+    """Say how this host runs guests, as far as files tell without opening /dev/kvm."""
     if os.path.exists("/sys/module/kvm_pvm"):
         return "KVM-PVM: no hardware virtualization, guest kernels run in an emulator and are slow"
     for module, text in (("kvm_intel", "Intel VT-x"), ("kvm_amd", "AMD-V")):
@@ -29,7 +29,7 @@ def kind_of_host() -> str:
 
 
 def permissions(path: str) -> Facts:
-    """Who may open the device, and whether we may."""
+    """Say who may open the device, and whether we may."""
     try:
         status = os.stat(path)
     except OSError as error:
@@ -46,7 +46,7 @@ def permissions(path: str) -> Facts:
 
 
 def offer(kvm: Kvm) -> Facts:
-    """What an open device says about itself."""
+    """Return what an open device says about itself."""
     from pyvmm_kvm.cap import Cap
 
     facts: Facts = {
@@ -76,7 +76,7 @@ def offer(kvm: Kvm) -> Facts:
 
 
 def msrs(kvm: Kvm) -> Facts:
-    """How many model-specific registers a vCPU has here, and what those say that describe KVM's own features."""
+    """Return how many model-specific registers a vCPU has here, and what those say that describe KVM's own features."""
     from pyvmm_kvm.errors import MsrError
 
     values: Facts = {}
@@ -89,7 +89,7 @@ def msrs(kvm: Kvm) -> Facts:
 
 
 def collect(path: str = "/dev/kvm") -> Facts:
-    """All of it; `problem` says why the device did not open."""
+    """Return all of it; `problem` says why the device did not open."""
     facts: Facts = {
         "machine": platform.machine(),
         "kernel": platform.release(),
@@ -109,7 +109,7 @@ def collect(path: str = "/dev/kvm") -> Facts:
 
 
 def as_text(facts: Facts, indent: str = "") -> str:
-    """The facts as indented lines."""
+    """Return the facts as indented lines."""
     lines = []
     for name, value in facts.items():
         label = f"{indent}{name.replace('_', ' ') if not name.isupper() else name}"
@@ -123,7 +123,7 @@ def as_text(facts: Facts, indent: str = "") -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Print; the exit status is 0 where KVM can be used and 1 where it cannot."""
+    """Print the facts; return 0 where KVM can be used and 1 where it cannot."""
     import argparse
 
     parser = argparse.ArgumentParser(prog="python -m pyvmm_kvm", description=__doc__)

@@ -62,5 +62,5 @@ _KNOWN = {
 
 
 def likely_cause(ioctl: str, error: int) -> str:
-    """One sentence for this pair, or an empty string where nothing useful is known."""
+    """Return one sentence for this pair, or an empty string where nothing useful is known."""
     return _KNOWN.get((ioctl, error)) or _ANY.get(error, "")

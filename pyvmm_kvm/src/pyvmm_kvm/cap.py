@@ -256,5 +256,5 @@ class Cap(IntEnum):
 
     @classmethod
     def name_of(cls, number: int) -> str:
-        """The name of a number, or the number itself as text where it is newer than this table."""
+        """Return the name of a number, or the number itself as text where it is newer than this table."""
         return cls(number).name if number in cls._value2member_map_ else str(number)

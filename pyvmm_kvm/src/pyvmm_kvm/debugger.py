@@ -24,7 +24,7 @@ if TYPE_CHECKING:
             """Enter the guest."""
 
         def set_guest_debug(self, control: int) -> None:
-            """KVM_SET_GUEST_DEBUG; 0 switches it off."""
+            """Call KVM_SET_GUEST_DEBUG; 0 switches it off."""
 
 
 ENABLE = 1 << 0

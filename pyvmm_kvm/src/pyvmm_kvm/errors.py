@@ -44,7 +44,7 @@ class ClosedError(KvmError, ValueError):
         self.what = what
         super().__init__(_errno.EBADF, ioctl, f"this {what} is closed")
 
-    def __reduce__(self) -> tuple[type, tuple[str, str]]:  # type: ignore[override]
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:  # type: ignore[override]  # arguments of its own
         return type(self), (self.what, self.ioctl)
 
 
@@ -62,7 +62,7 @@ class MsrError(KvmError):
         self.done = done
         super().__init__(_errno.EINVAL, ioctl, f"MSR {index:#x} was refused after {done} others were accepted")
 
-    def __reduce__(self) -> tuple[type, tuple[str, int, int]]:  # type: ignore[override]
+    def __reduce__(self) -> tuple[type, tuple[str, int, int]]:  # type: ignore[override]  # arguments of its own
         return type(self), (self.ioctl, self.index, self.done)
 
 

@@ -50,7 +50,7 @@ class RegList(list[int]):
 
 
 def reg_size(register: int) -> int:
-    """How many bytes a register of this id has.
+    """Return how many bytes a register of this id has.
 
     >>> reg_size(0x2030_0002_0000_0000)
     8
@@ -59,7 +59,7 @@ def reg_size(register: int) -> int:
 
 
 def get_one_reg(fd: Fd, register: int) -> int:
-    """The value of a register of this vCPU."""
+    """Read a register of this vCPU."""
     value = bytearray(reg_size(register))
     with ffi.from_buffer("char[]", value) as data:
         address = int(ffi.cast("unsigned long", data))
@@ -75,7 +75,7 @@ def set_one_reg(fd: Fd, register: int, value: int) -> None:
 
 
 def get_reg_list(fd: Fd) -> RegList:
-    """The ids that the vCPU knows."""
+    """Return the ids that the vCPU knows."""
     buffer = bytearray(8)
     # the kernel answers the first, empty list with E2BIG and the number that it needs
     for _ in range(2):

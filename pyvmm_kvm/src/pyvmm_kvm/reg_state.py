@@ -20,19 +20,19 @@ if TYPE_CHECKING:
         """As much of a vCPU as this needs; `VcpuFd` has it on both architectures."""
 
         def get_reg_list(self) -> Iterable[int]:
-            """KVM_GET_REG_LIST."""
+            """Call KVM_GET_REG_LIST."""
 
         def get_one_reg(self, register: int) -> int:
-            """KVM_GET_ONE_REG."""
+            """Call KVM_GET_ONE_REG."""
 
         def set_one_reg(self, register: int, value: int) -> None:
-            """KVM_SET_ONE_REG."""
+            """Call KVM_SET_ONE_REG."""
 
         def get_mp_state(self) -> MpState:
-            """KVM_GET_MP_STATE."""
+            """Call KVM_GET_MP_STATE."""
 
         def set_mp_state(self, state: MpState | int) -> None:
-            """KVM_SET_MP_STATE."""
+            """Call KVM_SET_MP_STATE."""
 
 
 def read_registers(vcpu: RegisterVcpu) -> bytes:

@@ -37,24 +37,24 @@ class IrqRoute:
 
     @classmethod
     def irqchip(cls, gsi: int, irqchip: int, pin: int) -> Self:
-        """To a pin of the PIC master (0), the PIC slave (1) or the IOAPIC (2)."""
+        """Route it to a pin of the PIC master (0), the PIC slave (1) or the IOAPIC (2)."""
         return cls(gsi, _IRQCHIP, (irqchip, pin, 0, 0))
 
     @classmethod
     def msi(cls, gsi: int, address: int, data: int, devid: int | None = None) -> Self:
-        """To a message with this address and data."""
+        """Route it to a message with this address and data."""
         return cls(
             gsi, _MSI, (address & 0xFFFFFFFF, address >> 32, data, devid or 0), 0 if devid is None else _VALID_DEVID
         )
 
     @classmethod
     def hv_sint(cls, gsi: int, vcpu: int, sint: int) -> Self:
-        """To a Hyper-V synthetic interrupt."""
+        """Route it to a Hyper-V synthetic interrupt."""
         return cls(gsi, _HV_SINT, (vcpu, sint, 0, 0))
 
     @classmethod
     def xen_evtchn(cls, gsi: int, port: int, vcpu: int, priority: int = 0xFFFFFFFF) -> Self:
-        """To a Xen event channel, two-level by default."""
+        """Route it to a Xen event channel, two-level by default."""
         return cls(gsi, _XEN, (port, vcpu, priority, 0))
 
     def __eq__(self, other: object) -> bool:
@@ -62,7 +62,7 @@ class IrqRoute:
             return NotImplemented
         return (self.gsi, self.kind, self.words, self.flags) == (other.gsi, other.kind, other.words, other.flags)
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # it can change
 
     def __repr__(self) -> str:
         words = ", ".join(format(word, "#x") for word in self.words)
@@ -81,7 +81,7 @@ class IrqRouting(list[IrqRoute]):
 
     @classmethod
     def legacy(cls) -> Self:
-        """What KVM starts with on x86: 16 ISA interrupts to both PICs and IOAPIC, IOAPIC pins 16 to 23 beside."""
+        """Return what KVM starts with on x86: 16 ISA interrupts to PICs and IOAPIC, and IOAPIC pins 16 to 23."""
         table = cls()
         for gsi in range(_ISA_LINES):
             # the slave's cascade line is not routed, and the timer arrives at the IOAPIC's pin of that number

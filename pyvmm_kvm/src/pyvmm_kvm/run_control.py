@@ -43,7 +43,7 @@ class _Worker:
         self.kicked = False
 
     def wake(self) -> None:
-        """With the lock held, so that the thread cannot end between the test and the signal."""
+        """Get it out of the guest. The lock is held, or the thread could end between the test and the signal."""
         if self.alive:
             self.vcpu.set_kvm_immediate_exit(1)
             lib.pyvmm_kick(self.posix_thread)
@@ -174,7 +174,7 @@ class RunControl:
             raise self.errors[0][1]
 
     def report(self) -> str:
-        """The registers and last exits of every stopped vCPU, those with an error first."""
+        """Return the registers and last exits of every stopped vCPU, those with an error first."""
         from pyvmm_kvm.crash import crash_report
 
         failed = {vcpu.id: error for vcpu, error in self.errors}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
             """Make the next run return at once."""
 
         def run(self) -> object:
-            """KVM_RUN."""
+            """Call KVM_RUN."""
 
 
 _MAGIC = b"pyvmmkvm"
@@ -30,7 +30,7 @@ _LARGEST = 1 << 24
 
 
 def pack(kind: int, parts: dict[str, bytes]) -> bytes:
-    """One block: a header with the version, then named parts."""
+    """Return one block: a header with the version, then named parts."""
     body = b"".join(_PART.pack(name.encode(), len(data)) + data for name, data in parts.items())
     return _HEADER.pack(_MAGIC, _VERSION, kind) + body
 
@@ -94,7 +94,7 @@ class State:
     def __eq__(self, other: object) -> bool:
         return self.parts == other.parts if isinstance(other, type(self)) else NotImplemented
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # it can change
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {', '.join(f'{name} {len(data)}' for name, data in self.parts.items())}>"

@@ -55,7 +55,7 @@ class Stats(Fd):
             self.descriptors.append(Statistic(name, flags, exponent, values, offset, bucket))
 
     def read(self) -> dict[str, int | tuple[int, ...]]:
-        """All values now, by name; histograms are tuples."""
+        """Return all values now, by name; histograms are tuples."""
         end = max((item.offset + 8 * item.count for item in self.descriptors), default=0)
         block = os.pread(self.fileno(), end, self._data)
         sample: dict[str, int | tuple[int, ...]] = {}

@@ -47,7 +47,7 @@ class Array:
     def __eq__(self, other: object) -> bool:
         return list(self) == list(other) if hasattr(other, "__iter__") else NotImplemented
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # it can change
 
     def __repr__(self) -> str:
         return f"[{', '.join(format(value, '#x') for value in self)}]"
@@ -194,7 +194,7 @@ class Struct:
     def __eq__(self, other: object) -> bool:
         return bytes(self) == bytes(other) if isinstance(other, type(self)) else NotImplemented
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # it can change
 
     def __repr__(self) -> str:
         parts = (f"{name}={_show(getattr(self, name))}" for name in self.field_names)

@@ -39,45 +39,45 @@ class Kvm(ArchKvm, ReadableAttrs):
             raise KvmError(error.errno or errno.EIO, "open") from error
 
     def get_api_version(self) -> int:
-        """12 on every kernel that is not an antique; a VMM must refuse any other number."""
+        """Return 12 on every kernel that is not an antique; a VMM must refuse any other number."""
         return self.ioctl_value("KVM_GET_API_VERSION")
 
     def check_extension_raw(self, number: int) -> int:
-        """What KVM_CHECK_EXTENSION says about a capability's number: 0 is no, some answer with a size or a mask."""
+        """Return what KVM_CHECK_EXTENSION says about a capability: 0 is no, some answer with a size or a mask."""
         return self.ioctl_value("KVM_CHECK_EXTENSION", number)
 
     check_extension_int = check_extension_raw
 
     def check_extension(self, number: int) -> bool:
-        """Whether the capability is there at all."""
+        """Say whether the capability is there at all."""
         return self.check_extension_raw(number) > 0
 
     def get_vcpu_mmap_size(self) -> int:
-        """How many bytes of a vCPU's file descriptor can be mapped: the run page and what follows it."""
+        """Return how many bytes of a vCPU's file descriptor can be mapped: the run page and what follows it."""
         return self.ioctl_value("KVM_GET_VCPU_MMAP_SIZE")
 
     def get_nr_vcpus(self) -> int:
-        """The recommended largest number of vCPUs in a VM; 4 where KVM does not say."""
+        """Return the recommended largest number of vCPUs in a VM; 4 where KVM does not say."""
         return self.check_extension_raw(_CAP_NR_VCPUS) or _NR_VCPUS_UNSAID
 
     def get_max_vcpus(self) -> int:
-        """The largest number of vCPUs that a VM can have."""
+        """Return the largest number of vCPUs that a VM can have."""
         return self.check_extension_raw(_CAP_MAX_VCPUS) or self.get_nr_vcpus()
 
     def get_max_vcpu_id(self) -> int:
-        """VCPU ids are below this."""
+        """Return the number that vCPU ids are below."""
         return self.check_extension_raw(_CAP_MAX_VCPU_ID) or self.get_max_vcpus()
 
     def get_nr_memslots(self) -> int:
-        """How many memory slots a VM has; 32 where KVM does not say."""
+        """Return how many memory slots a VM has; 32 where KVM does not say."""
         return self.check_extension_raw(_CAP_NR_MEMSLOTS) or _NR_MEMSLOTS_UNSAID
 
     def create_vm(self) -> VmFd:
-        """A VM without memory, vCPUs or devices, of the architecture's usual type."""
+        """Make a VM without memory, vCPUs or devices, of the architecture's usual type."""
         return self.create_vm_with_type(self.default_vm_type())
 
     def create_vm_with_type(self, vm_type: int) -> VmFd:
-        """A VM of a type that the architecture defines (on x86: protected kinds; on arm64: the address size)."""
+        """Make a VM of a type that the architecture defines (on x86: protected kinds; on arm64: the address size)."""
         while True:
             try:
                 return VmFd(self.ioctl_value("KVM_CREATE_VM", vm_type), self.get_vcpu_mmap_size())
@@ -87,7 +87,7 @@ class Kvm(ArchKvm, ReadableAttrs):
                     raise
 
     def create_vm_with_ipa_size(self, ipa_size: int) -> VmFd:
-        """arm64: a VM whose physical addresses have this many bits, 32 to `get_host_ipa_limit()`; fails elsewhere."""
+        """Make an arm64 VM of physical addresses with this many bits, 32 to `get_host_ipa_limit()`; fail elsewhere."""
         return self.create_vm_with_type(ipa_size & _IPA_SIZE_MASK)
 
     def create_vmfd_from_rawfd(self, fd: int) -> VmFd:

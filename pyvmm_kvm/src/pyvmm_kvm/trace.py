@@ -65,7 +65,7 @@ class ExitTrace:
 
 
 def read_trace(path: str) -> Iterator[tuple[int, int, int, str]]:
-    """Each record as (nanoseconds since the start, vCPU, reason, text); `StateError` for a file that is not one.
+    """Yield each record as (nanoseconds since the start, vCPU, reason, text); `StateError` for a file that is no trace.
 
     The reason of the two exits that are an errno of KVM_RUN (`Intr`, `Again`) is -1, unless KVM gave one.
     """

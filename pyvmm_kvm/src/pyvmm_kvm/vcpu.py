@@ -117,7 +117,7 @@ class VcpuFd(ArchVcpu, DeviceAttrs):
         return self._decode(code)
 
     def _decode(self, code: int) -> VcpuExit:
-        """An exit that did not happen before; those of port and memory-mapped I/O are kept for the next time."""
+        """Make an exit that did not happen before; those of port and memory-mapped I/O are kept for the next time."""
         if code < 0:
             if self.closed:
                 raise ClosedError("VcpuFd", "KVM_RUN")
@@ -164,11 +164,11 @@ class VcpuFd(ArchVcpu, DeviceAttrs):
         )
 
     def set_kvm_immediate_exit(self, value: int) -> None:
-        """While it is 1, `run()` finishes pending I/O and returns `Intr` without entering the guest."""
+        """Let `run()`, while it is 1, finish pending I/O and return `Intr` without entering the guest."""
         self.run_page[_IMMEDIATE_EXIT] = value
 
     def get_kvm_run(self) -> memoryview:
-        """The mapped run page (struct kvm_run) and the pages behind it: a live, writable view of bytes."""
+        """Return the mapped run page (struct kvm_run) and the pages behind it: a live, writable view of bytes."""
         return self.run_page
 
     @property
@@ -221,7 +221,7 @@ class VcpuFd(ArchVcpu, DeviceAttrs):
         return self.ioctl("KVM_ENABLE_CAP", ffi.new("struct kvm_enable_cap *", (cap, flags, args)))
 
     def get_mp_state(self) -> MpState:
-        """Whether it runs, halts or waits for INIT and SIPI (arm64: for PSCI, RISC-V: for the SBI)."""
+        """Say whether it runs, halts or waits for INIT and SIPI (arm64: for PSCI, RISC-V: for the SBI)."""
         from pyvmm_kvm.mp_state import MpState
 
         return self.get_struct("KVM_GET_MP_STATE", MpState)
@@ -233,7 +233,7 @@ class VcpuFd(ArchVcpu, DeviceAttrs):
         self.set_struct("KVM_SET_MP_STATE", MpState, MpState(mp_state=state) if isinstance(state, int) else state)
 
     def get_one_reg(self, register: int) -> int:
-        """One register by its 64-bit id, whose bits 52 to 55 say how wide it is (`registers` modules make ids)."""
+        """Read one register by its 64-bit id, whose bits 52 to 55 say how wide it is (`registers` modules make ids)."""
         from pyvmm_kvm.one_reg import get_one_reg
 
         return get_one_reg(self, register)
@@ -245,13 +245,13 @@ class VcpuFd(ArchVcpu, DeviceAttrs):
         set_one_reg(self, register, value)
 
     def get_reg_list(self) -> RegList:
-        """The ids that `get_one_reg` knows."""
+        """Return the ids that `get_one_reg` knows."""
         from pyvmm_kvm.one_reg import get_reg_list
 
         return get_reg_list(self)
 
     def set_signal_mask(self, blocked: Iterable[int] | None) -> None:
-        """The signals that are blocked inside KVM_RUN only; None means the thread's own mask. `RunControl` uses it."""
+        """Set the signals blocked inside KVM_RUN only; None means the thread's own mask. `RunControl` uses it."""
         if blocked is None:
             self.ioctl("KVM_SET_SIGNAL_MASK")
             return
@@ -261,25 +261,25 @@ class VcpuFd(ArchVcpu, DeviceAttrs):
             self.ioctl("KVM_SET_SIGNAL_MASK", data)
 
     def get_stats_fd(self) -> Stats:
-        """The vCPU's counters, by name."""
+        """Return the vCPU's counters, by name."""
         from pyvmm_kvm.stats import Stats
 
         return Stats(self.ioctl_value("KVM_GET_STATS_FD"))
 
     def pre_fault_memory(self, gpa: int, size: int) -> int:
-        """Populate the guest's page tables for a range; the answer is how many bytes are left when interrupted."""
+        """Populate the guest's page tables for a range; return how many bytes are left when interrupted."""
         request = ffi.new("struct kvm_pre_fault_memory *", (gpa, size))
         self.ioctl("KVM_PRE_FAULT_MEMORY", request)
         return int(request.size)
 
     def dirty_ring(self, size: int) -> DirtyRing:
-        """This vCPU's ring of written pages; `size` in bytes as given to KVM_CAP_DIRTY_LOG_RING."""
+        """Return this vCPU's ring of written pages; `size` in bytes as given to KVM_CAP_DIRTY_LOG_RING."""
         from pyvmm_kvm.dirty_ring import DirtyRing
 
         return DirtyRing(self.fileno(), size)
 
     def coalesced_mmio_read(self) -> tuple[int, bytes, bool] | None:
-        """The next write that the kernel collected, as (address, data, is_port), or None when there is none."""
+        """Take the next write that the kernel collected, as (address, data, is_port), or None when there is none."""
         from pyvmm_kvm.coalesced import read_next
 
         return read_next(self.run_page)

@@ -56,17 +56,17 @@ class VmFd(ArchVm, DeviceAttrs):
         return dict(self._slots)
 
     def run_size(self) -> int:
-        """How many bytes of each vCPU are mapped."""
+        """Return how many bytes of each vCPU are mapped."""
         return self._run_size
 
     def check_extension_raw(self, number: int) -> int:
-        """As `Kvm.check_extension_raw`, for this VM: some answers depend on its type."""
+        """Return the same as `Kvm.check_extension_raw`, for this VM: some answers depend on its type."""
         return self.ioctl_value("KVM_CHECK_EXTENSION", number)
 
     check_extension_int = check_extension_raw
 
     def check_extension(self, number: int) -> bool:
-        """Whether this VM has the capability."""
+        """Say whether this VM has the capability."""
         return self.check_extension_raw(number) > 0
 
     def enable_cap(self, cap: int, *args: int, flags: int = 0) -> int:
@@ -129,7 +129,7 @@ class VmFd(ArchVm, DeviceAttrs):
             self._slots[slot] = entry
 
     def get_dirty_log(self, slot: int) -> memoryview:
-        """Which pages of a slot the guest wrote since the last call: 64-bit words, bit n of word m is page 64 m + n.
+        """Return which pages of a slot the guest wrote since the last call: bit n of 64-bit word m is page 64 m + n.
 
         The bitmap is sized from the slot as it was registered. Unless manual protection is on, reading clears it.
         """
@@ -148,7 +148,7 @@ class VmFd(ArchVm, DeviceAttrs):
     # vCPUs
 
     def create_vcpu(self, vcpu_id: int) -> VcpuFd:
-        """A vCPU with an id of at least 0 and below `Kvm.get_max_vcpu_id()`; on x86 it is its APIC id."""
+        """Make a vCPU with an id of at least 0 and below `Kvm.get_max_vcpu_id()`; on x86 it is its APIC id."""
         from pyvmm_kvm.vcpu import VcpuFd
 
         return VcpuFd(self.ioctl_value("KVM_CREATE_VCPU", vcpu_id), self._run_size, vcpu_id, self._slots)
@@ -162,7 +162,7 @@ class VmFd(ArchVm, DeviceAttrs):
     # interrupts and events
 
     def create_irq_chip(self) -> None:
-        """The in-kernel interrupt controllers (x86: two PICs, an IOAPIC, and a LAPIC per vCPU). Before any vCPU."""
+        """Make the in-kernel interrupt controllers (x86: two PICs, an IOAPIC, a LAPIC per vCPU). Before any vCPU."""
         self.ioctl_value("KVM_CREATE_IRQCHIP")
 
     def set_irq_line(self, irq: int, active: bool) -> None:
@@ -170,7 +170,7 @@ class VmFd(ArchVm, DeviceAttrs):
         self.ioctl("KVM_IRQ_LINE", ffi.new("struct kvm_irq_level *", {"irq": irq, "level": active}))
 
     def irq_line_status(self, irq: int, active: bool) -> int:
-        """The same, answered: above 0 delivered to that many, 0 merged with a pending one, below 0 masked."""
+        """Set a line's level and return above 0 delivered to that many, 0 merged with a pending one, below 0 masked."""
         level = ffi.new("struct kvm_irq_level *", {"irq": irq, "level": active})
         self.ioctl("KVM_IRQ_LINE_STATUS", level)
         return int(level.status)
@@ -196,7 +196,7 @@ class VmFd(ArchVm, DeviceAttrs):
         self._irqfd(fd, gsi, 0, 0)
 
     def register_irqfd_with_resample(self, fd: FileLike, resample_fd: FileLike, gsi: int) -> None:
-        """For level interrupts: `fd` asserts the line, and KVM de-asserts it and signals `resample_fd` at the EOI."""
+        """Let `fd` assert a level interrupt; KVM de-asserts it and signals `resample_fd` at the EOI."""
         self._irqfd(fd, gsi, _IRQFD_RESAMPLE, resample_fd)
 
     def unregister_irqfd(self, fd: FileLike, gsi: int) -> None:
@@ -241,7 +241,7 @@ class VmFd(ArchVm, DeviceAttrs):
     # logs, statistics, devices and private memory
 
     def clear_dirty_log(self, slot: int, first_page: int, pages: int, bitmap: Buffer) -> None:
-        """With manual protection: forget the pages whose bit is set, from `first_page` (a multiple of 64) on."""
+        """Forget, with manual protection, the pages whose bit is set, from `first_page` (a multiple of 64) on."""
         total = self._pages(slot, "KVM_CLEAR_DIRTY_LOG")
         with ffi.from_buffer("char[]", bitmap) as bits:
             if first_page + pages > total or len(bits) * 8 < pages:
@@ -252,7 +252,7 @@ class VmFd(ArchVm, DeviceAttrs):
             self.ioctl("KVM_CLEAR_DIRTY_LOG", ffi.new("struct kvm_clear_dirty_log *", values))
 
     def reset_dirty_rings(self) -> int:
-        """Give harvested dirty-ring entries back to the kernel; the answer is how many."""
+        """Give harvested dirty-ring entries back to the kernel; return how many."""
         return self.ioctl_value("KVM_RESET_DIRTY_RINGS")
 
     def register_coalesced_mmio(self, addr: int, size: int, pio: bool = False) -> None:
@@ -280,7 +280,7 @@ class VmFd(ArchVm, DeviceAttrs):
         return None if flags & CREATE_DEVICE_TEST else DeviceFd(request.fd, device_type)
 
     def get_stats_fd(self) -> Stats:
-        """The VM's counters, by name."""
+        """Return the VM's counters, by name."""
         from pyvmm_kvm.stats import Stats
 
         return Stats(self.ioctl_value("KVM_GET_STATS_FD"))
@@ -288,13 +288,13 @@ class VmFd(ArchVm, DeviceAttrs):
     def set_user_memory_region2(
         self, slot: int, guest_phys_addr: int, memory: Buffer, flags: int, guest_memfd: int, guest_memfd_offset: int = 0
     ) -> MemorySlot | None:
-        """As `set_user_memory_region` with a guest_memfd, in the order of struct kvm_userspace_memory_region2."""
+        """Call `set_user_memory_region` with a guest_memfd, in the order of struct kvm_userspace_memory_region2."""
         return self.set_user_memory_region(
             slot, guest_phys_addr, memory, flags, guest_memfd=guest_memfd, guest_memfd_offset=guest_memfd_offset
         )
 
     def create_guest_memfd(self, size: int, flags: int = 0) -> int:
-        """A file descriptor of memory that only the guest may map; the caller owns and closes it.
+        """Make a file descriptor of memory that only the guest may map; the caller owns and closes it.
 
         `flags`: `GUEST_MEMFD_MMAP` lets the host map it too, `GUEST_MEMFD_INIT_SHARED` makes it shared at first;
         `Cap.GUEST_MEMFD_FLAGS` has the mask of those that this kernel knows.

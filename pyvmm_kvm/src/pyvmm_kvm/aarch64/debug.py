@@ -22,10 +22,10 @@ if TYPE_CHECKING:
         """As much of an arm64 vCPU as this needs."""
 
         def set_guest_debug(self, control: int, debugreg: GuestDebugArch | None = None) -> None:
-            """KVM_SET_GUEST_DEBUG."""
+            """Call KVM_SET_GUEST_DEBUG."""
 
         def get_one_reg(self, register: int) -> int:
-            """KVM_GET_ONE_REG."""
+            """Call KVM_GET_ONE_REG."""
 
 
 USE_SW_BP, USE_HW = 1 << 16, 1 << 17
@@ -46,7 +46,7 @@ class GuestDebug(Debugger):
         self._arch = GuestDebugArch()
 
     def watch(self, address: int, length: int = 4, kind: str = "execute") -> int:
-        """Set a breakpoint ("execute") or a watchpoint ("read", "write", "access"); returns its number.
+        """Set a breakpoint ("execute") or a watchpoint ("read", "write", "access"); return its number.
 
         Breakpoints count from 0 and watchpoints from 16. `Kvm.get_guest_debug_hw_bps` and `_wps` say how many this
         host really has; KVM refuses more.

@@ -22,7 +22,7 @@ V3_DIST_SIZE, V3_REDIST_SIZE, V3_ITS_SIZE = 0x10000, 0x20000, 0x20000
 
 
 def redist_region(base: int, count: int, index: int = 0) -> int:
-    """The value that describes a region of redistributors: base in bits 16 to 51, how many from bit 52 on.
+    """Return what describes a region of redistributors: base in bits 16 to 51, how many from bit 52 on.
 
     >>> hex(redist_region(0x80A0000, 2))
     '0x200000080a0000'
@@ -33,7 +33,7 @@ def redist_region(base: int, count: int, index: int = 0) -> int:
 
 
 def v3_attr(mpidr: int, offset: int) -> int:
-    """The attribute of a register of the distributor, a redistributor or a CPU interface: affinity above, offset below.
+    """Return the attribute of a register of the distributor, a redistributor or a CPU interface: affinity, offset.
 
     `mpidr` is the affinity as the device wants it, Aff3 to Aff0 in four bytes.
     """
@@ -41,7 +41,7 @@ def v3_attr(mpidr: int, offset: int) -> int:
 
 
 def affinity(mpidr_el1: int) -> int:
-    """Aff3.Aff2.Aff1.Aff0 in four bytes, from a vCPU's MPIDR_EL1."""
+    """Return Aff3.Aff2.Aff1.Aff0 in four bytes, from a vCPU's MPIDR_EL1."""
     return (mpidr_el1 >> 32 & 0xFF) << 24 | mpidr_el1 & 0xFFFFFF
 
 
@@ -56,7 +56,7 @@ class _Vgic:
         self.device.set_device_attr(group, attr, bytearray(struct.pack(code, value)))
 
     def set_nr_irqs(self, count: int) -> None:
-        """How many interrupts there are, the 32 private ones included: a multiple of 32 up to 1024."""
+        """Set how many interrupts there are, the 32 private ones included: a multiple of 32 up to 1024."""
         self._put(GRP_NR_IRQS, 0, "<I", count)
 
     def init(self) -> None:
@@ -64,7 +64,7 @@ class _Vgic:
         self.device.set_device_attr(GRP_CTRL, CTRL_INIT)
 
     def get_dist_reg(self, offset: int, mpidr: int = 0) -> int:
-        """A 32-bit register of the distributor."""
+        """Read a 32-bit register of the distributor."""
         data = self.device.get_device_attr(GRP_DIST_REGS, v3_attr(mpidr, offset), 4)
         return int.from_bytes(data, "little")
 
@@ -95,7 +95,7 @@ class VgicV3(_Vgic):
         self._put(GRP_ADDR, V3_ADDR_REDIST_REGION, "<Q", redist_region(redistributors, count))
 
     def get_redist_reg(self, mpidr: int, offset: int) -> int:
-        """A 32-bit register of a redistributor."""
+        """Read a 32-bit register of a redistributor."""
         return int.from_bytes(self.device.get_device_attr(GRP_REDIST_REGS, v3_attr(mpidr, offset), 4), "little")
 
     def set_redist_reg(self, mpidr: int, offset: int, value: int) -> None:
@@ -103,7 +103,7 @@ class VgicV3(_Vgic):
         self._put(GRP_REDIST_REGS, v3_attr(mpidr, offset), "<I", value)
 
     def get_cpu_sysreg(self, mpidr: int, encoding: int) -> int:
-        """A 64-bit register of a CPU interface; `encoding` has op0, op1, CRn, CRm and op2 as in `registers.sys_reg`."""
+        """Read a 64-bit register of a CPU interface; `encoding` as `registers.sys_reg` makes it of op0 to op2."""
         data = self.device.get_device_attr(GRP_CPU_SYSREGS, v3_attr(mpidr, encoding & 0xFFFF), 8)
         return int.from_bytes(data, "little")
 
@@ -136,7 +136,7 @@ class VgicIts(_Vgic):
         self.device.set_device_attr(GRP_CTRL, ITS_CTRL_RESET)
 
     def get_reg(self, offset: int) -> int:
-        """A 64-bit register."""
+        """Read a 64-bit register."""
         return int.from_bytes(self.device.get_device_attr(GRP_ITS_REGS, offset, 8), "little")
 
     def set_reg(self, offset: int, value: int) -> None:

@@ -23,7 +23,7 @@ _WIDTHS = {"vregs": SIZE_U128, "fpsr": SIZE_U32, "fpcr": SIZE_U32}
 
 
 def core(name: str, index: int = 0) -> int:
-    """A field of `Regs`: `core("regs", 30)` is X30, `core("vregs", 2)` V2 (128 bits), `core("pc")` the program counter.
+    """Return the id of a field of `Regs`: `core("regs", 30)` is X30, `core("vregs", 2)` V2 (128 bits), `core("pc")` PC.
 
     Raises:
         ValueError: there is no such field, or it has fewer members.
@@ -42,7 +42,7 @@ def core(name: str, index: int = 0) -> int:
 
 
 def sys_reg(op0: int, op1: int, crn: int, crm: int, op2: int) -> int:
-    """A system register by the fields of its MRS encoding."""
+    """Return the id of a system register from the fields of its MRS encoding."""
     for value, bits in ((op0, 2), (op1, 3), (crn, 4), (crm, 4), (op2, 3)):
         if value >> bits:
             raise ValueError(f"{value} does not fit into {bits} bits of a system register's encoding")
@@ -50,32 +50,32 @@ def sys_reg(op0: int, op1: int, crn: int, crm: int, op2: int) -> int:
 
 
 def ccsidr(level: int) -> int:
-    """The cache size register that CSSELR value `level` selects."""
+    """Return the id of the cache size register that CSSELR value `level` selects."""
     return ARM64 | SIZE_U32 | DEMUX_CCSIDR | level & 0xFF
 
 
 def firmware(number: int) -> int:
-    """A pseudo register of KVM's firmware, such as `PSCI_VERSION`."""
+    """Return the id of a pseudo register of KVM's firmware, such as `PSCI_VERSION`."""
     return ARM64 | SIZE_U64 | FIRMWARE | number & 0xFFFF
 
 
 def firmware_bitmap(number: int) -> int:
-    """A bitmap of hypercall services: 0 standard, 1 standard hypervisor, 2 vendor hypervisor."""
+    """Return the id of a bitmap of hypercall services: 0 standard, 1 standard hypervisor, 2 vendor hypervisor."""
     return ARM64 | SIZE_U64 | FIRMWARE_BITMAP | number & 0xFFFF
 
 
 def sve_z(number: int, piece: int = 0) -> int:
-    """2048 bits of vector register Z`number`."""
+    """Return the id of 2048 bits of vector register Z`number`."""
     return ARM64 | SVE | SIZE_U2048 | (number & 31) << 5 | piece & 31
 
 
 def sve_p(number: int, piece: int = 0) -> int:
-    """256 bits of predicate register P`number`."""
+    """Return the id of 256 bits of predicate register P`number`."""
     return ARM64 | SVE | SIZE_U256 | 0x400 | (number & 15) << 5 | piece & 31
 
 
 def sve_ffr(piece: int = 0) -> int:
-    """256 bits of the first-fault register."""
+    """Return the id of 256 bits of the first-fault register."""
     return ARM64 | SVE | SIZE_U256 | 0x600 | piece & 31
 
 

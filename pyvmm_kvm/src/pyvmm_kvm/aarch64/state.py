@@ -20,16 +20,16 @@ if TYPE_CHECKING:
         """As much of an arm64 vCPU as this needs."""
 
         def vcpu_init(self, init: VcpuInit) -> None:
-            """KVM_ARM_VCPU_INIT."""
+            """Call KVM_ARM_VCPU_INIT."""
 
         def vcpu_finalize(self, feature: int) -> None:
-            """KVM_ARM_VCPU_FINALIZE."""
+            """Call KVM_ARM_VCPU_FINALIZE."""
 
         def get_vcpu_events(self) -> VcpuEvents:
-            """KVM_GET_VCPU_EVENTS."""
+            """Call KVM_GET_VCPU_EVENTS."""
 
         def set_vcpu_events(self, events: VcpuEvents) -> None:
-            """KVM_SET_VCPU_EVENTS."""
+            """Call KVM_SET_VCPU_EVENTS."""
 
 
 class VcpuState(RegisterState):
@@ -47,7 +47,7 @@ class VcpuState(RegisterState):
         return cls(parts)
 
     def restore(self, vcpu: ArmVcpu) -> list[int]:
-        """Make a fresh vCPU the same; the answer is the registers whose value this kernel refused."""
+        """Make a fresh vCPU the same; return the registers whose value this kernel refused."""
         init = VcpuInit.from_bytes(self.parts["init"])
         vcpu.vcpu_init(init)
         refused = []

@@ -71,7 +71,7 @@ class VcpuInit(Struct, ctype="struct arm64_vcpu_init"):
         self.features[number // 32] = word | bit if wanted else word & ~bit
 
     def has_feature(self, number: int) -> bool:
-        """Whether the feature is asked for."""
+        """Say whether the feature is asked for."""
         return bool(self.features[number // 32] >> number % 32 & 1)
 
 

@@ -19,13 +19,13 @@ class ArchKvm(Fd):
         return self.get_host_ipa_limit() & _IPA_SIZE_MASK
 
     def get_host_ipa_limit(self) -> int:
-        """How many bits a guest physical address can have here; 0 where only the default of 40 can be had."""
+        """Return how many bits a guest physical address can have here; 0 where only the default of 40 can be had."""
         return self.ioctl_value("KVM_CHECK_EXTENSION", _CAP_ARM_VM_IPA_SIZE)
 
     def get_guest_debug_hw_bps(self) -> int:
-        """How many hardware breakpoints `set_guest_debug` has."""
+        """Return how many hardware breakpoints `set_guest_debug` has."""
         return self.ioctl_value("KVM_CHECK_EXTENSION", _CAP_GUEST_DEBUG_HW_BPS)
 
     def get_guest_debug_hw_wps(self) -> int:
-        """How many hardware watchpoints it has."""
+        """Return how many hardware watchpoints it has."""
         return self.ioctl_value("KVM_CHECK_EXTENSION", _CAP_GUEST_DEBUG_HW_WPS)

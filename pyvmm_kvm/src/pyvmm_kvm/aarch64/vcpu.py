@@ -31,7 +31,7 @@ class ArchVcpu(DeviceAttrs):
         self.ioctl("KVM_ARM_VCPU_FINALIZE", ffi.new("int *", feature))
 
     def get_vcpu_events(self) -> VcpuEvents:
-        """Aborts that are pending."""
+        """Return the aborts that are pending."""
         return self.get_struct("KVM_GET_VCPU_EVENTS", VcpuEvents)
 
     def set_vcpu_events(self, events: VcpuEvents) -> None:
@@ -45,7 +45,7 @@ class ArchVcpu(DeviceAttrs):
             self.ioctl("KVM_SET_GUEST_DEBUG", argument)
 
     def sync_regs(self) -> SyncRegs:
-        """Without an in-kernel GIC: the levels of the in-kernel timer and PMU at the last exit, live."""
+        """Return, without an in-kernel GIC, the levels of the in-kernel timer and PMU at the last exit, live."""
         return SyncRegs.over(self.run_page[lib.PYVMM_RUN_SYNC :])
 
     def init_pmu(self, irq: int | None = None) -> None:
@@ -55,12 +55,12 @@ class ArchVcpu(DeviceAttrs):
         self.set_device_attr(PMU_V3_CTRL, PMU_V3_INIT)
 
     def set_timer_irq(self, irq: int, *, physical: bool = False) -> None:
-        """The private interrupt of the virtual or the physical timer; before the vCPU runs."""
+        """Set the private interrupt of the virtual or the physical timer; before the vCPU runs."""
         attr = TIMER_IRQ_PTIMER if physical else TIMER_IRQ_VTIMER
         self.set_device_attr(TIMER_CTRL, attr, bytearray(struct.pack("<i", irq)))
 
     def set_pvtime_ipa(self, address: int) -> None:
-        """Where the guest reads its stolen time, 64 bytes aligned to 64."""
+        """Set where the guest reads its stolen time, 64 bytes aligned to 64."""
         self.set_device_attr(PVTIME_CTRL, PVTIME_IPA, bytearray(struct.pack("<Q", address)))
 
     @property

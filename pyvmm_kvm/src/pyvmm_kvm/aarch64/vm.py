@@ -22,7 +22,7 @@ IRQ_TYPE_CPU, IRQ_TYPE_SPI, IRQ_TYPE_PPI = 0, 1, 2
 
 
 def irq_number(kind: int, number: int, vcpu: int = 0) -> int:
-    """What `VmFd.set_irq_line` takes on arm64: a type, a vCPU for the types that have one, and an interrupt number.
+    """Return what `VmFd.set_irq_line` takes on arm64: a type, a vCPU for the types with one, and a number, in one.
 
     >>> hex(irq_number(IRQ_TYPE_PPI, 27, vcpu=300))
     '0x122c001b'
@@ -37,11 +37,11 @@ class ArchVm(DeviceAttrs):
     __slots__ = ()
 
     def get_preferred_target(self) -> VcpuInit:
-        """The processor that this host emulates best, for `VcpuFd.vcpu_init`."""
+        """Return the processor that this host emulates best, for `VcpuFd.vcpu_init`."""
         return self.get_struct("KVM_ARM_PREFERRED_TARGET", VcpuInit)
 
     def set_device_addr(self, device: int, kind: int, address: int) -> None:
-        """Where a device of the old kind lies (`KVM_ARM_DEVICE_VGIC_V2` is 0); use device attributes instead."""
+        """Set where a device of the old kind lies (`KVM_ARM_DEVICE_VGIC_V2` is 0); use device attributes instead."""
         self.set_struct("KVM_ARM_SET_DEVICE_ADDR", DeviceAddr, DeviceAddr(id=device << 16 | kind, addr=address))
 
     def set_smccc_filter(self, base: int, nr_functions: int, action: int) -> None:
@@ -50,11 +50,11 @@ class ArchVm(DeviceAttrs):
         self.set_device_attr(SMCCC_CTRL, SMCCC_FILTER, entry.view())
 
     def has_smccc_filter(self) -> bool:
-        """Whether this kernel filters SMCCC calls."""
+        """Say whether this kernel filters SMCCC calls."""
         return self.has_device_attr(SMCCC_CTRL, SMCCC_FILTER)
 
     def copy_mte_tags(self, guest_ipa: int, tags: Buffer, *, to_guest: bool) -> int:
-        """Move memory tags, one byte for each 16 bytes of guest memory; the answer is how many bytes of memory.
+        """Move memory tags, one byte for each 16 bytes of guest memory; return how many bytes of memory.
 
         `guest_ipa` is page-aligned and `tags` has one byte for each granule of whole pages.
         """
@@ -70,7 +70,7 @@ class ArchVm(DeviceAttrs):
         self.set_struct("KVM_ARM_SET_COUNTER_OFFSET", CounterOffset, CounterOffset(counter_offset=offset))
 
     def get_reg_writable_masks(self) -> list[int]:
-        """For each of the 192 feature id registers, in the order op1, CRm, op2, the bits that may be written."""
+        """Return the bits that may be written of each of the 192 feature id registers, in the order op1, CRm, op2."""
         masks = bytearray(8 * _FEATURE_ID_RANGE_SIZE)
         with ffi.from_buffer("char[]", masks) as block:
             address = int(ffi.cast("unsigned long", block))

@@ -71,6 +71,7 @@ static long long pyvmm_run(unsigned long address)
         run->exit_reason = KVM_EXIT_UNKNOWN;
     if (ioctl(vcpu->fd, KVM_RUN, 0) < 0)
         error = errno;
+    /* pairs with the load of running in pyvmm_close: what is closed is not in use any more */
     __atomic_store_n(&vcpu->running, 0, __ATOMIC_RELEASE);
 
     /* a row of kicks is remembered as one, or a quiet guest's last exits would be nothing else */
@@ -103,6 +104,7 @@ static long long pyvmm_run(unsigned long address)
 /* 0, or -EBUSY while another thread is inside pyvmm_run; afterwards pyvmm_run refuses without a system call. */
 static int pyvmm_close(struct pyvmm_vcpu *vcpu)
 {
+    /* pairs with the store to running and the load of closed at the start of pyvmm_run */
     __atomic_store_n(&vcpu->closed, 1, __ATOMIC_SEQ_CST);
     if (!__atomic_load_n(&vcpu->running, __ATOMIC_SEQ_CST))
         return 0;

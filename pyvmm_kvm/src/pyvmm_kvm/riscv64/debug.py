@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         """As much of a RISC-V vCPU as this needs."""
 
         def get_one_reg(self, register: int) -> int:
-            """KVM_GET_ONE_REG."""
+            """Call KVM_GET_ONE_REG."""
 
 
 USE_SW_BP = 1 << 16

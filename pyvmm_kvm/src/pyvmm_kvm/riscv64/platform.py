@@ -26,7 +26,7 @@ _ISEL_BITS = 12
 
 
 def imsic_attr(vcpu: int, selector: int) -> int:
-    """The attribute of an indirect register of a vCPU's IMSIC.
+    """Return the attribute of an indirect register of a vCPU's IMSIC.
 
     >>> hex(imsic_attr(3, 0x70))
     '0x3070'
@@ -46,15 +46,15 @@ class Aia:
             self.set_config(attr, value)
 
     def set_config(self, attr: int, value: int) -> None:
-        """One of the numbers that shape it, such as how many bits of a hart's index there are."""
+        """Set one of the numbers that shape it, such as how many bits of a hart's index there are."""
         self.device.set_device_attr(GRP_CONFIG, attr, bytearray(struct.pack("<I", value)))
 
     def get_config(self, attr: int) -> int:
-        """That number."""
+        """Return that number."""
         return int.from_bytes(self.device.get_device_attr(GRP_CONFIG, attr, 4), "little")
 
     def place(self, aplic: int | None, imsics: list[int]) -> None:
-        """Where the APLIC lies, where there is one, and each vCPU's IMSIC, in the order of their ids."""
+        """Set where the APLIC lies, if there is one, and each vCPU's IMSIC, in the order of their ids."""
         if aplic is not None:
             self.device.set_device_attr(GRP_ADDR, ADDR_APLIC, bytearray(struct.pack("<Q", aplic)))
         for number, address in enumerate(imsics):
@@ -65,7 +65,7 @@ class Aia:
         self.device.set_device_attr(GRP_CTRL, CTRL_INIT)
 
     def get_aplic_reg(self, offset: int) -> int:
-        """A 32-bit register of the APLIC."""
+        """Read a 32-bit register of the APLIC."""
         return int.from_bytes(self.device.get_device_attr(GRP_APLIC, offset, 4), "little")
 
     def set_aplic_reg(self, offset: int, value: int) -> None:
@@ -73,7 +73,7 @@ class Aia:
         self.device.set_device_attr(GRP_APLIC, offset, bytearray(struct.pack("<I", value)))
 
     def get_imsic_reg(self, vcpu: int, selector: int) -> int:
-        """An indirect register of a vCPU's IMSIC, 64 bits."""
+        """Read an indirect register of a vCPU's IMSIC, 64 bits."""
         return int.from_bytes(self.device.get_device_attr(GRP_IMSIC, imsic_attr(vcpu, selector), 8), "little")
 
     def set_imsic_reg(self, vcpu: int, selector: int, value: int) -> None:

@@ -43,81 +43,81 @@ def _named(table: list[str], name: str, what: str) -> int:
 
 
 def config(name: str) -> int:
-    """A field of `Config`, before the vCPU runs."""
+    """Return the id of a field of `Config`, before the vCPU runs."""
     return RISCV | SIZE_U64 | _CONFIG | _field("config", name, 8)
 
 
 def core(name: str) -> int:
-    """A field of `Regs`."""
+    """Return the id of a field of `Regs`."""
     return RISCV | SIZE_U64 | _CORE | _field("core", name, 8)
 
 
 def csr(name: str) -> int:
-    """A field of `Csr`."""
+    """Return the id of a field of `Csr`."""
     return RISCV | SIZE_U64 | _CSR | _field("csr", name, 8)
 
 
 def aia_csr(name: str) -> int:
-    """A field of `AiaCsr`."""
+    """Return the id of a field of `AiaCsr`."""
     return RISCV | SIZE_U64 | _CSR | _AIA | _field("aia_csr", name, 8)
 
 
 def smstateen_csr(name: str) -> int:
-    """A field of `SmstateenCsr`."""
+    """Return the id of a field of `SmstateenCsr`."""
     return RISCV | SIZE_U64 | _CSR | _SMSTATEEN | _field("smstateen_csr", name, 8)
 
 
 def timer(name: str) -> int:
-    """A field of `Timer`."""
+    """Return the id of a field of `Timer`."""
     return RISCV | SIZE_U64 | _TIMER | _field("timer", name, 8)
 
 
 def fp_f(number: int) -> int:
-    """Single-precision register `number`, or with 32 the control register."""
+    """Return the id of single-precision register `number`, or with 32 of the control register."""
     if not 0 <= number <= 32:
         raise ValueError(f"there are 32 registers and one for control, no number {number}")
     return RISCV | SIZE_U32 | _FP_F | number
 
 
 def fp_d(number: int) -> int:
-    """Double-precision register `number`, or with 32 the control register, which has 32 bits."""
+    """Return the id of double-precision register `number`, or with 32 of the control register, which has 32 bits."""
     if not 0 <= number <= 32:
         raise ValueError(f"there are 32 registers and one for control, no number {number}")
     return RISCV | (SIZE_U32 if number == 32 else SIZE_U64) | _FP_D | number
 
 
 def isa_ext(name: str) -> int:
-    """Whether the vCPU has an extension: 1 or 0, changed before it runs."""
+    """Return the id of whether the vCPU has an extension: 1 or 0, changed before it runs."""
     return RISCV | SIZE_U64 | _ISA_EXT | _named(ISA_EXTENSIONS, name, "extension")
 
 
 def isa_multi(word: int, *, enable: bool = True) -> int:
-    """64 extensions at once: a written 1 switches on, or with `enable=False` off."""
+    """Return the id of 64 extensions at once: a written 1 switches on, or with `enable=False` off."""
     return RISCV | SIZE_U64 | _ISA_EXT | (_MULTI_EN if enable else _MULTI_DIS) | word
 
 
 def sbi_ext(name: str) -> int:
-    """Whether the vCPU may use an SBI extension: 1 or 0."""
+    """Return the id of whether the vCPU may use an SBI extension: 1 or 0."""
     return RISCV | SIZE_U64 | _SBI_EXT | _named(SBI_EXTENSIONS, name, "SBI extension")
 
 
 def sbi_multi(word: int, *, enable: bool = True) -> int:
-    """64 SBI extensions at once."""
+    """Return the id of 64 SBI extensions at once."""
     return RISCV | SIZE_U64 | _SBI_EXT | (_MULTI_EN if enable else _MULTI_DIS) | word
 
 
 def sbi_sta(name: str) -> int:
-    """A field of `SbiSta`."""
+    """Return the id of a field of `SbiSta`."""
     return RISCV | SIZE_U64 | _SBI_STATE | _SBI_STA | _field("sbi_sta", name, 8)
 
 
 def vector_csr(number: int) -> int:
-    """A vector control register: 0 vstart, 1 vl, 2 vtype, 3 vcsr, 4 vlenb."""
+    """Return the id of a vector control register: 0 vstart, 1 vl, 2 vtype, 3 vcsr, 4 vlenb."""
     return RISCV | SIZE_U64 | _VECTOR | number
 
 
 def vector(number: int, vlenb: int) -> int:
-    """Vector register `number` of `vlenb` bytes, a power of two that `vector_csr(4)` reads."""
+    """Return the id of vector register `number` of `vlenb` bytes, a power of two that `vector_csr(4)` reads."""
     if vlenb & (vlenb - 1) or not vlenb or not 0 <= number < 32:
         raise ValueError(f"vector register {number} of {vlenb} bytes is not one of 32 of a power of two")
     # behind the six words of struct __riscv_v_ext_state, of which the last is a pointer and no register

@@ -29,7 +29,7 @@ class VcpuState(RegisterState):
         return cls({"registers": read_registers(vcpu), "mp_state": bytes(vcpu.get_mp_state())})
 
     def restore(self, vcpu: RegisterVcpu) -> list[int]:
-        """Make a fresh vCPU the same; the answer is the registers whose value this kernel refused."""
+        """Make a fresh vCPU the same; return the registers whose value this kernel refused."""
         state = timer("state")
         refused = write_registers(vcpu, self.parts["registers"], lambda register: register != state)
         # arming the timer takes the compare value into account, so it comes last

@@ -41,13 +41,13 @@ class CpuIdEntry:
         return self.function, self.index, self.flags, self.eax, self.ebx, self.ecx, self.edx
 
     def copy(self) -> CpuIdEntry:
-        """An independent entry with the same values."""
+        """Return an independent entry with the same values."""
         return CpuIdEntry(*self._values())
 
     def __eq__(self, other: object) -> bool:
         return self._values() == other._values() if isinstance(other, CpuIdEntry) else NotImplemented
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # it can change
 
     def __repr__(self) -> str:
         return (
@@ -69,14 +69,14 @@ class CpuId(list[CpuIdEntry]):
     __slots__ = ()
 
     def leaf(self, function: int, index: int = 0) -> CpuIdEntry:
-        """The entry that answers this leaf; KeyError where there is none. Entries may be changed in place."""
+        """Return the entry that answers this leaf; KeyError where there is none. Entries may be changed in place."""
         entry = self.find(function, index)
         if entry is None:
             raise KeyError(f"CPUID leaf {function:#x}, subleaf {index:#x}")
         return entry
 
     def find(self, function: int, index: int = 0) -> CpuIdEntry | None:
-        """The same, or None."""
+        """Return the same, or None."""
         for entry in self:
             if entry.function == function and (entry.index == index or not entry.flags & SIGNIFICANT_INDEX):
                 return entry
@@ -99,11 +99,11 @@ class CpuId(list[CpuIdEntry]):
         self[:] = [entry for entry in self if keep(entry)]
 
     def functions(self) -> Iterator[int]:
-        """Every leaf number, each once, in the order of the table."""
+        """Return every leaf number, each once, in the order of the table."""
         return iter(dict.fromkeys(entry.function for entry in self))
 
     def copy(self) -> Self:
-        """A table of copied entries: editing one leaves the other alone."""
+        """Return a table of copied entries: editing one leaves the other alone."""
         return type(self)(entry.copy() for entry in self)
 
     def __bytes__(self) -> bytes:
@@ -128,7 +128,7 @@ def _entries(view: memoryview, count: int) -> Iterable[tuple[int, int, int, int,
 
 
 def room_for(count: int) -> bytearray:
-    """An empty struct kvm_cpuid2 with room for `count` entries, for the kernel to fill."""
+    """Return an empty struct kvm_cpuid2 with room for `count` entries, for the kernel to fill."""
     buffer = bytearray(_HEADER.size + count * _ENTRY.size)
     _HEADER.pack_into(buffer, 0, count, 0)
     return buffer

@@ -108,12 +108,12 @@ class CpuidPolicy:
 
     @classmethod
     def host(cls, kvm: Kvm) -> Self:
-        """All that this host can give."""
+        """Give all that this host can."""
         return cls(kvm.get_supported_cpuid())
 
     @classmethod
     def minimal(cls, kvm: Kvm) -> Self:
-        """The least that a 64-bit kernel runs on: the same guest on any host."""
+        """Give the least that a 64-bit kernel runs on: the same guest on any host."""
         return cls.host(kvm).template("x86-64-v1")
 
     def template(self, template: str | Template) -> Self:
@@ -147,7 +147,7 @@ class CpuidPolicy:
         return self
 
     def features(self) -> list[str]:
-        """The names of the features shown now, in alphabetical order."""
+        """Return the names of the features shown now, in alphabetical order."""
         shown = []
         for name, (leaf, index, register, bit) in FEATURES.items():
             entry = self._table.find(leaf, index)
@@ -156,7 +156,7 @@ class CpuidPolicy:
         return sorted(shown)
 
     def table(self, vcpu_id: int = 0, vcpus: int = 1) -> CpuId:
-        """The table for one vCPU: its APIC id in leaves 1, 0xb and 0x1f, the number of logical processors in leaf 1."""
+        """Return the table for one vCPU: its APIC id in leaves 1, 0xb and 0x1f, how many processors in leaf 1."""
         table = self._table.copy()
         for entry in table:
             if entry.function == 1:

@@ -43,7 +43,7 @@ class GuestDebug(Debugger):
         self._points: list[tuple[int, int, str] | None] = [None] * _POINTS
 
     def watch(self, address: int, length: int = 1, kind: str = "execute") -> int:
-        """Set a breakpoint ("execute") or watchpoint ("write", "access") on a linear address; returns its number 0-3.
+        """Set a breakpoint ("execute") or watchpoint ("write", "access") on a linear address; return its number 0-3.
 
         Watchpoints need an instruction that the processor itself runs: KVM's emulator honours "execute" only.
 
@@ -85,7 +85,7 @@ class GuestDebug(Debugger):
         return exit_.pc if isinstance(exit_, Debug) else 0
 
     def hit(self, exit_: Debug) -> list[int]:
-        """The numbers of the breakpoints that a `Debug` exit reports."""
+        """Return the numbers of the breakpoints that a `Debug` exit reports."""
         return [number for number in range(_POINTS) if exit_.dr6 >> number & 1]
 
 

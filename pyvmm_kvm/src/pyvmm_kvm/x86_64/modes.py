@@ -23,7 +23,7 @@ _RFLAGS_ALWAYS_ONE = 1 << 1
 
 
 def code_segment(selector: int = 8, *, bits: int = 32, dpl: int = 0) -> Segment:
-    """A flat code segment of 4 GiB, for 16, 32 or 64 bits."""
+    """Return a flat code segment of 4 GiB, for 16, 32 or 64 bits."""
     return Segment(
         limit=0xFFFFFFFF,
         selector=selector,
@@ -38,12 +38,12 @@ def code_segment(selector: int = 8, *, bits: int = 32, dpl: int = 0) -> Segment:
 
 
 def data_segment(selector: int = 16, *, dpl: int = 0) -> Segment:
-    """A flat writable data segment of 4 GiB."""
+    """Return a flat writable data segment of 4 GiB."""
     return Segment(limit=0xFFFFFFFF, selector=selector, type=_DATA_WRITABLE, present=1, dpl=dpl, db=1, s=1, g=1)
 
 
 def descriptor(segment: Segment) -> int:
-    """The 8-byte descriptor of a segment, for a table in guest memory (Intel SDM volume 3, 3.4.5).
+    """Return the 8-byte descriptor of a segment, for a table in guest memory (Intel SDM volume 3, 3.4.5).
 
     >>> hex(descriptor(code_segment(bits=64)))
     '0xaf9b000000ffff'

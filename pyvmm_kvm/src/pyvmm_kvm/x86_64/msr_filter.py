@@ -35,14 +35,14 @@ class MsrFilterRange:
 
     @classmethod
     def denying(cls, base: int, indices: Iterable[int], count: int, flags: int = READ | WRITE) -> MsrFilterRange:
-        """Everything in the range allowed except `indices`."""
+        """Allow everything in the range except `indices`."""
         bits = (1 << count) - 1
         for index in indices:
             bits &= ~(1 << index - base)
         return cls(flags, base, count, bits.to_bytes(-(-count // 8), "little"))
 
     def allows(self, index: int) -> bool:
-        """What the range says about one register in it."""
+        """Say whether the range allows one register in it."""
         position = index - self.base
         if not 0 <= position < self.count:
             raise ValueError(f"MSR {index:#x} is not in the range")

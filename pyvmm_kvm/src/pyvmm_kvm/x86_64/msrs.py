@@ -85,13 +85,13 @@ class MsrList(list[int]):
 
 
 def pack(items: Iterable[tuple[int, int]]) -> bytes:
-    """The struct kvm_msrs that holds these registers."""
+    """Return the struct kvm_msrs that holds these registers."""
     entries = [_ENTRY.pack(index, 0, value) for index, value in items]
     return _HEADER.pack(len(entries), 0) + b"".join(entries)
 
 
 def unpack(view: memoryview | bytearray, count: int) -> Iterable[tuple[int, int]]:
-    """The first `count` registers of a struct kvm_msrs."""
+    """Yield the first `count` registers of a struct kvm_msrs."""
     for position in range(count):
         index, _, value = _ENTRY.unpack_from(view, _HEADER.size + position * _ENTRY.size)
         yield index, value

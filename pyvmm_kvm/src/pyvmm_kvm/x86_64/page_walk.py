@@ -85,7 +85,7 @@ def walk(sregs: Sregs, read: ReadPhysical, linear: int) -> Mapping | None:
 
 
 def mappings(sregs: Sregs, read: ReadPhysical, start: int, end: int, limit: int = 65536) -> Iterator[Mapping]:
-    """Every mapped page that touches [start, end), in order, in at most `limit` lookups: the tables are the guest's."""
+    """Yield each mapped page that touches [start, end), in order, in at most `limit` lookups of the guest's tables."""
     linear = start
     for _ in range(limit):
         if linear >= end:

@@ -12,12 +12,12 @@ TYPE_MSR, TYPE_KVM = 2, 3
 
 
 def msr(index: int) -> int:
-    """A model-specific register."""
+    """Return the id of a model-specific register."""
     return X86 | SIZE_U64 | TYPE_MSR << 32 | index
 
 
 def kvm(number: int) -> int:
-    """A register that KVM made up: 0 is the shadow-stack pointer of a guest with CET."""
+    """Return the id of a register that KVM made up: 0 is the shadow-stack pointer of a guest with CET."""
     return X86 | SIZE_U64 | TYPE_KVM << 32 | number
 
 

@@ -232,7 +232,7 @@ class LapicState(Struct, ctype="struct kvm_lapic_state"):
     regs: memoryview
 
     def get_reg(self, offset: int) -> int:
-        """The register at this byte offset of the APIC page (Intel SDM volume 3, table 11-1)."""
+        """Return the register at this byte offset of the APIC page (Intel SDM volume 3, table 11-1)."""
         self._check(offset)
         value: int = self.regs.cast("I")[offset // 4]
         return value

@@ -36,15 +36,15 @@ class ArchKvm(Fd):
         return CpuId.from_bytes(buffer)
 
     def get_supported_cpuid(self, count: int = 256) -> CpuId:
-        """What KVM and this processor can give to guests, in at most `count` entries (E2BIG where it is more)."""
+        """Return what KVM and this processor can give to guests, in at most `count` entries (E2BIG if it is more)."""
         return self._get_cpuid("KVM_GET_SUPPORTED_CPUID", count)
 
     def get_emulated_cpuid(self, count: int = 256) -> CpuId:
-        """Features that KVM emulates in software although the processor lacks them."""
+        """Return the features that KVM emulates in software although the processor lacks them."""
         return self._get_cpuid("KVM_GET_EMULATED_CPUID", count)
 
     def get_supported_hv_cpuid(self, count: int = 256) -> CpuId:
-        """The Hyper-V leaves that KVM can give to guests."""
+        """Return the Hyper-V leaves that KVM can give to guests."""
         return self._get_cpuid("KVM_GET_SUPPORTED_HV_CPUID", count)
 
     def _msr_list(self, name: str) -> MsrList:
@@ -67,21 +67,21 @@ class ArchKvm(Fd):
         return MsrList.from_bytes(buffer)
 
     def get_msr_index_list(self) -> MsrList:
-        """Every MSR that a vCPU's state consists of on this host: what a snapshot saves."""
+        """Return every MSR that a vCPU's state consists of on this host: what a snapshot saves."""
         return self._msr_list("KVM_GET_MSR_INDEX_LIST")
 
     def get_msr_feature_index_list(self) -> MsrList:
-        """MSRs that describe what KVM can offer; `get_msrs` on this object reads them."""
+        """Return the MSRs that describe what KVM can offer; `get_msrs` on this object reads them."""
         return self._msr_list("KVM_GET_MSR_FEATURE_INDEX_LIST")
 
     def get_msrs(self, indices: Iterable[int]) -> Msrs:
-        """Values of feature MSRs (`get_msr_feature_index_list`); `MsrError` names one that KVM does not know."""
+        """Read feature MSRs (`get_msr_feature_index_list`); `MsrError` names one that KVM does not know."""
         from pyvmm_kvm.x86_64.vcpu import read_msrs
 
         return read_msrs(self, indices)
 
     def get_mce_cap_supported(self) -> int:
-        """The machine-check capabilities that `VcpuFd.setup_mce` may give to a guest."""
+        """Return the machine-check capabilities that `VcpuFd.setup_mce` may give to a guest."""
         value = ffi.new("__u64 *")
         self.ioctl("KVM_X86_GET_MCE_CAP_SUPPORTED", value)
         return int(value[0])

@@ -25,7 +25,7 @@ _TSC_CTRL, _TSC_OFFSET = 0, 0
 
 
 def read_msrs(fd: Fd, indices: Iterable[int]) -> Msrs:
-    """KVM_GET_MSRS on a vCPU, or on the system fd for feature MSRs."""
+    """Call KVM_GET_MSRS on a vCPU, or on the system fd for feature MSRs."""
     from pyvmm_kvm.errors import MsrError
     from pyvmm_kvm.x86_64.msrs import MAX_IO_MSRS, Msrs, pack, unpack
 
@@ -54,7 +54,7 @@ class ArchVcpu(DeviceAttrs):
     SYNC_EVENTS = 4
 
     def get_regs(self) -> Regs:
-        """The general-purpose registers."""
+        """Return the general-purpose registers."""
         return self.get_struct("KVM_GET_REGS", Regs)
 
     def set_regs(self, regs: Regs) -> None:
@@ -62,7 +62,7 @@ class ArchVcpu(DeviceAttrs):
         self.set_struct("KVM_SET_REGS", Regs, regs)
 
     def get_sregs(self) -> Sregs:
-        """Segments, descriptor tables and control registers."""
+        """Return segments, descriptor tables and control registers."""
         return self.get_struct("KVM_GET_SREGS", Sregs)
 
     def set_sregs(self, sregs: Sregs) -> None:
@@ -70,7 +70,7 @@ class ArchVcpu(DeviceAttrs):
         self.set_struct("KVM_SET_SREGS", Sregs, sregs)
 
     def get_fpu(self) -> Fpu:
-        """The x87 and SSE registers."""
+        """Return the x87 and SSE registers."""
         return self.get_struct("KVM_GET_FPU", Fpu)
 
     def set_fpu(self, fpu: Fpu) -> None:
@@ -78,7 +78,7 @@ class ArchVcpu(DeviceAttrs):
         self.set_struct("KVM_SET_FPU", Fpu, fpu)
 
     def get_lapic(self) -> LapicState:
-        """The local APIC's registers; needs the in-kernel LAPIC."""
+        """Return the local APIC's registers; needs the in-kernel LAPIC."""
         return self.get_struct("KVM_GET_LAPIC", LapicState)
 
     def set_lapic(self, lapic: LapicState) -> None:
@@ -86,7 +86,7 @@ class ArchVcpu(DeviceAttrs):
         self.set_struct("KVM_SET_LAPIC", LapicState, lapic)
 
     def get_vcpu_events(self) -> VcpuEvents:
-        """Exceptions, interrupts and NMIs that are pending or half delivered."""
+        """Return exceptions, interrupts and NMIs that are pending or half delivered."""
         return self.get_struct("KVM_GET_VCPU_EVENTS", VcpuEvents)
 
     def set_vcpu_events(self, events: VcpuEvents) -> None:
@@ -94,13 +94,13 @@ class ArchVcpu(DeviceAttrs):
         self.set_struct("KVM_SET_VCPU_EVENTS", VcpuEvents, events)
 
     def set_cpuid2(self, cpuid: CpuId) -> None:
-        """What the guest's CPUID instruction answers; before the first `run()`."""
+        """Set what the guest's CPUID instruction answers; before the first `run()`."""
         buffer = bytearray(bytes(cpuid))
         with ffi.from_buffer("char[]", buffer) as argument:
             self.ioctl("KVM_SET_CPUID2", argument)
 
     def get_cpuid2(self, count: int = 256) -> CpuId:
-        """The table in force, with what KVM keeps up to date in it."""
+        """Return the table in force, with what KVM keeps up to date in it."""
         from pyvmm_kvm.x86_64.cpuid import CpuId, room_for
 
         buffer = room_for(count)
@@ -109,7 +109,7 @@ class ArchVcpu(DeviceAttrs):
         return CpuId.from_bytes(buffer)
 
     def get_msrs(self, indices: Iterable[int]) -> Msrs:
-        """Values by index; `MsrError` names the first that KVM does not know."""
+        """Read registers by index; `MsrError` names the first that KVM does not know."""
         return read_msrs(self, indices)
 
     def set_msrs(self, msrs: Mapping[int, int]) -> int:
@@ -136,7 +136,7 @@ class ArchVcpu(DeviceAttrs):
         self.ioctl("KVM_INTERRUPT", ffi.new("struct kvm_interrupt *", (vector,)))
 
     def get_tsc_khz(self) -> int:
-        """The guest's time-stamp counter frequency in kHz."""
+        """Return the guest's time-stamp counter frequency in kHz."""
         return self.ioctl_value("KVM_GET_TSC_KHZ")
 
     def set_tsc_khz(self, khz: int) -> None:
@@ -144,7 +144,7 @@ class ArchVcpu(DeviceAttrs):
         self.ioctl_value("KVM_SET_TSC_KHZ", khz)
 
     def get_sregs2(self) -> Sregs2:
-        """As `get_sregs`, with the PAE page-directory pointers."""
+        """Return the same as `get_sregs`, with the PAE page-directory pointers."""
         return self.get_struct("KVM_GET_SREGS2", Sregs2)
 
     def set_sregs2(self, sregs: Sregs2) -> None:
@@ -152,7 +152,7 @@ class ArchVcpu(DeviceAttrs):
         self.set_struct("KVM_SET_SREGS2", Sregs2, sregs)
 
     def get_debug_regs(self) -> DebugRegs:
-        """DR0 to DR3, DR6 and DR7."""
+        """Return DR0 to DR3, DR6 and DR7."""
         return self.get_struct("KVM_GET_DEBUGREGS", DebugRegs)
 
     def set_debug_regs(self, registers: DebugRegs) -> None:
@@ -160,7 +160,7 @@ class ArchVcpu(DeviceAttrs):
         self.set_struct("KVM_SET_DEBUGREGS", DebugRegs, registers)
 
     def get_xcrs(self) -> dict[int, int]:
-        """The extended control registers by number; XCR0 is 0."""
+        """Return the extended control registers by number; XCR0 is 0."""
         block = ffi.new("struct kvm_xcrs *")
         self.ioctl("KVM_GET_XCRS", block)
         return {entry.xcr: entry.value for entry in list(block.xcrs)[: block.nr_xcrs]}
@@ -171,13 +171,13 @@ class ArchVcpu(DeviceAttrs):
         self.ioctl("KVM_SET_XCRS", ffi.new("struct kvm_xcrs *", {"nr_xcrs": len(entries), "xcrs": entries}))
 
     def get_xsave(self) -> Xsave2:
-        """The extended state area of 4096 bytes."""
+        """Return the extended state area of 4096 bytes."""
         from pyvmm_kvm.x86_64.xsave import Xsave2
 
         return self._fill("KVM_GET_XSAVE", Xsave2())
 
     def get_xsave2(self, size: int) -> Xsave2:
-        """The extended state area of any size; `size` is `VmFd.check_extension_raw(Cap.XSAVE2)`."""
+        """Return the extended state area of any size; `size` is `VmFd.check_extension_raw(Cap.XSAVE2)`."""
         from pyvmm_kvm.x86_64.xsave import Xsave2
 
         return self._fill("KVM_GET_XSAVE2", Xsave2(bytes(size)))
@@ -197,7 +197,7 @@ class ArchVcpu(DeviceAttrs):
         return block
 
     def get_nested_state(self, size: int) -> NestedState | None:
-        """The state of a guest hypervisor, or None where there is none; `size` is the answer for Cap.NESTED_STATE."""
+        """Return the state of a guest hypervisor, or None; `size` is the answer for `Cap.NESTED_STATE`."""
         from pyvmm_kvm.x86_64.xsave import NestedState
 
         block = self._fill("KVM_GET_NESTED_STATE", NestedState.new(0, size))
@@ -211,7 +211,7 @@ class ArchVcpu(DeviceAttrs):
         self._fill("KVM_SET_NESTED_STATE", bytearray(memoryview(state).cast("B")))
 
     def get_tsc_offset(self) -> int:
-        """What KVM adds to the host's counter for this guest, as a signed number of 64 bits (Cap.VCPU_ATTRIBUTES)."""
+        """Return what KVM adds to the host's counter for this guest, a signed 64-bit number (`Cap.VCPU_ATTRIBUTES`)."""
         return int.from_bytes(self.get_device_attr(_TSC_CTRL, _TSC_OFFSET, 8), "little", signed=True)
 
     def set_tsc_offset(self, offset: int) -> None:
@@ -219,7 +219,7 @@ class ArchVcpu(DeviceAttrs):
         self.set_device_attr(_TSC_CTRL, _TSC_OFFSET, (offset % (1 << 64)).to_bytes(8, "little"))
 
     def translate_gva(self, address: int) -> int | None:
-        """The guest physical address behind a linear one, by the guest's own page tables; None where unmapped."""
+        """Return the guest physical address behind a linear one, by the guest's page tables; None where unmapped."""
         request = ffi.new("struct kvm_translation *", (address,))
         self.ioctl("KVM_TRANSLATE", request)
         return int(request.physical_address) if request.valid else None
@@ -250,11 +250,11 @@ class ArchVcpu(DeviceAttrs):
         self.ioctl("KVM_TPR_ACCESS_REPORTING", ffi.new("struct kvm_tpr_access_ctl *", (enabled,)))
 
     def set_vapic_addr(self, address: int) -> None:
-        """Where the guest's shadow of that register lies."""
+        """Set where the guest's shadow of that register lies."""
         self.ioctl("KVM_SET_VAPIC_ADDR", ffi.new("struct kvm_vapic_addr *", (address,)))
 
     def get_supported_hv_cpuid(self, count: int = 256) -> CpuId:
-        """The Hyper-V leaves as this vCPU would have them."""
+        """Return the Hyper-V leaves as this vCPU would have them."""
         from pyvmm_kvm.x86_64.cpuid import CpuId, room_for
 
         buffer = room_for(count)
@@ -263,7 +263,7 @@ class ArchVcpu(DeviceAttrs):
         return CpuId.from_bytes(buffer)
 
     def xen_get_attr(self, kind: int) -> bytes:
-        """A Xen attribute of the vCPU: 64 bytes, of which the kind uses the first few."""
+        """Return a Xen attribute of the vCPU: 64 bytes, of which the kind uses the first few."""
         argument = ffi.new("struct pyvmm_xen_attr *", {"type": kind})
         self.ioctl("KVM_XEN_VCPU_GET_ATTR", argument)
         return bytes(memoryview(ffi.buffer(argument)))[8:]
@@ -291,7 +291,7 @@ class ArchVcpu(DeviceAttrs):
         self.run_page.cast("Q")[lib.PYVMM_RUN_DIRTY_REGS // 8] &= ~sum(set(sets)) & (1 << 64) - 1
 
     def sync_regs(self) -> tuple[Regs, Sregs, VcpuEvents]:
-        """The register sets in the run page, live: valid after a `run()` that `set_sync_valid_reg` came before.
+        """Return the register sets in the run page, live: valid after a `run()` that `set_sync_valid_reg` came before.
 
         They cost no system call. After changing one, `set_sync_dirty_reg` makes the next `run()` load it.
         """

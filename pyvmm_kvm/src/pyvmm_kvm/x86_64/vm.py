@@ -27,27 +27,27 @@ class ArchVm(Fd):
     __slots__ = ()
 
     def set_tss_address(self, address: int) -> None:
-        """Three pages below 4 GiB, free of memory and devices, that Intel hosts need; any VM may set it."""
+        """Give KVM three pages below 4 GiB, free of memory and devices, that Intel hosts need; any VM may."""
         self.ioctl_value("KVM_SET_TSS_ADDR", address)
 
     def set_identity_map_address(self, address: int) -> None:
-        """One such page for real mode without paging on Intel; before the first vCPU."""
+        """Give KVM one such page for real mode without paging on Intel; before the first vCPU."""
         self.ioctl("KVM_SET_IDENTITY_MAP_ADDR", ffi.new("__u64 *", address))
 
     def set_boot_cpu_id(self, vcpu_id: int) -> None:
-        """Which vCPU starts running; the others wait for INIT and SIPI. Before the first vCPU; 0 by default."""
+        """Set which vCPU starts running; the others wait for INIT and SIPI. Before the first vCPU; 0 by default."""
         self.ioctl_value("KVM_SET_BOOT_CPU_ID", vcpu_id)
 
     def set_nr_mmu_pages(self, pages: int) -> None:
-        """How many shadow pages KVM may use for this VM."""
+        """Set how many shadow pages KVM may use for this VM."""
         self.ioctl_value("KVM_SET_NR_MMU_PAGES", pages)
 
     def create_pit2(self, flags: int = PIT_SPEAKER_DUMMY) -> None:
-        """The in-kernel i8254 timer; after `create_irq_chip`. The default also answers the speaker port 0x61."""
+        """Make the in-kernel i8254 timer; after `create_irq_chip`. The default also answers the speaker port 0x61."""
         self.ioctl("KVM_CREATE_PIT2", ffi.new("struct kvm_pit_config *", {"flags": flags}))
 
     def get_pit2(self) -> PitState2:
-        """The timer's three channels."""
+        """Return the timer's three channels."""
         from pyvmm_kvm.x86_64.platform import PitState2
 
         state = PitState2()
@@ -59,11 +59,11 @@ class ArchVm(Fd):
         self.ioctl("KVM_SET_PIT2", state.cdata)
 
     def reinject_control(self, reinject: bool) -> None:
-        """Whether timer ticks that the guest missed are delivered later."""
+        """Set whether timer ticks that the guest missed are delivered later."""
         self.ioctl("KVM_REINJECT_CONTROL", ffi.new("struct kvm_reinject_control *", (reinject,)))
 
     def get_irqchip(self, chip_id: int) -> IrqChip:
-        """The PIC master (0), PIC slave (1) or IOAPIC (2)."""
+        """Return the state of `IrqChip.PIC_MASTER`, `PIC_SLAVE` or `IOAPIC`."""
         from pyvmm_kvm.x86_64.platform import IrqChip
 
         chip = IrqChip(chip_id=chip_id)
@@ -75,7 +75,7 @@ class ArchVm(Fd):
         self.ioctl("KVM_SET_IRQCHIP", chip.cdata)
 
     def get_clock(self) -> ClockData:
-        """The paravirtual clock in nanoseconds, and how it relates to the host's."""
+        """Return the paravirtual clock in nanoseconds, and how it relates to the host's."""
         from pyvmm_kvm.x86_64.platform import ClockData
 
         clock = ClockData()
@@ -91,15 +91,15 @@ class ArchVm(Fd):
         self.ioctl("KVM_SET_CLOCK", value.cdata)
 
     def set_tsc_khz(self, khz: int) -> None:
-        """The time-stamp counter frequency of vCPUs made from now on (KVM_CAP_VM_TSC_CONTROL)."""
+        """Set the time-stamp counter frequency of vCPUs made from now on (`Cap.VM_TSC_CONTROL`)."""
         self.ioctl_value("KVM_SET_TSC_KHZ", khz)
 
     def get_tsc_khz(self) -> int:
-        """That frequency in kHz."""
+        """Return that frequency in kHz."""
         return self.ioctl_value("KVM_GET_TSC_KHZ")
 
     def set_msr_filter(self, default_allow: bool, ranges: Iterable[MsrFilterRange] = ()) -> None:
-        """Which MSRs the guest reaches without asking; see `MsrFilterRange`.
+        """Set which MSRs the guest reaches without asking; see `MsrFilterRange`.
 
         Allow by default without ranges switches filtering off. To get `X86Rdmsr` and `X86Wrmsr` exits for what is
         denied, enable `Cap.X86_USER_SPACE_MSR` with `X86Rdmsr.FILTER`.
@@ -127,12 +127,12 @@ class ArchVm(Fd):
             self.ioctl("KVM_SET_PMU_EVENT_FILTER", argument)
 
     def encrypt_op(self, argument: Buffer) -> None:
-        """KVM_MEMORY_ENCRYPT_OP with a block that SEV or TDX defines; it may be written to."""
+        """Call KVM_MEMORY_ENCRYPT_OP with a block that SEV or TDX defines; it may be written to."""
         with ffi.from_buffer("char[]", argument) as block:
             self.ioctl("KVM_MEMORY_ENCRYPT_OP", block)
 
     def encrypt_op_sev(self, command: int, data: int, sev_fd: int) -> int:
-        """One SEV command with the address of its argument; the answer is the firmware's error number."""
+        """Give one SEV command with the address of its argument; return the firmware's error number."""
         argument = ffi.new("struct kvm_sev_cmd *", (command, data, 0, sev_fd & 0xFFFFFFFF))
         self.ioctl("KVM_MEMORY_ENCRYPT_OP", argument)
         return int(argument.error)
@@ -154,7 +154,7 @@ class ArchVm(Fd):
         self.ioctl("KVM_XEN_HVM_CONFIG", ffi.new("struct kvm_xen_hvm_config *", (flags, msr)))
 
     def xen_hvm_get_attr(self, kind: int) -> bytes:
-        """A Xen attribute of the VM: 64 bytes, of which the kind uses the first few."""
+        """Return a Xen attribute of the VM: 64 bytes, of which the kind uses the first few."""
         argument = ffi.new("struct pyvmm_xen_attr *", {"type": kind})
         self.ioctl("KVM_XEN_HVM_GET_ATTR", argument)
         return bytes(memoryview(ffi.buffer(argument)))[8:]

@@ -75,16 +75,16 @@ class Xsave2(bytearray):
         return self._u("<Q", _LEGACY + 8)
 
     def components(self) -> list[str]:
-        """The names of what the area holds."""
+        """Return the names of what the area holds."""
         held = self.xstate_bv
         return [name for bit, name in enumerate(COMPONENTS) if held >> bit & 1]
 
     def xmm(self, number: int) -> memoryview:
-        """The 16 bytes of XMM0 to XMM15, to read and to change."""
+        """Return the 16 bytes of XMM0 to XMM15, to read and to change."""
         return memoryview(self)[_XMM + _XMM_SIZE * range(16)[number] :][:_XMM_SIZE]
 
     def extended(self) -> memoryview:
-        """What lies behind the header, where CPUID leaf 0xd says which component starts."""
+        """Return what lies behind the header, where CPUID leaf 0xd says which component starts."""
         return memoryview(self)[_LEGACY + _HEADER :]
 
     def __repr__(self) -> str:
@@ -105,7 +105,7 @@ class NestedState(bytearray):
 
     @classmethod
     def new(cls, state_format: int, size: int = HEADER) -> Self:
-        """An empty one of a format, with room for `size` bytes."""
+        """Return an empty one of a format, with room for `size` bytes."""
         state = cls(max(size, cls.HEADER))
         struct.pack_into("<HHI", state, 0, 0, state_format, len(state))
         return state
@@ -147,7 +147,7 @@ class NestedState(bytearray):
         return self._u("<Q", 8 if self.format == self.SVM else 16)
 
     def blocks(self) -> memoryview:
-        """What lies behind the header."""
+        """Return what lies behind the header."""
         return memoryview(self)[self.HEADER : self.size]
 
     def __repr__(self) -> str:
