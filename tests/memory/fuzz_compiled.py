@@ -80,8 +80,8 @@ def lifetimes(chance: random.Random, count: int) -> None:
             except pm.MemoryClosed:
                 continue
     fast = FastAccess()
-    fast._attach([(0, Window(bytearray(8)))])
-    fast._attach([])
+    fast.attach_windows([(0, Window(bytearray(8)))])
+    fast.attach_windows([])
 
 
 def faults(chance: random.Random, count: int) -> None:

@@ -82,10 +82,10 @@ def test_saving_lazy_memory_brings_in_what_nobody_touched(saved: Path, tmp_path:
 
 
 def test_files_that_cannot_say_where_their_holes_are() -> None:
-    from pyvmm_memory.pagemap import _data_of
+    from pyvmm_memory.pagemap import data_of
 
     reader, writer = os.pipe()
-    assert list(_data_of(reader, 0x1000, 0x2000)) == [(0, 0x2000)]
+    assert list(data_of(reader, 0x1000, 0x2000)) == [(0, 0x2000)]
     os.close(reader)
     os.close(writer)
 

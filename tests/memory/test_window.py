@@ -74,8 +74,8 @@ def test_wrong_calls_of_the_compiled_one() -> None:
     fast: Any = _window.FastAccess()
     for wrong in ((5,), ([(1,)],), ([(1, 2)],), ([("a", pinned)],), ([5],)):
         with pytest.raises((TypeError, IndexError, SystemError)):
-            fast._attach(*wrong)
-    fast._attach([(0, pinned)])
+            fast.attach_windows(*wrong)
+    fast.attach_windows([(0, pinned)])
     assert fast.read_u8(0) == 0
     with pytest.raises(AttributeError):
         fast.read_u8(100)

@@ -440,7 +440,7 @@ static PyObject *fast_write_slice(PyObject *self, PyObject *const *args, Py_ssiz
 
 #define QUICK(function) (PyCFunction)(void (*)(void))function
 static PyMethodDef fast_methods[] = {
-    {"_attach", fast_attach, METH_O, "Serve these (start, Window) pairs, sorted by start."},
+    {"attach_windows", fast_attach, METH_O, "Serve these (start, Window) pairs, sorted by start."},
     {"read_u8", read_u8, METH_O, "The 8-bit value at `addr`."},
     {"read_u16", read_u16, METH_O, "The little-endian 16-bit value at `addr`."},
     {"read_u32", read_u32, METH_O, "The little-endian 32-bit value at `addr`."},

@@ -52,7 +52,7 @@ def advise(memory: GuestRegionCollection, advice: Advice, addr: int, length: int
     What frees memory changes what the guest reads, so it is recorded as a write. Raises InvalidGuestAddress before
     anything is done, HostRefused with the kernel's reason.
     """
-    pieces = list(_pieces(memory, addr, length))
+    pieces = list(host_pieces(memory, addr, length))
     for where, address, count in pieces:
         result = lib.pyvmm_madvise(address, count, advice)
         if result < 0:
@@ -61,7 +61,8 @@ def advise(memory: GuestRegionCollection, advice: Advice, addr: int, length: int
             memory.mark_dirty(where, count)
 
 
-def _pieces(memory: GuestRegionCollection, addr: int, length: int) -> Iterator[tuple[int, int, int]]:
+def host_pieces(memory: GuestRegionCollection, addr: int, length: int) -> Iterator[tuple[int, int, int]]:
+    """Yield guest address, host address and count of each region's part. Raises InvalidGuestAddress."""
     if not memory.check_range(addr, length):
         raise InvalidGuestAddress(addr)
     done = 0
@@ -94,7 +95,7 @@ def prefault(
     jobs = [
         (address + at, min(CHUNK, count - at))
         for region in memory
-        for _, address, count in _pieces(memory, region.start, region.size)
+        for _, address, count in host_pieces(memory, region.start, region.size)
         for at in range(0, count, CHUNK)
     ]
     total = sum(size for _, size in jobs)

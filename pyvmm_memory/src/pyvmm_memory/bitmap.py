@@ -10,7 +10,7 @@ from pyvmm_memory.errors import InvalidLength
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import Protocol, Self, TypeAlias
+    from typing import Any, Protocol, Self, TypeAlias
 
     class Bitmap(Protocol):
         """Anything that records writes by their offset in bytes."""
@@ -35,6 +35,13 @@ if TYPE_CHECKING:
             ...
 
     NewBitmap: TypeAlias = WithLen | Callable[[int], Bitmap]
+
+
+def new_bitmap(kind: NewBitmap, size: int) -> Bitmap:
+    """Return a bitmap of `kind` for `size` bytes."""
+    make: Any = getattr(kind, "with_len", kind)
+    made: Bitmap = make(size)
+    return made
 
 
 class BitmapSlice:

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from pyvmm_memory.io import Sink, Source
-    from pyvmm_memory.mmap_region import MmapRegion
     from pyvmm_memory.ordering import Ordering
+    from pyvmm_memory.pinned_buffer import PinnedBuffer
 
 READ, WRITE = 1, 2
 _WIDTHS = (1, 2, 4, 8)
@@ -55,6 +55,9 @@ class Bytes:
     aligned ones are one access, never torn. Every write is recorded where dirty pages are tracked.
 
     Addresses and lengths are int or GuestAddress; anything else is InvalidInteger, a negative length InvalidLength.
+
+    A subclass says where its bytes are in `spans`, records writes in `mark_dirty` where its `dirty_tracking` is true,
+    and asks `pieces` for what it reads or writes itself. `access` is READ, WRITE, both or neither of them.
     """
 
     __slots__ = ()
@@ -63,22 +66,27 @@ class Bytes:
 
     if TYPE_CHECKING:
 
-        def _spans(self, addr: int, length: int, access: int) -> Iterator[tuple[MmapRegion, int, int]]:
-            """The mapping, offset and count of each piece up to the first hole; raises where the first is missing."""
+        def spans(self, addr: int, length: int, access: int) -> Iterator[tuple[PinnedBuffer, int, int]]:
+            """Yield what `pieces` does, for integers and at least one byte; raise where the first is missing."""
             ...
 
         def mark_dirty(self, addr: int, length: int) -> None:
             """Record a write of `length` bytes at `addr` that went around this object."""
             ...
 
-    def _pieces(self, addr: int, length: int, access: int) -> Iterator[tuple[MmapRegion, int, int]]:
+    def pieces(self, addr: int, length: int, access: int) -> Iterator[tuple[PinnedBuffer, int, int]]:
+        """Return mapping, offset and count of each piece of `length` bytes at `addr`, up to the first hole.
+
+        The first piece missing raises InvalidGuestAddress (an offset in a region or a slice: OutOfBounds). Raises
+        InvalidInteger and InvalidLength at once.
+        """
         if type(length) is not int:
             length = as_int(length)
         if length <= 0:
             if length < 0:
                 raise InvalidLength(length)
             return iter(())
-        return self._spans(addr if type(addr) is int else as_int(addr), length, access)
+        return self.spans(addr if type(addr) is int else as_int(addr), length, access)
 
     # buffers
 
@@ -87,7 +95,7 @@ class Bytes:
         source = bytes_of(buffer)
         addr = as_int(addr)
         done = 0
-        for mapping, offset, count in self._pieces(addr, len(source), WRITE):
+        for mapping, offset, count in self.pieces(addr, len(source), WRITE):
             view = mapping.place(writing=True)
             if count in _WIDTHS:
                 # one access where it is aligned: a ring's index is written this way too
@@ -103,7 +111,7 @@ class Bytes:
         """Fill the writable `buffer` from `addr` up to the first hole; returns the count."""
         target = bytes_of(buffer, writable=True)
         done = 0
-        for mapping, offset, count in self._pieces(addr, len(target), READ):
+        for mapping, offset, count in self.pieces(addr, len(target), READ):
             view = mapping.place(writing=False)
             if count in _WIDTHS:
                 target[done : done + count] = mapping.window.load(offset, count).to_bytes(count, "little")
@@ -129,7 +137,7 @@ class Bytes:
     def fill_zero(self, addr: int, length: int) -> None:
         """Zero `length` bytes at `addr`; a hole raises InvalidGuestAddress before any is written."""
         addr = as_int(addr)
-        pieces = list(self._pieces(addr, length, WRITE))
+        pieces = list(self.pieces(addr, length, WRITE))
         covered = sum(count for _, _, count in pieces)
         if covered < length:
             raise InvalidGuestAddress(addr + covered)
@@ -202,7 +210,7 @@ class Bytes:
     ) -> int:
         addr = as_int(addr)
         done = 0
-        for mapping, offset, length in self._pieces(addr, count, access):
+        for mapping, offset, length in self.pieces(addr, count, access):
             end = offset + length
             while offset < end:
                 view = mapping.place(access == WRITE)[offset:end]
@@ -228,10 +236,10 @@ class Bytes:
 
     # scalars
 
-    def _one(self, addr: int, size: int, access: int) -> tuple[MmapRegion, int]:
+    def _one(self, addr: int, size: int, access: int) -> tuple[PinnedBuffer, int]:
         if size not in _WIDTHS:
             raise InvalidLength(as_int(size))
-        mapping, offset, count = next(self._pieces(addr, size, access))
+        mapping, offset, count = next(self.pieces(addr, size, access))
         if count < size:
             raise InvalidBackendAddress(addr, size)
         mapping.place(access == WRITE)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from pyvmm_memory.mmap_region import MmapRegion
+    from pyvmm_memory.pinned_buffer import PinnedBuffer
     from pyvmm_memory.region import GuestRegionMmap
 
 
@@ -47,7 +47,7 @@ class GuestRegionCollection(FastAccess, GuestMemory):
         self._last = self._regions[0] if self._regions else None
         #: whether any region records writes: whoever writes through raw views then calls `mark_dirty`
         self.dirty_tracking = any(region.dirty_tracking for region in self._regions)
-        self._attach([(region.start, region.mapping.window) for region in self._regions])
+        self.attach_windows([(region.start, region.mapping.window) for region in self._regions])
 
     @classmethod
     def new(cls) -> Self:
@@ -213,7 +213,13 @@ class GuestRegionCollection(FastAccess, GuestMemory):
                 region.mapping.place(writing=False)
             raise
 
-    def _spans(self, addr: int, length: int, access: int) -> Iterator[tuple[MmapRegion, int, int]]:  # noqa: ARG002
+    def spans(
+        self,
+        addr: int,
+        length: int,
+        access: int,  # noqa: ARG002 - only an IOMMU forbids anything
+    ) -> Iterator[tuple[PinnedBuffer, int, int]]:
+        """Yield the part in each region, up to the first hole. Raises InvalidGuestAddress."""
         end = addr + length
         region = self.find_region(addr)
         if region is None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pyvmm_memory.bitmap import Bitmap
-    from pyvmm_memory.mmap_region import MmapRegion
+    from pyvmm_memory.pinned_buffer import PinnedBuffer
     from pyvmm_memory.struct_view import Layout, StructView
     from pyvmm_memory.volatile import VolatileSlice
 
@@ -75,17 +75,18 @@ class GuestMemory(Bytes):
         slices: list[VolatileSlice] = []
         done = 0
         for mapping, offset, count in self._covered(addr, length, permissions):
-            bitmap = self._bitmap_at(addr + done, mapping, offset)
+            bitmap = self.bitmap_at(addr + done, mapping, offset)
             slices.append(VolatileSlice(mapping, offset, count, bitmap, readonly=not permissions & WRITE))
             done += count
         return slices
 
-    def _bitmap_at(self, addr: int, mapping: MmapRegion, offset: int) -> Bitmap | None:  # noqa: ARG002 (an IOMMU's)
+    def bitmap_at(self, addr: int, mapping: PinnedBuffer, offset: int) -> Bitmap | None:  # noqa: ARG002 - an IOMMU's
+        """Return what records writes at `addr`, which is `offset` of `mapping`, seen from there on."""
         return None if mapping.bitmap is None else mapping.bitmap.slice_at(offset)
 
-    def _covered(self, addr: int, length: int, access: int) -> Iterator[tuple[MmapRegion, int, int]]:
+    def _covered(self, addr: int, length: int, access: int) -> Iterator[tuple[PinnedBuffer, int, int]]:
         done = 0
-        for piece in self._pieces(addr, length, access):
+        for piece in self.pieces(addr, length, access):
             yield piece
             done += piece[2]
         if done < length:

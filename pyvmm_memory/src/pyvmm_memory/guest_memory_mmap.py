@@ -33,7 +33,7 @@ class GuestMemoryMmap(GuestRegionCollection):
     def __init__(self, regions: Iterable[GuestRegionMmap]) -> None:
         """Raise NoMemoryRegion, UnsortedMemoryRegions or MemoryRegionOverlap."""
         super().__init__(regions)
-        if not self._regions:
+        if not self.num_regions():
             raise NoMemoryRegion("guest memory needs at least one region")
 
     @classmethod

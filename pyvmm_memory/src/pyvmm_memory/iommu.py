@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pyvmm_memory.bitmap import Bitmap
     from pyvmm_memory.collection import GuestRegionCollection
     from pyvmm_memory.iotlb import MappedRange
-    from pyvmm_memory.mmap_region import MmapRegion
+    from pyvmm_memory.pinned_buffer import PinnedBuffer
 
     class Translator(Protocol):
         """Anything that translates: `Iommu` is one."""
@@ -169,7 +169,7 @@ class IommuMemory(GuestMemory):
         if not self._use_iommu:
             return self._backend.check_range(addr, length)
         try:
-            return sum(count for _, _, count in self._pieces(addr, length, permissions)) == as_int(length)
+            return sum(count for _, _, count in self.pieces(addr, length, permissions)) == as_int(length)
         except (IommuError, InvalidGuestAddress, InvalidLength):
             return False
 
@@ -201,21 +201,23 @@ class IommuMemory(GuestMemory):
         """Views that together cover `length` bytes, writable where `permissions` include it. Raises CannotResolve."""
         return super().get_slices(addr, length, self._as_mapped(addr, length) if permissions is None else permissions)
 
-    def _bitmap_at(self, addr: int, mapping: MmapRegion, offset: int) -> Bitmap | None:
+    def bitmap_at(self, addr: int, mapping: PinnedBuffer, offset: int) -> Bitmap | None:
+        """Return the bitmap of I/O virtual addresses from `addr` on; the mapping's own while none is translated."""
         if not self._use_iommu:
-            return super()._bitmap_at(addr, mapping, offset)
+            return super().bitmap_at(addr, mapping, offset)
         return NOWHERE if self._bitmap is None else self._bitmap.slice_at(addr)
 
-    def _spans(self, addr: int, length: int, access: int) -> Iterator[tuple[MmapRegion, int, int]]:
+    def spans(self, addr: int, length: int, access: int) -> Iterator[tuple[PinnedBuffer, int, int]]:
+        """Yield what lies behind each translated range, up to the first that leads nowhere. Raises CannotResolve."""
         if not self._use_iommu:
-            yield from self._backend._spans(addr, length, access)
+            yield from self._backend.spans(addr, length, access)
             return
         # all of it is translated before the first byte moves: a range with a forbidden part transfers nothing
         done = 0
         for target in list(self._iommu.translate(addr, length, Permissions(access))):
             left = target.length
             try:
-                for mapping, offset, count in self._backend._spans(target.base, target.length, access):
+                for mapping, offset, count in self._backend.spans(target.base, target.length, access):
                     done += count
                     left -= count
                     yield mapping, offset, count

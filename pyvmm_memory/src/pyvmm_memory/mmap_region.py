@@ -6,9 +6,8 @@ import errno
 import mmap
 import os
 
-from pyvmm_memory.access import Window
+from pyvmm_memory.bitmap import new_bitmap
 from pyvmm_memory.errors import (
-    HostAddressNotAvailable,
     InvalidOffsetLength,
     InvalidRegion,
     MapFixed,
@@ -16,13 +15,13 @@ from pyvmm_memory.errors import (
     MemoryClosed,
     MemoryInUse,
     MmapFailed,
-    ReadOnlyMemory,
 )
+from pyvmm_memory.pinned_buffer import PinnedBuffer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, Protocol, Self
+    from typing import Protocol, Self
 
     from typing_extensions import Buffer
 
@@ -50,7 +49,7 @@ PROT_RW = mmap.PROT_READ | mmap.PROT_WRITE
 ANONYMOUS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 
 
-class MmapRegion:
+class MmapRegion(PinnedBuffer):
     """`size` bytes mapped into this process.
 
     `buffer` is the mapping itself, `view` a memoryview of it and `window` its single accesses. Closing unmaps and
@@ -66,18 +65,9 @@ class MmapRegion:
         "_owned",
         "_owner",
         "_prot",
-        "bitmap",
-        "buffer",
-        "closed",
         "kind",
         "lazy",
-        "size",
-        "view",
-        "window",
     )
-
-    view: memoryview | None
-    window: Window
 
     def __init__(
         self,
@@ -93,12 +83,9 @@ class MmapRegion:
         kind: str = "",
         owner: Owner | None = None,
     ) -> None:
-        self.buffer = buffer
+        super().__init__(buffer, size, _view_of(buffer, prot), bitmap)
         #: what unmaps where `buffer` cannot
         self._owner = owner
-        self.size = size
-        self.bitmap = bitmap
-        self.closed = False
         #: whether untouched pages are still elsewhere, and not zeros
         self.lazy = False
         #: what is behind it, in a word, for people
@@ -109,14 +96,6 @@ class MmapRegion:
         self._owned = owned
         self._hugetlbfs = hugetlbfs
         self._after: list[Callable[[], object]] = []
-        self.view = self._make_view()
-        self.window = Window(b"" if self.view is None else self.view, bitmap is not None)
-
-    def _make_view(self) -> memoryview | None:
-        if not self._prot & mmap.PROT_READ:
-            return None
-        view = memoryview(self.buffer)
-        return view if self._prot & mmap.PROT_WRITE else view.toreadonly()
 
     @classmethod
     def new(cls, size: int, bitmap: NewBitmap | None = None) -> Self:
@@ -163,7 +142,7 @@ class MmapRegion:
             raise MmapFailed(error, f"mapping {size:#x} bytes{_advice(error, flags)}") from error
         except (ValueError, OverflowError) as error:
             raise InvalidRegion(f"{size} bytes cannot be mapped: {error}") from error
-        made: Bitmap | None = None if bitmap is None else _new_bitmap(bitmap, size)
+        made: Bitmap | None = None if bitmap is None else new_bitmap(bitmap, size)
         private = file_offset is not None and flags & mmap.MAP_PRIVATE
         return cls(
             buffer,
@@ -185,16 +164,6 @@ class MmapRegion:
         from pyvmm_memory.raw import from_pointer
 
         return from_pointer(cls, addr, size, prot, flags, bitmap)
-
-    def place(self, writing: bool) -> memoryview:
-        """The view, for whoever reads or writes now. Raises MemoryClosed, HostAddressNotAvailable, ReadOnlyMemory."""
-        if self.closed:
-            raise MemoryClosed(f"{self!r} is closed")
-        if self.view is None:
-            raise HostAddressNotAvailable(f"{self!r} is mapped without PROT_READ: nothing here may touch it")
-        if writing and self.view.readonly:
-            raise ReadOnlyMemory(f"{self!r} is mapped without PROT_WRITE")
-        return self.view
 
     def as_ptr(self) -> int:
         """The host address of the first byte."""
@@ -267,24 +236,22 @@ class MmapRegion:
         except BufferError as error:
             if self._owner is not None:
                 self.buffer = self._owner.buffer()
-            self.view = self._make_view()
+            self.view = _view_of(self.buffer, self._prot)
             self.window.reopen(b"" if self.view is None else self.view)
             raise MemoryInUse(f"{self!r} is still in use: release its slices, close the VM, then close") from error
         self.closed = True
         while self._after:
             self._after.pop()()
 
-    def __len__(self) -> int:
-        return self.size
-
     def __repr__(self) -> str:
         return f"<MmapRegion {self.size:#x} bytes {self.kind}{' closed' if self.closed else ''}>"
 
 
-def _new_bitmap(kind: NewBitmap, size: int) -> Bitmap:
-    make: Any = getattr(kind, "with_len", kind)
-    made: Bitmap = make(size)
-    return made
+def _view_of(buffer: Buffer, prot: int) -> memoryview | None:
+    if not prot & mmap.PROT_READ:
+        return None
+    view = memoryview(buffer)
+    return view if prot & mmap.PROT_WRITE else view.toreadonly()
 
 
 def check_file(fd: int, start: int, size: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 from pyvmm_memory._memory import ffi, lib
-from pyvmm_memory.advice import _pieces
+from pyvmm_memory.advice import host_pieces
 from pyvmm_memory.errors import GuestMemoryError, HostRefused
 
 TYPE_CHECKING = False
@@ -67,7 +67,7 @@ def bind(
         words[node // 64] |= 1 << node % 64
     ranges = [(region.start, region.size) for region in memory] if addr is None else [(addr, length or 0)]
     for start, size in ranges:
-        for where, address, count in _pieces(memory, start, size):
+        for where, address, count in host_pieces(memory, start, size):
             # the kernel reads one bit less than it is told
             result = lib.pyvmm_mbind(address, count, policy, words, BITS + 1 if wanted else 0, 2 if move else 0)
             if result < 0:

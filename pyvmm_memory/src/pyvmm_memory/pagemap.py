@@ -27,7 +27,7 @@ def populated(region: GuestRegionMmap) -> Iterator[tuple[int, int]]:
     file = region.file_offset()
     if file is not None:
         if region.get_mmap().flags() & mmap.MAP_SHARED:
-            yield from _data_of(file.fileno(), file.start(), region.size)
+            yield from data_of(file.fileno(), file.start(), region.size)
         else:
             yield 0, region.size
         return
@@ -65,7 +65,8 @@ def _present(fd: int, first: int, size: int) -> Iterator[tuple[int, int]]:
         yield start * mmap.PAGESIZE, size - start * mmap.PAGESIZE
 
 
-def _data_of(fd: int, start: int, size: int) -> Iterator[tuple[int, int]]:
+def data_of(fd: int, start: int, size: int) -> Iterator[tuple[int, int]]:
+    """Yield the parts `(offset from start, length)` of a file that are no holes; all of it where nobody knows."""
     at, end = start, start + size
     while at < end:
         try:

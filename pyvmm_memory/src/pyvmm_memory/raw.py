@@ -6,8 +6,8 @@ import mmap
 import weakref
 
 from pyvmm_memory._memory import ffi, lib
+from pyvmm_memory.bitmap import new_bitmap
 from pyvmm_memory.errors import InvalidPointer, InvalidRegion, MmapFailed
-from pyvmm_memory.mmap_region import MmapRegion, _new_bitmap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from pyvmm_memory.bitmap import NewBitmap
+    from pyvmm_memory.mmap_region import MmapRegion
 
     R = TypeVar("R", bound=MmapRegion)
 
@@ -59,7 +60,7 @@ def from_pointer(cls: type[R], addr: int, size: int, prot: int, flags: int, bitm
     if not 0 < size <= 1 << 62:
         raise InvalidRegion(f"{size} bytes cannot be mapped")
     owner = HostRange(addr, size, lambda: None)
-    made = None if bitmap is None else _new_bitmap(bitmap, size)
+    made = None if bitmap is None else new_bitmap(bitmap, size)
     return cls(owner.buffer(), size, prot, flags, bitmap=made, owned=False, kind="raw", owner=owner)
 
 

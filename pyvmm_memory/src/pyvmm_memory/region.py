@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pyvmm_memory.access import Window
     from pyvmm_memory.bitmap import Bitmap, NewBitmap
     from pyvmm_memory.file_offset import FileOffset
+    from pyvmm_memory.pinned_buffer import PinnedBuffer
     from pyvmm_memory.volatile import VolatileSlice
 
 
@@ -149,7 +150,13 @@ class GuestRegionMmap(Bytes):
         if bitmap is not None:
             bitmap.mark_dirty(addr, length)
 
-    def _spans(self, addr: int, length: int, access: int) -> Iterator[tuple[MmapRegion, int, int]]:  # noqa: ARG002
+    def spans(
+        self,
+        addr: int,
+        length: int,
+        access: int,  # noqa: ARG002 - only an IOMMU forbids anything
+    ) -> Iterator[tuple[PinnedBuffer, int, int]]:
+        """Yield what of the region comes at the offset `addr`. Raises OutOfBounds."""
         if not 0 <= addr < self.size:
             raise OutOfBounds(addr)
         yield self.mapping, addr, min(length, self.size - addr)

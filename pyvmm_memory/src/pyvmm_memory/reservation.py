@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import mmap
 
+from pyvmm_memory.bitmap import new_bitmap
 from pyvmm_memory.errors import InvalidRegion, MapFixed, MemoryInUse, MemoryRegionOverlap
 from pyvmm_memory.guest_memory_mmap import GuestMemoryMmap
-from pyvmm_memory.mmap_region import ANONYMOUS, MAP_FIXED, MAP_NORESERVE, PROT_RW, MmapRegion, _new_bitmap, check_file
+from pyvmm_memory.mmap_region import ANONYMOUS, MAP_FIXED, MAP_NORESERVE, PROT_RW, MmapRegion, check_file
 from pyvmm_memory.raw import HostRange, map_at, unmap
 from pyvmm_memory.region import GuestRegionMmap
 
@@ -78,7 +79,7 @@ class HostReservation:
         end = offset + -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
         self._used[offset] = end
         owner = HostRange(address, size, lambda: self._give_back(offset, end))
-        made = None if bitmap is None else _new_bitmap(bitmap, size)
+        made = None if bitmap is None else new_bitmap(bitmap, size)
         return MmapRegion(owner.buffer(), size, prot, flags, file_offset, made, owner=owner)
 
     def _give_back(self, offset: int, end: int) -> None:

@@ -14,7 +14,7 @@ import tempfile
 from pyvmm_memory.errors import InvalidSnapshot, PartialBuffer
 from pyvmm_memory.file_offset import FileOffset
 from pyvmm_memory.guest_memory_mmap import GuestMemoryMmap
-from pyvmm_memory.pagemap import populated
+from pyvmm_memory.pagemap import data_of, populated
 from pyvmm_memory.userfault import UserFault
 
 TYPE_CHECKING = False
@@ -196,7 +196,7 @@ class Snapshot:
         fd = self._file.fileno()
         for index, region in enumerate(memory):
             place = self.place(index)
-            parts = _file_data(fd, place.start(), region.size) if self.parts is None else _inside(self.parts, region)
+            parts = data_of(fd, place.start(), region.size) if self.parts is None else _inside(self.parts, region)
             for start, length in parts:
                 _read(region, fd, place.start(), start, length)
                 if progress is not None:
@@ -243,12 +243,6 @@ class Snapshot:
     def __repr__(self) -> str:
         kind = "all" if self.parts is None else f"{len(self.parts)} changed parts"
         return f"<Snapshot {self._file.name}: {kind} of {sum(size for _, size, _ in self.regions):#x} bytes>"
-
-
-def _file_data(fd: int, start: int, size: int) -> Iterator[tuple[int, int]]:
-    from pyvmm_memory.pagemap import _data_of
-
-    return _data_of(fd, start, size)
 
 
 def _read(region: GuestRegionMmap, fd: int, base: int, start: int, length: int) -> None:

@@ -13,6 +13,7 @@ from pyvmm_memory.errors import (
     ReadOnlyMemory,
     TooBig,
 )
+from pyvmm_memory.pinned_buffer import PinnedBuffer
 from pyvmm_memory.volatile_ref import VolatileArrayRef, VolatileRef
 
 TYPE_CHECKING = False
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from pyvmm_memory.bitmap import Bitmap
     from pyvmm_memory.byte_valued import Kind
-    from pyvmm_memory.mmap_region import MmapRegion
 
 
 def compute_offset(base: int, offset: int) -> int:
@@ -76,7 +76,7 @@ class VolatileSlice(Bytes):
 
     def __init__(
         self,
-        mapping: MmapRegion,
+        mapping: PinnedBuffer,
         start: int,
         size: int,
         bitmap: Bitmap | None = None,
@@ -97,12 +97,8 @@ class VolatileSlice(Bytes):
     @classmethod
     def from_buffer(cls, buffer: Buffer, bitmap: Bitmap | None = None) -> VolatileSlice:
         """All of any buffer, writable or not, which stays pinned as long as the slice lives. Raises InvalidBuffer."""
-        from pyvmm_memory.mmap_region import MmapRegion
-
-        with bytes_of(buffer) as view:
-            size, readonly = len(view), view.readonly
-        mapping = MmapRegion(buffer, size, 1 if readonly else 3, 0, bitmap=bitmap, owned=False, kind="buffer")
-        return cls(mapping, 0, size)
+        view = bytes_of(buffer)
+        return cls(PinnedBuffer(buffer, len(view), view, bitmap), 0, len(view))
 
     def __len__(self) -> int:
         """How many bytes."""
@@ -239,7 +235,8 @@ class VolatileSlice(Bytes):
         if self._bitmap is not None:
             self._bitmap.mark_dirty(addr, length)
 
-    def _spans(self, addr: int, length: int, access: int) -> Iterator[tuple[MmapRegion, int, int]]:
+    def spans(self, addr: int, length: int, access: int) -> Iterator[tuple[PinnedBuffer, int, int]]:
+        """Yield what of the slice comes at the offset `addr`. Raises OutOfBounds, ReadOnlyMemory."""
         if not 0 <= addr < self._size:
             raise OutOfBounds(addr)
         if access == WRITE and self._readonly:

@@ -70,7 +70,7 @@ class FastAccess:
 
     __slots__ = ()
 
-    def _attach(self, spans: list[tuple[int, Window]]) -> None:
+    def attach_windows(self, spans: list[tuple[int, Window]]) -> None:
         """Serve these (start, Window) pairs."""
 
 

@@ -10,8 +10,9 @@ import mmap
 from enum import IntFlag
 from struct import Struct
 
+from pyvmm_memory.bitmap import new_bitmap
 from pyvmm_memory.errors import InvalidOffsetLength, InvalidRegion, MapFixed, MmapFailed, MmapRegionError
-from pyvmm_memory.mmap_region import ANONYMOUS, MAP_FIXED, MAP_NORESERVE, PROT_RW, MmapRegion, _new_bitmap
+from pyvmm_memory.mmap_region import ANONYMOUS, MAP_FIXED, MAP_NORESERVE, PROT_RW, MmapRegion
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def from_range(range_: MmapRange, *, bitmap: NewBitmap | None = None, ioctl: Ioc
     count = -(-range_.size // mmap.PAGESIZE)
     make = _foreign if kind.is_foreign() else _grant
     buffer, undo = make(call, range_, file.fileno(), count, prot, flags)
-    made = None if bitmap is None else _new_bitmap(bitmap, range_.size)
+    made = None if bitmap is None else new_bitmap(bitmap, range_.size)
     label = "Xen foreign" if kind.is_foreign() else "Xen grant"
     region = MmapRegion(buffer, range_.size, prot, flags, file, made, hugetlbfs=range_.hugetlbfs, kind=label)
     region.on_close(undo)
