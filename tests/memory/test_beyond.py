@@ -216,7 +216,7 @@ def test_huge_pages_or_the_reason() -> None:
     try:
         memory = pm.from_memfd([(0, 2 * MIB)], hugetlb=2 * MIB)
     except (pm.HostRefused, pm.MmapFailed) as error:
-        assert "huge" in str(error)  # noqa: PT017 (either is right)
+        assert "huge" in str(error)  # noqa: PT017 - either is right
         return
     with memory:
         assert next(iter(memory)).is_hugetlbfs() is True

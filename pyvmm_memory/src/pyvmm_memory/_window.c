@@ -32,7 +32,8 @@ typedef struct {
 
 static PyTypeObject *window_type;
 
-/* One access where the host address is aligned. Sequentially consistent, which is every weaker ordering too. */
+/* One access where the host address is aligned. Sequentially consistent, which is every weaker ordering too: as an
+ * acquire it is the partner of the releases in poke() here, and of the guest's own. */
 static uint64_t peek(const char *at, int size)
 {
     if ((uintptr_t)at % (unsigned)size == 0) {
@@ -48,6 +49,10 @@ static uint64_t peek(const char *at, int size)
     return value;
 }
 
+/* One access where the host address is aligned. With `order` it is sequentially consistent (`store`), without a release
+ * (`write_u16` and the like): what was written before is there for whoever loads the value, peek() or a guest's acquire.
+ * A release does not keep later loads behind it: a ring that publishes an index and then looks at the peer's event
+ * index needs pyvmm_fence() between the two. */
 static void poke(char *at, int size, uint64_t value, int order)
 {
     if ((uintptr_t)at % (unsigned)size) {
@@ -202,10 +207,10 @@ static PyObject *window_address(PyObject *object, void *unused)
 }
 
 static PyMethodDef window_methods[] = {
-    {"release", window_release, METH_NOARGS, "Let go of the buffer; harmless twice."},
+    {"release", window_release, METH_NOARGS, "Let go of the buffer; idempotent."},
     {"reopen", window_reopen, METH_O, "Pin a buffer again after `release`."},
-    {"load", (PyCFunction)(void (*)(void))window_load, METH_FASTCALL, "One load of 1, 2, 4 or 8 bytes."},
-    {"store", (PyCFunction)(void (*)(void))window_store, METH_FASTCALL, "One store of 1, 2, 4 or 8 bytes."},
+    {"load", (PyCFunction)(void (*)(void))window_load, METH_FASTCALL, "Load 1, 2, 4 or 8 bytes at once."},
+    {"store", (PyCFunction)(void (*)(void))window_store, METH_FASTCALL, "Store 1, 2, 4 or 8 bytes at once."},
     {NULL, NULL, 0, NULL},
 };
 static PyGetSetDef window_members[] = {
@@ -441,16 +446,16 @@ static PyObject *fast_write_slice(PyObject *self, PyObject *const *args, Py_ssiz
 #define QUICK(function) (PyCFunction)(void (*)(void))function
 static PyMethodDef fast_methods[] = {
     {"attach_windows", fast_attach, METH_O, "Serve these (start, Window) pairs, sorted by start."},
-    {"read_u8", read_u8, METH_O, "The 8-bit value at `addr`."},
-    {"read_u16", read_u16, METH_O, "The little-endian 16-bit value at `addr`."},
-    {"read_u32", read_u32, METH_O, "The little-endian 32-bit value at `addr`."},
-    {"read_u64", read_u64, METH_O, "The little-endian 64-bit value at `addr`."},
+    {"read_u8", read_u8, METH_O, "Return the 8-bit value at `addr`."},
+    {"read_u16", read_u16, METH_O, "Return the little-endian 16-bit value at `addr`."},
+    {"read_u32", read_u32, METH_O, "Return the little-endian 32-bit value at `addr`."},
+    {"read_u64", read_u64, METH_O, "Return the little-endian 64-bit value at `addr`."},
     {"write_u8", QUICK(write_u8), METH_FASTCALL, "Store `value` as 8 bits at `addr`."},
     {"write_u16", QUICK(write_u16), METH_FASTCALL, "Store `value` as 16 little-endian bits at `addr`."},
     {"write_u32", QUICK(write_u32), METH_FASTCALL, "Store `value` as 32 little-endian bits at `addr`."},
     {"write_u64", QUICK(write_u64), METH_FASTCALL, "Store `value` as 64 little-endian bits at `addr`."},
-    {"load", QUICK(fast_load), METH_FASTCALL | METH_KEYWORDS, "One untorn load: see `Bytes.load`."},
-    {"store", QUICK(fast_store), METH_FASTCALL | METH_KEYWORDS, "One untorn store: see `Bytes.store`."},
+    {"load", QUICK(fast_load), METH_FASTCALL | METH_KEYWORDS, "Load untorn: see `Bytes.load`."},
+    {"store", QUICK(fast_store), METH_FASTCALL | METH_KEYWORDS, "Store untorn: see `Bytes.store`."},
     {"read", QUICK(fast_read), METH_FASTCALL | METH_KEYWORDS, "Fill a buffer up to a hole: see `Bytes.read`."},
     {"write", QUICK(fast_write), METH_FASTCALL | METH_KEYWORDS, "Copy a buffer up to a hole: see `Bytes.write`."},
     {"read_slice", QUICK(fast_read_slice), METH_FASTCALL | METH_KEYWORDS, "Fill a buffer: see `Bytes.read_slice`."},

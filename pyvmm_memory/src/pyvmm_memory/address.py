@@ -14,7 +14,7 @@ U64_MAX = 0xFFFF_FFFF_FFFF_FFFF
 
 
 def as_int(value: object) -> int:
-    """`value` as a plain integer; raises InvalidInteger where it is none."""
+    """Return `value` as a plain integer; raises InvalidInteger where it is none."""
     try:
         return index(value)  # type: ignore[arg-type] # what it takes is decided by asking it
     except TypeError as error:
@@ -46,11 +46,11 @@ class GuestAddress(int):
         return f"{type(self).__name__}({int(self):#x})"
 
     def raw_value(self) -> int:
-        """The address as a plain integer."""
+        """Return the address as a plain integer."""
         return int(self)
 
     def mask(self, mask: int) -> int:
-        """The bits of the address that `mask` names, as a plain integer."""
+        """Return the bits of the address that `mask` names, as a plain integer."""
         return int(self) & mask
 
     def checked_add(self, offset: int) -> Self | None:
@@ -84,24 +84,24 @@ class GuestAddress(int):
         return type(self)(int(self) - offset)
 
     def checked_offset_from(self, base: int) -> int | None:
-        """The distance in bytes from `base` up to here, or None where `base` is above."""
+        """Return the distance in bytes from `base` up to here, or None where `base` is above."""
         return int(self) - base if base <= int(self) else None
 
     def unchecked_offset_from(self, base: int) -> int:
-        """The distance in bytes from `base` up to here; raises GuestAddressOverflow where `base` is above."""
+        """Return the distance in bytes from `base` up to here; raises GuestAddressOverflow where `base` is above."""
         if base > int(self):
             raise GuestAddressOverflow(int(self), -base)
         return int(self) - base
 
     def checked_align_up(self, power_of_two: int) -> Self | None:
-        """The next multiple of `power_of_two`, or None where that leaves 64 bits.
+        """Return the next multiple of `power_of_two`, or None where that leaves 64 bits.
 
         Raises ValueError where `power_of_two` is not one.
         """
         return self.checked_add(self._to_multiple(power_of_two))
 
     def unchecked_align_up(self, power_of_two: int) -> Self:
-        """The next multiple of `power_of_two`; raises GuestAddressOverflow, ValueError."""
+        """Return the next multiple of `power_of_two`; raises GuestAddressOverflow, ValueError."""
         return self.unchecked_add(self._to_multiple(power_of_two))
 
     def _to_multiple(self, power_of_two: int) -> int:

@@ -47,7 +47,7 @@ _LOSES = (Advice.FREE_NOW, Advice.FREE_LAZILY, Advice.REMOVE)
 
 
 def advise(memory: GuestRegionCollection, advice: Advice, addr: int, length: int) -> None:
-    """madvise(2) for `length` bytes at `addr`, across regions that touch; whole pages.
+    """Call madvise(2) for `length` bytes at `addr`, across regions that touch; whole pages.
 
     What frees memory changes what the guest reads, so it is recorded as a write. Raises InvalidGuestAddress before
     anything is done, HostRefused with the kernel's reason.

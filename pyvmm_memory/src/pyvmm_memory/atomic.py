@@ -46,7 +46,7 @@ class GuestMemoryAtomic:
         return f"<GuestMemoryAtomic of {self._memory!r}>"
 
     def memory(self) -> GuestMemoryMmap:
-        """The current collection: immutable, one load, no lock."""
+        """Return the current collection: immutable, one load, no lock."""
         return self._memory
 
     def lock(self) -> ExclusiveGuard:

@@ -20,18 +20,18 @@ if TYPE_CHECKING:
             ...
 
         def dirty_at(self, offset: int) -> bool:
-            """Whether the page of `offset` was written."""
+            """Say whether the page of `offset` was written."""
             ...
 
         def slice_at(self, offset: int) -> Bitmap:
-            """The same bitmap, seen from `offset` on."""
+            """Return the same bitmap, seen from `offset` on."""
             ...
 
     class WithLen(Protocol):
         """A kind of bitmap that can be made for a size."""
 
         def with_len(self, size: int, /) -> Bitmap:
-            """A bitmap for `size` bytes."""
+            """Return a bitmap for `size` bytes."""
             ...
 
     NewBitmap: TypeAlias = WithLen | Callable[[int], Bitmap]
@@ -58,11 +58,11 @@ class BitmapSlice:
         self.inner.mark_dirty((self.base + offset) & U64_MAX, length)
 
     def dirty_at(self, offset: int) -> bool:
-        """Whether the page of `offset` of this slice was written."""
+        """Say whether the page of `offset` of this slice was written."""
         return self.inner.dirty_at((self.base + offset) & U64_MAX)
 
     def slice_at(self, offset: int) -> BitmapSlice:
-        """The same bitmap, seen from `offset` of this slice on."""
+        """Return the same bitmap, seen from `offset` of this slice on."""
         return BitmapSlice(self.inner, self.base + offset)
 
     def __repr__(self) -> str:
@@ -95,11 +95,11 @@ class PlainBitmap:
         self._bound()
 
     def _bound(self) -> None:
-        """The words were replaced."""
+        """Take up words that were replaced."""
 
     @classmethod
     def with_len(cls, size: int) -> Self:
-        """A bitmap for `size` bytes by the host's pages."""
+        """Return a bitmap for `size` bytes by the host's pages."""
         return cls(size)
 
     def _change(self, first: int, last: int, dirty: bool) -> None:
@@ -138,11 +138,11 @@ class PlainBitmap:
         self.set_addr_range(offset, length)
 
     def dirty_at(self, offset: int) -> bool:
-        """Whether the page of `offset` was written."""
+        """Say whether the page of `offset` was written."""
         return self.is_addr_set(offset)
 
     def slice_at(self, offset: int) -> BitmapSlice:
-        """The same bitmap, seen from `offset` on."""
+        """Return the same bitmap, seen from `offset` on."""
         return BitmapSlice(self, offset)
 
     def set_bit(self, index: int) -> None:
@@ -156,23 +156,23 @@ class PlainBitmap:
             self._change(index, index, dirty=False)
 
     def is_bit_set(self, index: int) -> bool:
-        """Whether a bit is set; beyond the end none is."""
+        """Say whether a bit is set; beyond the end none is."""
         return 0 <= index < self._pages and bool(self._words[index >> 3] >> (index & 7) & 1)
 
     def is_addr_set(self, addr: int) -> bool:
-        """Whether the page of `addr` is marked."""
+        """Say whether the page of `addr` is marked."""
         return self.is_bit_set(addr // self._page_size)
 
     def __len__(self) -> int:
-        """How many bits, one for each page."""
+        """Return how many bits, one for each page."""
         return self._pages
 
     def byte_size(self) -> int:
-        """How many bytes of memory it covers."""
+        """Return how many bytes of memory it covers."""
         return self._byte_size
 
     def page_size(self) -> int:
-        """How many bytes one bit covers."""
+        """Return how many bytes one bit covers."""
         return self._page_size
 
     def enlarge(self, additional_size: int) -> None:
@@ -185,7 +185,7 @@ class PlainBitmap:
         self._bound()
 
     def get_and_reset(self) -> list[int]:
-        """The bits in words of 64, and clear them."""
+        """Return the bits in words of 64, and clear them."""
         taken = memoryview(bytes(self._words)).cast("Q").tolist()
         self._words[:] = bytes(len(self._words))
         return taken
@@ -204,7 +204,7 @@ class PlainBitmap:
             self._change(first, last - 1, dirty=True)
 
     def dirty_ranges(self) -> Iterator[tuple[int, int]]:
-        """The marked bytes as `(offset, length)`, runs of pages together, as they are now."""
+        """Yield the marked bytes as `(offset, length)`, runs of pages together, as they are now."""
         copy = memoryview(bytes(self._words)).cast("Q")
         for first, last in runs(copy, self._pages):
             start = first * self._page_size
@@ -233,25 +233,25 @@ class AtomicBitmap(PlainBitmap):
         self._atomic(self._pointer, first, last, dirty)
 
     def get_and_reset(self) -> list[int]:
-        """The bits in words of 64, each taken and cleared in one atomic step."""
+        """Return the bits in words of 64, each taken and cleared in one atomic step."""
         count = len(self._words) // 8
         taken = bytearray(8 * count)
         self._lib.pyvmm_bitmap_take(self._pointer, self._ffi.from_buffer(taken), count)
         return memoryview(taken).cast("Q").tolist()
 
     def pointer(self) -> object:
-        """The words as C sees them, valid as long as this bitmap lives and is not enlarged."""
+        """Return the words as C sees them, valid as long as this bitmap lives and is not enlarged."""
         return self._pointer
 
     def clone(self) -> AtomicBitmap:
-        """Another bitmap with the same bits."""
+        """Return another bitmap with the same bits."""
         other = AtomicBitmap(self._byte_size, self._page_size)
         other.merge(memoryview(bytes(self._words)).cast("Q"))
         return other
 
 
 def runs(words: memoryview | list[int], pages: int) -> Iterator[tuple[int, int]]:
-    """The runs of set bits in words of 64 as `(first, past the last)`, up to `pages` bits."""
+    """Yield the runs of set bits in words of 64 as `(first, past the last)`, up to `pages` bits."""
     start = -1
     for number, word in enumerate(words):
         if word == 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from struct import Struct
-from struct import error as StructError  # noqa: N812 (it is the standard library's name that is odd)
+from struct import error as StructError  # noqa: N812 - it is the standard library's name that is odd
 
 from pyvmm_memory.errors import GuestMemoryError, InvalidBuffer
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
         size: int
 
-        def from_slice(self, data: Buffer, /) -> Any:  # noqa: ANN401
-            """The object of these bytes."""
+        def from_slice(self, data: Buffer, /) -> Any:  # noqa: ANN401 - the kind decides
+            """Return the object of these bytes."""
             ...
 
     Kind: TypeAlias = str | Struct | ByteValued
@@ -41,7 +41,7 @@ class ByteLayout:
 
 
 def layout_of(kind: Kind) -> ByteLayout:
-    """The layout of a struct format, a Struct, or a kind with `size` and `from_slice`.
+    """Return the layout of a struct format, a Struct, or a kind with `size` and `from_slice`.
 
     A format without a byte order is little-endian and without padding. One field is that value, several are a tuple.
     Raises InvalidBuffer for anything else.
@@ -63,7 +63,7 @@ def layout_of(kind: Kind) -> ByteLayout:
 def _of_struct(struct: Struct, *, scalar: bool) -> ByteLayout:
     single = len(struct.unpack(bytes(struct.size))) == 1
 
-    def pack(value: Any) -> bytes:  # noqa: ANN401
+    def pack(value: Any) -> bytes:  # noqa: ANN401 - the kind decides
         try:
             return struct.pack(value) if single and not isinstance(value, tuple) else struct.pack(*value)
         except (StructError, TypeError) as error:
@@ -74,13 +74,13 @@ def _of_struct(struct: Struct, *, scalar: bool) -> ByteLayout:
     )
 
 
-def bytes_of_kind(kind: Any, value: Any) -> bytes:  # noqa: ANN401
-    """The bytes of `value`, made one of `kind` if it is not."""
+def bytes_of_kind(kind: Any, value: Any) -> bytes:  # noqa: ANN401 - the kind decides
+    """Return the bytes of `value`, made one of `kind` if it is not."""
     return as_bytes(value if isinstance(value, kind) else kind(value))
 
 
-def as_bytes(value: Any) -> bytes:  # noqa: ANN401
-    """The bytes of an object: its `as_slice()`, or a copy of the buffer that it is. Raises InvalidBuffer."""
+def as_bytes(value: Any) -> bytes:  # noqa: ANN401 - the kind decides
+    """Return the bytes of an object: its `as_slice()`, or a copy of the buffer that it is. Raises InvalidBuffer."""
     as_slice = getattr(value, "as_slice", None)
     try:
         return bytes(as_slice() if as_slice is not None else memoryview(value))

@@ -35,7 +35,7 @@ _WIDTHS = (1, 2, 4, 8)
 
 
 def bytes_of(buffer: Buffer, writable: bool = False) -> memoryview:
-    """The bytes of a contiguous buffer; raises InvalidBuffer."""
+    """Return the bytes of a contiguous buffer; raises InvalidBuffer."""
     try:
         view = memoryview(buffer)
         if view.format != "B" or view.ndim != 1:
@@ -152,8 +152,8 @@ class Bytes:
 
     # objects
 
-    def read_obj(self, kind: Any, addr: int) -> Any:  # noqa: ANN401 (the kind decides)
-        """One object at `addr`, read as `read_slice` does.
+    def read_obj(self, kind: Any, addr: int) -> Any:  # noqa: ANN401 - the kind decides
+        """Read one object at `addr`, as `read_slice` does.
 
         `kind` is an integer type of `endian` (`Le32`), a `struct.Struct` (the result is a tuple), a struct format
         (`"<QIHH"`) or anything with `size` and `from_slice(bytes)`.
@@ -165,7 +165,7 @@ class Bytes:
         self.read_slice(copy, addr)
         return layout.unpack(copy)
 
-    def write_obj(self, value: Any, addr: int) -> None:  # noqa: ANN401 (whatever has bytes)
+    def write_obj(self, value: Any, addr: int) -> None:  # noqa: ANN401 - whatever has bytes
         """Write an object to `addr` as `write_slice` does: an integer of `endian`, a buffer, or an `as_slice()`."""
         from pyvmm_memory.byte_valued import as_bytes
 
@@ -188,7 +188,7 @@ class Bytes:
         return self._transfer(addr, count, READ, lambda view, done: write_from(sink, view, done))
 
     def read_exact_volatile_from(self, addr: int, source: Source, count: int) -> None:
-        """As `read_volatile_from`, until all of `count` is read.
+        """Do as `read_volatile_from` until all of `count` is read.
 
         Raises UnexpectedEof where the source ends before, PartialBuffer at a hole.
         """
@@ -197,7 +197,7 @@ class Bytes:
             raise PartialBuffer(count, done)
 
     def write_all_volatile_to(self, addr: int, sink: Sink, count: int) -> None:
-        """As `write_volatile_to`, until all of `count` is written.
+        """Do as `write_volatile_to` until all of `count` is written.
 
         Raises UnexpectedEof where the sink takes no more, PartialBuffer at a hole.
         """
@@ -248,7 +248,7 @@ class Bytes:
         return mapping, offset
 
     def load(self, addr: int, size: int, order: Ordering | None = None) -> int:
-        """One untorn little-endian load of 1, 2, 4 or 8 bytes; every `order` is served by the strongest, SeqCst.
+        """Load 1, 2, 4 or 8 little-endian bytes, untorn; every `order` is served by the strongest, SeqCst.
 
         Raises Misaligned, InvalidLength, InvalidGuestAddress, InvalidBackendAddress.
         """
@@ -258,7 +258,7 @@ class Bytes:
         return mapping.window.load(offset, size)
 
     def store(self, value: int, addr: int, size: int, order: Ordering | None = None) -> None:
-        """One untorn little-endian store of 1, 2, 4 or 8 bytes, SeqCst; raises what `load` does.
+        """Store 1, 2, 4 or 8 little-endian bytes, untorn, SeqCst; raises what `load` does.
 
         A `value` that does not fit in `size` bytes is a GuestMemoryError and changes nothing.
         """
@@ -280,7 +280,7 @@ class Bytes:
         self.write_slice(to_bytes(value, size), addr)
 
     def read_u8(self, addr: int) -> int:
-        """The 8-bit value at `addr`."""
+        """Return the 8-bit value at `addr`."""
         return self._get(addr, 1)
 
     def write_u8(self, value: int, addr: int) -> None:
@@ -288,7 +288,7 @@ class Bytes:
         self._set(value, addr, 1)
 
     def read_u16(self, addr: int) -> int:
-        """The little-endian 16-bit value at `addr`."""
+        """Return the little-endian 16-bit value at `addr`."""
         return self._get(addr, 2)
 
     def write_u16(self, value: int, addr: int) -> None:
@@ -296,7 +296,7 @@ class Bytes:
         self._set(value, addr, 2)
 
     def read_u32(self, addr: int) -> int:
-        """The little-endian 32-bit value at `addr`."""
+        """Return the little-endian 32-bit value at `addr`."""
         return self._get(addr, 4)
 
     def write_u32(self, value: int, addr: int) -> None:
@@ -304,7 +304,7 @@ class Bytes:
         self._set(value, addr, 4)
 
     def read_u64(self, addr: int) -> int:
-        """The little-endian 64-bit value at `addr`."""
+        """Return the little-endian 64-bit value at `addr`."""
         return self._get(addr, 8)
 
     def write_u64(self, value: int, addr: int) -> None:
@@ -316,7 +316,7 @@ class Bytes:
 
 
 def to_bytes(value: int, size: int) -> bytes:
-    """`value` in `size` little-endian bytes. Raises GuestMemoryError where it does not fit, InvalidInteger."""
+    """Return `value` in `size` little-endian bytes. Raises GuestMemoryError where it does not fit, InvalidInteger."""
     value = as_int(value)
     try:
         return value.to_bytes(size, "little")

@@ -51,7 +51,7 @@ class GuestRegionCollection(FastAccess, GuestMemory):
 
     @classmethod
     def new(cls) -> Self:
-        """An empty collection, to insert regions into."""
+        """Make an empty collection, to insert regions into."""
         collection = cls.__new__(cls)
         GuestRegionCollection.__init__(collection)
         return collection
@@ -98,25 +98,25 @@ class GuestRegionCollection(FastAccess, GuestMemory):
         return f"<{type(self).__name__} {total:#x} bytes: {', '.join(parts) or 'no regions'}>"
 
     def num_regions(self) -> int:
-        """How many regions there are."""
+        """Return how many regions there are."""
         return len(self._regions)
 
     def last_addr(self) -> GuestAddress:
-        """The highest mapped address; raises NoMemoryRegion."""
+        """Return the highest mapped address; raises NoMemoryRegion."""
         if not self._regions:
             raise NoMemoryRegion("the collection is empty")
         return self._regions[-1].last_addr()
 
     def physical_memory(self) -> Self:
-        """This memory itself: there is no IOMMU in front of it."""
+        """Return this memory itself: there is no IOMMU in front of it."""
         return self
 
     def insert_region(self, region: GuestRegionMmap) -> Self:
-        """A new collection with `region`; raises MemoryRegionOverlap."""
+        """Return a new collection with `region`; raises MemoryRegionOverlap."""
         return type(self).from_regions(sorted((*self._regions, region), key=lambda each: each.start))
 
     def remove_region(self, base: int, size: int) -> tuple[Self, GuestRegionMmap]:
-        """A new collection, perhaps empty, without the region of exactly `base` and `size`, and that region.
+        """Return a new collection, perhaps empty, without the region of exactly `base` and `size`, and it.
 
         Raises NoMemoryRegion where there is none. Closing the region is up to whoever knows that no snapshot is used.
         """
@@ -127,7 +127,7 @@ class GuestRegionCollection(FastAccess, GuestMemory):
         raise NoMemoryRegion(f"no region starts at {as_int(base):#x} with {as_int(size):#x} bytes")
 
     def find_region(self, addr: int) -> GuestRegionMmap | None:
-        """The region that maps `addr`, or None. Raises InvalidInteger."""
+        """Return the region that maps `addr`, or None. Raises InvalidInteger."""
         region = self._last
         try:
             if region is not None and region.start <= addr < region.end:
@@ -141,20 +141,20 @@ class GuestRegionCollection(FastAccess, GuestMemory):
         return region
 
     def address_in_range(self, addr: int) -> bool:
-        """Whether `addr` is mapped."""
+        """Say whether `addr` is mapped."""
         return self.find_region(as_int(addr)) is not None
 
     def check_address(self, addr: int) -> GuestAddress | None:
-        """`addr`, or None where it is not mapped."""
+        """Return `addr`, or None where it is not mapped."""
         return GuestAddress(addr) if self.address_in_range(addr) else None
 
     def to_region_addr(self, addr: int) -> tuple[GuestRegionMmap, MemoryRegionAddress] | None:
-        """The region that maps `addr` and the offset in it, or None."""
+        """Return the region that maps `addr` and the offset in it, or None."""
         region = self.find_region(as_int(addr))
         return None if region is None else (region, MemoryRegionAddress(as_int(addr) - region.start))
 
     def get_host_address(self, addr: int) -> int:
-        """Where the byte at `addr` is in this process. Raises InvalidGuestAddress, MemoryClosed."""
+        """Return where the byte at `addr` is in this process. Raises InvalidGuestAddress, MemoryClosed."""
         region = self.find_region(as_int(addr))
         if region is None:
             raise InvalidGuestAddress(addr)
@@ -164,9 +164,9 @@ class GuestRegionCollection(FastAccess, GuestMemory):
         self,
         addr: int,
         length: int,
-        permissions: Permissions = Permissions.No,  # noqa: ARG002 (only an IOMMU forbids anything)
+        permissions: Permissions = Permissions.No,  # noqa: ARG002 - only an IOMMU forbids anything
     ) -> bool:
-        """Whether all `length` bytes at `addr` are mapped, across adjacent regions; zero bytes always are."""
+        """Say whether all `length` bytes at `addr` are mapped, across adjacent regions; zero bytes always are."""
         addr, length = as_int(addr), as_int(length)
         if length < 0 or not 0 <= addr <= U64_MAX:
             return False
@@ -179,16 +179,16 @@ class GuestRegionCollection(FastAccess, GuestMemory):
         return True
 
     def checked_offset(self, addr: int, offset: int) -> GuestAddress | None:
-        """`addr + offset` where that is mapped, else None; holes between are not looked at."""
+        """Return `addr + offset` where that is mapped, else None; holes between are not looked at."""
         return self.check_address(as_int(addr) + as_int(offset))
 
     def get_slice(
         self,
         addr: int,
         length: int,
-        permissions: Permissions = Permissions.ReadWrite,  # noqa: ARG002 (only an IOMMU forbids anything)
+        permissions: Permissions = Permissions.ReadWrite,  # noqa: ARG002 - only an IOMMU forbids anything
     ) -> memoryview:
-        """A writable view of `length` bytes in one region; release it before closing the memory.
+        """Return a writable view of `length` bytes in one region; release it before closing the memory.
 
         Raises InvalidGuestAddress, InvalidBackendAddress where it would cross a region's end.
         """
@@ -249,7 +249,7 @@ class GuestRegionCollection(FastAccess, GuestMemory):
             addr += count
 
     def search(self, pattern: bytes, *, start: int = 0, end: int | None = None, limit: int = 100) -> list[int]:
-        """The addresses, at most `limit`, where `pattern` occurs, across regions that touch.
+        """Return the addresses, at most `limit`, where `pattern` occurs, across regions that touch.
 
         Pages that were never written to are skipped where the host says which.
         """

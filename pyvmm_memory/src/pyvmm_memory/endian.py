@@ -35,18 +35,18 @@ class EndianInteger(int):
 
     @classmethod
     def from_slice(cls, data: Buffer) -> Self:
-        """The integer whose bytes are `data`; raises InvalidLength where they are not exactly its own."""
+        """Return the integer whose bytes are `data`; raises InvalidLength where they are not exactly its own."""
         copy = bytes(data)
         if len(copy) != cls.size:
             raise InvalidLength(len(copy))
         return cls(int.from_bytes(copy, cls.byteorder))
 
     def to_native(self) -> int:
-        """The value as a plain integer."""
+        """Return the value as a plain integer."""
         return int(self)
 
     def as_slice(self) -> bytes:
-        """Its bytes, in its order."""
+        """Return its bytes, in its order."""
         return self.to_bytes(self.size, self.byteorder)
 
     def __repr__(self) -> str:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
         """Anything with a descriptor."""
 
         def fileno(self) -> int:
-            """The descriptor."""
+            """Return the descriptor."""
             ...
 
     File: TypeAlias = int | HasFileno
@@ -37,19 +37,19 @@ class FileOffset:
             raise InvalidOffsetLength(f"offset {start} in a file is negative")
 
     def file(self) -> File:
-        """What was given: a file object or a descriptor."""
+        """Return what was given: a file object or a descriptor."""
         return self._file
 
     def start(self) -> int:
-        """The offset in the file, in bytes."""
+        """Return the offset in the file, in bytes."""
         return self._start
 
     def fileno(self) -> int:
-        """The descriptor."""
+        """Return the descriptor."""
         return self._file if isinstance(self._file, int) else self._file.fileno()
 
     def same_file(self, other: FileOffset) -> bool:
-        """Whether both mean one file, by device and inode: a second descriptor of it is the same file."""
+        """Say whether both mean one file, by device and inode: a second descriptor of it is the same file."""
         mine, theirs = os.fstat(self.fileno()), os.fstat(other.fileno())
         return (mine.st_dev, mine.st_ino) == (theirs.st_dev, theirs.st_ino)
 

@@ -28,15 +28,15 @@ class GuestMemory(Bytes):
     if TYPE_CHECKING:
 
         def check_range(self, addr: int, length: int, permissions: Permissions = ...) -> bool:
-            """Whether all `length` bytes at `addr` may be accessed so; zero bytes always may."""
+            """Say whether all `length` bytes at `addr` may be accessed so; zero bytes always may."""
             ...
 
         def get_slice(self, addr: int, length: int, permissions: Permissions = ...) -> memoryview:
-            """A writable view of `length` bytes in one region; release it before closing the memory."""
+            """Return a writable view of `length` bytes in one region; release it before closing the memory."""
             ...
 
     def get_slices(self, addr: int, length: int, permissions: Permissions = Permissions.ReadWrite) -> list[memoryview]:
-        """Views that together cover `length` bytes, one for each region; for preadv, pwritev, recvmsg_into.
+        """Return views that together cover `length` bytes, one for each region; for preadv, pwritev, recvmsg_into.
 
         Raises InvalidGuestAddress with the first unmapped address.
         """
@@ -55,7 +55,7 @@ class GuestMemory(Bytes):
     def get_volatile_slice(
         self, addr: int, length: int, permissions: Permissions = Permissions.ReadWrite
     ) -> VolatileSlice:
-        """`length` bytes in one region, as a slice that records its writes; raises what `get_slice` does."""
+        """Return `length` bytes in one region, as a slice that records its writes; raises what `get_slice` does."""
         from pyvmm_memory.errors import InvalidBackendAddress
         from pyvmm_memory.volatile import VolatileSlice
 
@@ -69,7 +69,7 @@ class GuestMemory(Bytes):
     def get_volatile_slices(
         self, addr: int, length: int, permissions: Permissions = Permissions.ReadWrite
     ) -> list[VolatileSlice]:
-        """As `get_slices`, as slices that record their writes."""
+        """Return what `get_slices` does, as slices that record their writes."""
         from pyvmm_memory.volatile import VolatileSlice
 
         slices: list[VolatileSlice] = []
@@ -93,13 +93,13 @@ class GuestMemory(Bytes):
             raise InvalidGuestAddress(addr + done)
 
     def struct(self, address: int, layout: Layout, *, byteorder: str = "<") -> StructView:
-        """Named fields at `address`, read and written where they are: see `StructView`."""
+        """Return named fields at `address`, read and written where they are: see `StructView`."""
         from pyvmm_memory.struct_view import StructView
 
         return StructView(self, address, layout, byteorder)
 
     def hexdump(self, addr: int, length: int, *, width: int = 16) -> str:
-        """`length` bytes at `addr` as people read them; runs of equal lines are one `*`, holes are named."""
+        """Show `length` bytes at `addr` as people read them; runs of equal lines are one `*`, holes are named."""
         from pyvmm_memory.hexdump import hexdump
 
         return hexdump(self, addr, length, width)

@@ -38,7 +38,7 @@ class GuestMemoryMmap(GuestRegionCollection):
 
     @classmethod
     def from_ranges(cls, ranges: Iterable[tuple[int, int]], *, bitmap: NewBitmap | None = None) -> Self:
-        """Anonymous memory for each `(address, size in bytes)`, not backed by host pages until touched.
+        """Map anonymous memory for each `(address, size in bytes)`, not backed by host pages until touched.
 
         Args:
             ranges: sorted by address.
@@ -53,7 +53,7 @@ class GuestMemoryMmap(GuestRegionCollection):
     def from_ranges_with_files(
         cls, ranges: Iterable[tuple[int, int, FileOffset | None]], *, bitmap: NewBitmap | None = None
     ) -> Self:
-        """Memory for each `(address, size in bytes, file)`: a shared mapping of the file, anonymous with None.
+        """Map memory for each `(address, size in bytes, file)`: a file shared, anonymous memory with None.
 
         Raises what `from_ranges` does, and InvalidOffsetLength or MappingPastEof where the file does not fit.
         """

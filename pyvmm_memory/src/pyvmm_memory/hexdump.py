@@ -17,7 +17,7 @@ CHUNK = 1 << 20
 
 
 def hexdump(memory: GuestMemory, addr: int, length: int, width: int = 16) -> str:
-    """`length` bytes at `addr`, `width` to a line; runs of equal lines are one `*`, holes are named.
+    """Show `length` bytes at `addr`, `width` to a line; runs of equal lines are one `*`, holes are named.
 
     Raises InvalidLength for more than 1 MiB, which nobody reads.
 
@@ -58,7 +58,7 @@ def _line(memory: GuestMemory, at: int, count: int, width: int) -> str:
 
 
 def search(memory: GuestRegionCollection, pattern: bytes, start: int, end: int | None, limit: int) -> list[int]:
-    """What `GuestRegionCollection.search` does. Raises InvalidLength for an empty pattern."""
+    """Do what `GuestRegionCollection.search` does. Raises InvalidLength for an empty pattern."""
     pattern = bytes(pattern)
     if not pattern or limit < 0:
         raise InvalidLength(min(len(pattern), limit))
@@ -91,7 +91,7 @@ def _chunks(memory: GuestRegionCollection, start: int, end: int | None, margin: 
 
 
 def _ranges(memory: GuestRegionCollection, margin: int) -> Iterator[tuple[int, int]]:
-    """Guest ranges that may have a match: all of them, or what was written to and `margin` bytes at each side.
+    """Yield ranges that may have a match: all, or what was written to and `margin` bytes at each side.
 
     The margin is for patterns that begin or end with zeros; -1 is for patterns that are nothing else.
     """

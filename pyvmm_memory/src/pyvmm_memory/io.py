@@ -14,7 +14,7 @@ if TYPE_CHECKING:
         """A socket, or a file opened without buffering."""
 
         def fileno(self) -> int:
-            """The descriptor."""
+            """Return the descriptor."""
             ...
 
     class Reader(Protocol):

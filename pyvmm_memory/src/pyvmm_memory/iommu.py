@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         """Anything that translates: `Iommu` is one."""
 
         def translate(self, iova: int, length: int, access: Permissions) -> Iterable[MappedRange]:
-            """The physical ranges of a range, all of which allow `access`. Raises IommuError."""
+            """Return the physical ranges of a range, all of which allow `access`. Raises IommuError."""
             ...
 
 
@@ -75,7 +75,7 @@ class Iommu:
         self.resolve = resolve
 
     def translate(self, iova: int, length: int, access: Permissions) -> Iterator[MappedRange]:
-        """The physical ranges of `length` bytes at `iova`. Raises CannotResolve, InvalidLength."""
+        """Return the physical ranges of `length` bytes at `iova`. Raises CannotResolve, InvalidLength."""
         try:
             try:
                 return self.iotlb.lookup(iova, length, access)
@@ -110,11 +110,11 @@ class IommuMemory(GuestMemory):
         self._bitmap = bitmap
 
     def with_replaced_backend(self, new_backend: GuestRegionCollection) -> Self:
-        """The same IOMMU and bitmap in front of other memory, as after hotplug."""
+        """Return the same IOMMU and bitmap in front of other memory, as after hotplug."""
         return type(self)(new_backend, self._iommu, self._use_iommu, self._bitmap)
 
     def bitmap(self) -> Bitmap | None:
-        """The dirty bitmap of I/O virtual addresses."""
+        """Return the dirty bitmap of I/O virtual addresses."""
         return self._bitmap
 
     def set_iommu_enabled(self, enabled: bool) -> None:
@@ -122,19 +122,19 @@ class IommuMemory(GuestMemory):
         self._use_iommu = enabled
 
     def get_iommu_enabled(self) -> bool:
-        """Whether addresses are translated."""
+        """Say whether addresses are translated."""
         return self._use_iommu
 
     def iommu(self) -> Translator:
-        """The IOMMU."""
+        """Return the IOMMU."""
         return self._iommu
 
     def get_backend(self) -> GuestRegionCollection:
-        """The physical memory behind it."""
+        """Return the physical memory behind it."""
         return self._backend
 
     def physical_memory(self) -> GuestRegionCollection | None:
-        """The physical memory where addresses are its own, None while they are translated."""
+        """Return the physical memory where addresses are its own, None while they are translated."""
         return None if self._use_iommu else self._backend
 
     def __enter__(self) -> Self:
@@ -165,7 +165,7 @@ class IommuMemory(GuestMemory):
             self._bitmap.mark_dirty(addr, length)
 
     def check_range(self, addr: int, length: int, permissions: Permissions = Permissions.No) -> bool:
-        """Whether all `length` bytes at `addr` may be accessed so."""
+        """Say whether all `length` bytes at `addr` may be accessed so."""
         if not self._use_iommu:
             return self._backend.check_range(addr, length)
         try:
@@ -174,7 +174,7 @@ class IommuMemory(GuestMemory):
             return False
 
     def address_in_range(self, addr: int) -> bool:
-        """Whether `addr` is mapped."""
+        """Say whether `addr` is mapped."""
         return self.check_range(addr, 1)
 
     def _as_mapped(self, addr: int, length: int) -> Permissions:
@@ -184,7 +184,7 @@ class IommuMemory(GuestMemory):
         return Permissions.Write
 
     def get_slice(self, addr: int, length: int, permissions: Permissions | None = None) -> memoryview:
-        """A view of `length` bytes that lie together.
+        """Return a view of `length` bytes that lie together.
 
         Raises CannotResolve where they are not mapped or not with these permissions, Fragmented where they are mapped
         in pieces, InvalidGuestAddress where the mapping leads nowhere.
@@ -198,7 +198,7 @@ class IommuMemory(GuestMemory):
         return views[0] if views else memoryview(bytearray())
 
     def get_slices(self, addr: int, length: int, permissions: Permissions | None = None) -> list[memoryview]:
-        """Views that together cover `length` bytes, writable where `permissions` include it. Raises CannotResolve."""
+        """Return views that together cover `length` bytes, writable where `permissions` are. Raises CannotResolve."""
         return super().get_slices(addr, length, self._as_mapped(addr, length) if permissions is None else permissions)
 
     def bitmap_at(self, addr: int, mapping: PinnedBuffer, offset: int) -> Bitmap | None:
@@ -235,14 +235,14 @@ class _Nowhere:
     __slots__ = ()
 
     def mark_dirty(self, offset: int, length: int) -> None:
-        """Nothing is recorded."""
+        """Record nothing."""
 
-    def dirty_at(self, offset: int) -> bool:  # noqa: ARG002
-        """Nothing is."""
+    def dirty_at(self, offset: int) -> bool:  # noqa: ARG002 - the same everywhere
+        """Say that nothing was written."""
         return False
 
-    def slice_at(self, offset: int) -> _Nowhere:  # noqa: ARG002
-        """The same."""
+    def slice_at(self, offset: int) -> _Nowhere:  # noqa: ARG002 - the same everywhere
+        """Return the same."""
         return self
 
 

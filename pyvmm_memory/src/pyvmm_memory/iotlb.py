@@ -135,7 +135,7 @@ class Iotlb:
         self._entries = ([entry.start for entry in entries], entries)
 
     def lookup(self, iova: int, length: int, access: Permissions) -> Iterator[MappedRange]:
-        """The physical ranges of `length` bytes at `iova`, in order, where all of them allow `access`.
+        """Return the physical ranges of `length` bytes at `iova`, in order, where all of them allow `access`.
 
         Asking for `Permissions.No` succeeds on any mapping. Raises IotlbFails with all that is missing or forbidden,
         neighbours as one, InvalidLength, and Overflow where the range leaves 64 bits.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def memfd_region(
     start: int, size: int, *, name: str = "guest-memory", hugetlb: int = 0, bitmap: NewBitmap | None = None
 ) -> GuestRegionMmap:
-    """A shared region behind a memfd of its own, which `file_offset()` hands to vhost-user and closes with it.
+    """Map a shared region behind a memfd of its own, which `file_offset()` has and which closes with it.
 
     `hugetlb` is the size of the huge pages in bytes (2 MiB, 1 GiB), 0 for ordinary ones. Raises HostRefused, and
     MmapFailed where there are not so many huge pages.
@@ -40,14 +40,14 @@ def memfd_region(
 def from_memfd(
     ranges: Iterable[tuple[int, int]], *, hugetlb: int = 0, bitmap: NewBitmap | None = None
 ) -> GuestMemoryMmap:
-    """Guest memory of `memfd_region`s."""
+    """Map guest memory of `memfd_region`s."""
     return _all(memfd_region(start, size, hugetlb=hugetlb, bitmap=bitmap) for start, size in ranges)
 
 
 def guest_memfd_region(
     start: int, size: int, create: Callable[[int], int], *, bitmap: NewBitmap | None = None
 ) -> GuestRegionMmap:
-    """A region behind a guest_memfd that the host may map (GUEST_MEMFD_FLAG_MMAP, Linux 6.18).
+    """Map a region behind a guest_memfd that the host may map (GUEST_MEMFD_FLAG_MMAP, Linux 6.18).
 
     `create(size)` returns its descriptor, which the region closes: pass what your hypervisor offers, for KVM
     `lambda size: vm.create_guest_memfd(size, flags)`. The same descriptor goes into
@@ -59,7 +59,7 @@ def guest_memfd_region(
 def from_guest_memfd(
     ranges: Iterable[tuple[int, int]], create: Callable[[int], int], *, bitmap: NewBitmap | None = None
 ) -> GuestMemoryMmap:
-    """Guest memory of `guest_memfd_region`s."""
+    """Map guest memory of `guest_memfd_region`s."""
     return _all(guest_memfd_region(start, size, create, bitmap=bitmap) for start, size in ranges)
 
 

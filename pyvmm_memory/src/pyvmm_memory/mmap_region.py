@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         """What unmaps a range."""
 
         def buffer(self) -> Buffer:
-            """The range as a buffer."""
+            """Return the range as a buffer."""
             ...
 
         def close(self) -> None:
@@ -99,12 +99,12 @@ class MmapRegion(PinnedBuffer):
 
     @classmethod
     def new(cls, size: int, bitmap: NewBitmap | None = None) -> Self:
-        """Zeroed, private, anonymous memory without a reservation of swap. Raises InvalidRegion, MmapFailed."""
+        """Map zeroed, private, anonymous memory without reserving swap. Raises InvalidRegion, MmapFailed."""
         return cls.build(None, size, PROT_RW, ANONYMOUS | MAP_NORESERVE, bitmap)
 
     @classmethod
     def from_file(cls, file_offset: FileOffset, size: int, bitmap: NewBitmap | None = None) -> Self:
-        """A shared mapping of a file: what the guest writes is in the file. Raises what `build` does."""
+        """Map a file, shared: what the guest writes is in the file. Raises what `build` does."""
         return cls.build(file_offset, size, PROT_RW, mmap.MAP_SHARED | MAP_NORESERVE, bitmap)
 
     @classmethod
@@ -157,7 +157,7 @@ class MmapRegion(PinnedBuffer):
 
     @classmethod
     def build_raw(cls, addr: int, size: int, prot: int, flags: int, bitmap: NewBitmap | None = None) -> Self:
-        """Memory that somebody else mapped at `addr` of this process, and unmaps after this is closed.
+        """Use memory that somebody else mapped at `addr` of this process, and unmaps after this is closed.
 
         Raises InvalidPointer where `addr` is not the start of a page.
         """
@@ -166,7 +166,7 @@ class MmapRegion(PinnedBuffer):
         return from_pointer(cls, addr, size, prot, flags, bitmap)
 
     def as_ptr(self) -> int:
-        """The host address of the first byte."""
+        """Return the host address of the first byte."""
         if self.closed:
             raise MemoryClosed(f"{self!r} is closed")
         if self.view is not None:
@@ -176,23 +176,23 @@ class MmapRegion(PinnedBuffer):
         return int(ffi.cast("uintptr_t", ffi.from_buffer(self.buffer)))
 
     def file_offset(self) -> FileOffset | None:
-        """The file behind it, if there is one."""
+        """Return the file behind it, if there is one."""
         return self._file_offset
 
     def prot(self) -> int:
-        """The protection it was mapped with."""
+        """Return the protection it was mapped with."""
         return self._prot
 
     def flags(self) -> int:
-        """The flags it was mapped with."""
+        """Return the flags it was mapped with."""
         return self._flags
 
     def owned(self) -> bool:
-        """Whether closing unmaps it."""
+        """Say whether closing unmaps it."""
         return self._owned
 
     def is_hugetlbfs(self) -> bool | None:
-        """Whether huge pages of hugetlbfs are behind it: yes, no, or nobody said."""
+        """Say whether huge pages of hugetlbfs are behind it: yes, no, or nobody said."""
         return self._hugetlbfs
 
     def set_hugetlbfs(self, hugetlbfs: bool) -> None:
@@ -200,20 +200,20 @@ class MmapRegion(PinnedBuffer):
         self._hugetlbfs = hugetlbfs
 
     def fds_overlap(self, other: MmapRegion) -> bool:
-        """Whether both map some of the same bytes of one file, by whichever descriptors."""
+        """Say whether both map some of the same bytes of one file, by whichever descriptors."""
         mine, theirs = self._file_offset, other._file_offset
         if mine is None or theirs is None or not mine.same_file(theirs):
             return False
         return mine.start() < theirs.start() + other.size and theirs.start() < mine.start() + self.size
 
     def as_volatile_slice(self) -> VolatileSlice:
-        """All of it as a VolatileSlice, which keeps the dirty bitmap."""
+        """Return all of it as a VolatileSlice, which keeps the dirty bitmap."""
         from pyvmm_memory.volatile import VolatileSlice
 
         return VolatileSlice(self, 0, self.size)
 
     def get_slice(self, offset: int, count: int) -> VolatileSlice:
-        """`count` bytes at `offset`. Raises OutOfBounds, Overflow."""
+        """Return `count` bytes at `offset`. Raises OutOfBounds, Overflow."""
         return self.as_volatile_slice().subslice(offset, count)
 
     def on_close(self, callback: Callable[[], object]) -> None:
@@ -221,7 +221,7 @@ class MmapRegion(PinnedBuffer):
         self._after.append(callback)
 
     def close(self) -> None:
-        """Unmap; harmless twice. Raises MemoryInUse, changing nothing, while views of it live."""
+        """Unmap; idempotent. Raises MemoryInUse, changing nothing, while views of it live."""
         if self.closed:
             return
         self.window.release()

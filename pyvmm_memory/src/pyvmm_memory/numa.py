@@ -33,7 +33,7 @@ class InvalidNode(GuestMemoryError, ValueError):
 
 
 def online_nodes() -> list[int]:
-    """The NUMA nodes of this host; only node 0 where the kernel knows none."""
+    """Return the NUMA nodes of this host; only node 0 where the kernel knows none."""
     try:
         with open(ONLINE, encoding="ascii") as file:
             text = file.read().strip()
@@ -76,7 +76,7 @@ def bind(
 
 
 def policy_of(memory: GuestRegionCollection, addr: int) -> tuple[Policy, list[int]]:
-    """The policy at `addr` and its nodes. Raises InvalidGuestAddress, HostRefused."""
+    """Return the policy at `addr` and its nodes. Raises InvalidGuestAddress, HostRefused."""
     mode = ffi.new("int *")
     words = ffi.new("uint64_t[]", BITS // 64)
     by_address = 2

@@ -35,6 +35,8 @@ class Ordering(Enum):
 def fence() -> None:
     """Order every access before this against every access after it (sequentially consistent).
 
-    x86 lets a load pass an earlier store: a ring's index store and the load of the peer's event index need this.
+    x86 lets a load pass an earlier store: a ring's index store and the load of the peer's event index need this. The
+    partner is the peer's fence between its own store and load: of the two loads, at least one then sees the other's
+    store, and no notification is lost.
     """
     lib.pyvmm_fence()

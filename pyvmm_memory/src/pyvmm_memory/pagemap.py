@@ -16,7 +16,7 @@ _ENTRIES = 1 << 17
 
 
 def populated(region: GuestRegionMmap) -> Iterator[tuple[int, int]]:
-    """The parts `(offset, length)` of a region that may hold something other than zeros; whole pages, in order.
+    """Yield the parts `(offset, length)` of a region that may hold more than zeros; whole pages, in order.
 
     Private anonymous memory is asked from /proc/self/pagemap, a shared file from SEEK_DATA. Where neither says,
     that is the whole region, as for lazy memory, whose untouched pages are anything but zeros.

@@ -20,11 +20,11 @@ class Permissions(int):
     ReadWrite: Permissions
 
     def allow(self, access: int) -> bool:
-        """Whether these rights include all of `access`; asking for none is always allowed."""
+        """Say whether these rights include all of `access`; asking for none is always allowed."""
         return self & access == access
 
     def has_write(self) -> bool:
-        """Whether these rights include writing."""
+        """Say whether these rights include writing."""
         return bool(self & 2)
 
     def __or__(self, other: int) -> Permissions:

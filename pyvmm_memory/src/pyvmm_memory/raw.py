@@ -38,7 +38,7 @@ class HostRange:
         self._watch: weakref.ref[Buffer] | None = None
 
     def buffer(self) -> Buffer:
-        """The range as a buffer: the same object as long as anybody uses it."""
+        """Return the range as a buffer: the same object as long as anybody uses it."""
         buffer = None if self._watch is None else self._watch()
         if buffer is None:
             made: Buffer = ffi.buffer(ffi.cast("char *", self.address), self.size)
@@ -54,7 +54,7 @@ class HostRange:
 
 
 def from_pointer(cls: type[R], addr: int, size: int, prot: int, flags: int, bitmap: NewBitmap | None = None) -> R:
-    """What `MmapRegion.build_raw` does."""
+    """Do what `MmapRegion.build_raw` does."""
     if addr <= 0 or addr % mmap.PAGESIZE:
         raise InvalidPointer(f"{addr:#x} is not the start of a page")
     if not 0 < size <= 1 << 62:
@@ -65,7 +65,7 @@ def from_pointer(cls: type[R], addr: int, size: int, prot: int, flags: int, bitm
 
 
 def checked(result: int, what: str) -> int:
-    """The result of a call of `_memory`; raises MmapFailed where it is -errno."""
+    """Return the result of a call of `_memory`; raises MmapFailed where it is -errno."""
     if result < 0:
         raise MmapFailed(OSError(-result, _strerror(-result)), what)
     return result
@@ -78,10 +78,10 @@ def _strerror(number: int) -> str:
 
 
 def map_at(address: int, size: int, prot: int, flags: int, fd: int = -1, offset: int = 0) -> int:
-    """mmap(2); returns the address. Raises MmapFailed."""
+    """Call mmap(2); returns the address. Raises MmapFailed."""
     return checked(lib.pyvmm_mmap(address, size, prot, flags, fd, offset), f"mapping {size:#x} bytes")
 
 
 def unmap(address: int, size: int) -> None:
-    """munmap(2). Raises MmapFailed."""
+    """Call munmap(2). Raises MmapFailed."""
     checked(lib.pyvmm_munmap(address, size), f"unmapping {size:#x} bytes")

@@ -54,7 +54,7 @@ class GuestRegionMmap(Bytes):
     def from_range(
         cls, addr: int, size: int, file: FileOffset | None = None, *, bitmap: NewBitmap | None = None
     ) -> Self:
-        """Anonymous memory, or a shared mapping of `file`. Raises InvalidRegion and MmapRegionError."""
+        """Map anonymous memory, or `file`, shared. Raises InvalidRegion and MmapRegionError."""
         addr, size = as_int(addr), as_int(size)
         if file is None or size <= 0 or addr < 0 or addr + size > U64_MAX + 1:
             return cls(addr, size, bitmap=bitmap)
@@ -91,57 +91,57 @@ class GuestRegionMmap(Bytes):
         return f"<GuestRegionMmap {self.start:#x}-{self.end - 1:#x} {self.size:#x} bytes {self.mapping.kind}{state}>"
 
     def start_addr(self) -> GuestAddress:
-        """The first guest address."""
+        """Return the first guest address."""
         return GuestAddress(self.start)
 
     def last_addr(self) -> GuestAddress:
-        """The last guest address (inclusive)."""
+        """Return the last guest address (inclusive)."""
         return GuestAddress(self.end - 1)
 
     def get_mmap(self) -> MmapRegion:
-        """The host mapping, which other regions may share."""
+        """Return the host mapping, which other regions may share."""
         return self.mapping
 
     def bitmap(self) -> Bitmap | None:
-        """The dirty bitmap, if writes are tracked."""
+        """Return the dirty bitmap, if writes are tracked."""
         return self.mapping.bitmap
 
     def file_offset(self) -> FileOffset | None:
-        """The file behind it, if there is one."""
+        """Return the file behind it, if there is one."""
         return self.mapping.file_offset()
 
     def is_hugetlbfs(self) -> bool | None:
-        """Whether huge pages of hugetlbfs are behind it: yes, no, or nobody said."""
+        """Say whether huge pages of hugetlbfs are behind it: yes, no, or nobody said."""
         return self.mapping.is_hugetlbfs()
 
     def address_in_range(self, addr: int) -> bool:
-        """Whether the offset `addr` is in the region."""
+        """Say whether the offset `addr` is in the region."""
         return 0 <= as_int(addr) < self.size
 
     def check_address(self, addr: int) -> MemoryRegionAddress | None:
-        """The offset `addr`, or None where it is not in the region."""
+        """Return the offset `addr`, or None where it is not in the region."""
         return MemoryRegionAddress(addr) if self.address_in_range(addr) else None
 
     def checked_offset(self, base: int, offset: int) -> MemoryRegionAddress | None:
-        """`base + offset`, or None where that is not in the region."""
+        """Return `base + offset`, or None where that is not in the region."""
         return self.check_address(as_int(base) + as_int(offset))
 
     def to_region_addr(self, addr: int) -> MemoryRegionAddress | None:
-        """The offset of a guest address, or None where it is not in the region."""
+        """Return the offset of a guest address, or None where it is not in the region."""
         return self.check_address(as_int(addr) - self.start)
 
     def get_host_address(self, addr: int) -> int:
-        """Where the byte at the offset `addr` is in this process. Raises InvalidBackendAddress, MemoryClosed."""
+        """Return where the byte at the offset `addr` is in this process. Raises InvalidBackendAddress, MemoryClosed."""
         if not self.address_in_range(addr):
             raise InvalidBackendAddress(as_int(addr), 1)
         return self.mapping.as_ptr() + as_int(addr)
 
     def as_volatile_slice(self) -> VolatileSlice:
-        """All of it as a VolatileSlice."""
+        """Return all of it as a VolatileSlice."""
         return self.mapping.as_volatile_slice()
 
     def get_slice(self, offset: int, count: int) -> VolatileSlice:
-        """`count` bytes at `offset` as a VolatileSlice. Raises OutOfBounds, Overflow."""
+        """Return `count` bytes at `offset` as a VolatileSlice. Raises OutOfBounds, Overflow."""
         return self.mapping.get_slice(offset, count)
 
     def mark_dirty(self, addr: int, length: int) -> None:
@@ -162,5 +162,5 @@ class GuestRegionMmap(Bytes):
         yield self.mapping, addr, min(length, self.size - addr)
 
     def close(self) -> None:
-        """Unmap; harmless twice. Raises MemoryInUse, changing nothing, while slices of it live."""
+        """Unmap; idempotent. Raises MemoryInUse, changing nothing, while slices of it live."""
         self.mapping.close()

@@ -87,7 +87,7 @@ class HostReservation:
         del self._used[offset]
 
     def close(self) -> None:
-        """Give the addresses back; harmless twice. Raises MemoryInUse while mappings inside are open."""
+        """Give the addresses back; idempotent. Raises MemoryInUse while mappings inside are open."""
         if self.closed:
             return
         if self._used:
@@ -114,7 +114,7 @@ def contiguous(
     room: int = 0,
     bitmap: NewBitmap | None = None,
 ) -> tuple[GuestMemoryMmap, HostReservation]:
-    """Guest memory whose every byte lies at one distance from its guest address, and the reservation it is in.
+    """Map guest memory whose every byte lies at one distance from its guest address; return it and its reservation.
 
     The reservation reaches from the first range to the last, holes included, and `room` bytes beyond for hotplug;
     a region that ends in a hole may grow into it. Close the memory, then the reservation.

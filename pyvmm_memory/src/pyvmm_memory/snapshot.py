@@ -86,7 +86,7 @@ def save(
 
 
 def _pages(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Sorted and joined."""
+    """Return the ranges sorted and joined."""
     joined: list[tuple[int, int]] = []
     for addr, length in sorted(ranges):
         if joined and addr <= sum(joined[-1]):
@@ -131,7 +131,7 @@ def _write_all(fd: int, piece: memoryview, at: int) -> None:
 
 
 def dirty_ranges(memory: GuestRegionCollection, *, reset: bool = True) -> list[tuple[int, int]]:
-    """The guest ranges `(address, length)` that the bitmaps of `memory` have; cleared with `reset`."""
+    """Return the guest ranges `(address, length)` that the bitmaps of `memory` have; cleared with `reset`."""
     from pyvmm_memory.bitmap import PlainBitmap
 
     found: list[tuple[int, int]] = []
@@ -156,7 +156,7 @@ class Snapshot:
     __slots__ = ("_base", "_file", "parts", "regions")
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._file = open(path, "rb")  # noqa: SIM115 (closed by close)
+        self._file = open(path, "rb")  # noqa: SIM115 - closed by close
         try:
             self._parse()
         except BaseException:
@@ -183,7 +183,7 @@ class Snapshot:
             raise InvalidSnapshot(f"{self._file.name} is shorter than what it describes: {need:#x} bytes")
 
     def place(self, index: int) -> FileOffset:
-        """Where in the file the bytes of a region are."""
+        """Return where in the file the bytes of a region are."""
         return FileOffset(self._file, self._base + self.regions[index][2])
 
     def load(self, memory: GuestRegionCollection, progress: Progress | None = None) -> None:
@@ -203,7 +203,7 @@ class Snapshot:
                     progress(start + length, region.size)
 
     def restore(self, *, bitmap: NewBitmap | None = None, progress: Progress | None = None) -> GuestMemoryMmap:
-        """New guest memory with what is in the file. Raises InvalidSnapshot for a file of changes."""
+        """Map new guest memory with what is in the file. Raises InvalidSnapshot for a file of changes."""
         memory = self._fresh(bitmap)
         try:
             self.load(memory, progress)
@@ -213,7 +213,7 @@ class Snapshot:
         return memory
 
     def restore_lazily(self, *, bitmap: NewBitmap | None = None) -> tuple[GuestMemoryMmap, list[UserFault]]:
-        """New guest memory at once: each page is read when somebody touches it.
+        """Map new guest memory at once: each page is read when somebody touches it.
 
         The file must stay as it is until everything was brought in (`UserFault.populate`) or the memory is closed.
         Raises InvalidSnapshot for a file of changes, HostRefused where there is no userfaultfd.

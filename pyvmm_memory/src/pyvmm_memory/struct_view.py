@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from struct import Struct
-from struct import error as StructError  # noqa: N812 (it is the standard library's name that is odd)
+from struct import error as StructError  # noqa: N812 - it is the standard library's name that is odd
 
 from pyvmm_memory.errors import GuestMemoryError, InvalidBuffer
 
@@ -64,7 +64,7 @@ class StructView:
         set_(self, "size", size)
 
     def offset_of(self, name: str) -> int:
-        """Where a field begins, in bytes from the start."""
+        """Return where a field begins, in bytes from the start."""
         return self._field(name)[0]
 
     def _field(self, name: str) -> tuple[int, Struct]:
@@ -73,14 +73,14 @@ class StructView:
         except KeyError:
             raise AttributeError(f"no field {name!r}: there are {', '.join(self._fields)}") from None
 
-    def __getitem__(self, name: str) -> Any:  # noqa: ANN401 (the format decides)
+    def __getitem__(self, name: str) -> Any:  # noqa: ANN401 - the format decides
         offset, field = self._field(name)
         copy = bytearray(field.size)
         self._memory.read_slice(copy, self.address + offset)
         values = field.unpack(copy)
         return values[0] if len(values) == 1 else values
 
-    def __setitem__(self, name: str, value: Any) -> None:  # noqa: ANN401
+    def __setitem__(self, name: str, value: Any) -> None:  # noqa: ANN401 - the format decides
         offset, field = self._field(name)
         try:
             data = field.pack(*value) if isinstance(value, tuple) else field.pack(value)
@@ -88,10 +88,10 @@ class StructView:
             raise GuestMemoryError(f"{value!r} does not fit in field {name!r}: {error}") from error
         self._memory.write_slice(data, self.address + offset)
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - the format decides
         return self[name]
 
-    def __setattr__(self, name: str, value: Any) -> None:  # noqa: ANN401
+    def __setattr__(self, name: str, value: Any) -> None:  # noqa: ANN401 - the format decides
         self[name] = value
 
     def __iter__(self) -> Iterator[str]:
@@ -101,7 +101,7 @@ class StructView:
         return len(self._fields)
 
     def read(self) -> dict[str, Any]:
-        """A copy of all fields, taken in one piece."""
+        """Return a copy of all fields, taken in one piece."""
         copy = bytearray(self.size)
         self._memory.read_slice(copy, self.address)
         result: dict[str, Any] = {}
@@ -110,7 +110,7 @@ class StructView:
             result[name] = values[0] if len(values) == 1 else values
         return result
 
-    def write(self, **values: Any) -> None:  # noqa: ANN401
+    def write(self, **values: Any) -> None:  # noqa: ANN401 - the format decides
         """Write these fields, in the order given: the one that publishes the others comes last."""
         for name, value in values.items():
             self[name] = value

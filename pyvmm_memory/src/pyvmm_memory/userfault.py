@@ -86,7 +86,7 @@ class UserFault:
         if self.bitmap is not None and source is None:
             self._protect(0, region.size)
 
-    def _alive(self) -> Any:  # noqa: ANN401 (a cffi pointer)
+    def _alive(self) -> Any:  # noqa: ANN401 - a cffi pointer
         if self._handle is None:
             raise GuestMemoryError("the region is no longer served")
         return self._handle
@@ -97,10 +97,11 @@ class UserFault:
             raise HostRefused(-result, "write-protecting the region", "Linux 5.7 for anonymous, 5.19 for shared memory")
 
     def collect(self) -> list[tuple[int, int]]:
-        """The guest ranges `(address, length)` written since the last call; watching goes on.
+        """Return the guest ranges `(address, length)` written since the last call; watching goes on.
 
-        A page is protected before its mark is taken away, so no write is lost; one that comes in between may be
-        reported twice.
+        A page whose mark is set may be written. Its mark is taken away before it is protected, and a write in between
+        is in memory when this returns. The other way round, the mark of a write in between would be taken away with
+        the page left open, and what is written after that never seen.
         """
         if self.bitmap is None:
             raise InvalidRegion("the region is not watched for writes")
@@ -122,7 +123,7 @@ class UserFault:
                 progress(done + count, size)
 
     def counters(self) -> dict[str, int]:
-        """How many faults were served, bytes brought in, writes seen and pages that could not be read."""
+        """Return how many faults were served, bytes brought in, writes seen and pages that could not be read."""
         values = ffi.new("uint64_t[5]")
         lib.pyvmm_userfault_counters(self._alive(), values)
         return dict(zip(("faults", "bytes", "writes", "poisoned", "errno"), map(int, values), strict=True))
@@ -135,7 +136,7 @@ class UserFault:
             raise UserFaultError(f"{counters['poisoned']} pages of {self.region!r} could not be read: {reason}")
 
     def close(self) -> None:
-        """Stop serving; harmless twice. Pages that were never touched are zeros from then on."""
+        """Stop serving; idempotent. Pages that were never touched are zeros from then on."""
         handle, self._handle = self._handle, None
         if handle is not None:
             self.region.mapping.lazy = False

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def compute_offset(base: int, offset: int) -> int:
-    """`base + offset`; raises Overflow where that leaves 64 bits, InvalidLength where one is negative."""
+    """Return `base + offset`; raises Overflow where that leaves 64 bits, InvalidLength where one is negative."""
     base, offset = as_int(base), as_int(offset)
     if base < 0 or offset < 0:
         raise InvalidLength(min(base, offset))
@@ -47,11 +47,11 @@ class PtrGuard:
         self._length = len(view)
 
     def as_ptr(self) -> int:
-        """The host address."""
+        """Return the host address."""
         return self._address
 
     def __len__(self) -> int:
-        """How many bytes."""
+        """Return how many bytes."""
         return self._length
 
     def __enter__(self) -> PtrGuard:
@@ -83,7 +83,7 @@ class VolatileSlice(Bytes):
         *,
         readonly: bool = False,
     ) -> None:
-        """`bitmap` starts where the slice does; without one it is the mapping's own."""
+        """Take a `bitmap` that starts where the slice does; without one it is the mapping's own."""
         if bitmap is None and mapping.bitmap is not None:
             bitmap = mapping.bitmap.slice_at(start)
         self._mapping = mapping
@@ -96,16 +96,16 @@ class VolatileSlice(Bytes):
 
     @classmethod
     def from_buffer(cls, buffer: Buffer, bitmap: Bitmap | None = None) -> VolatileSlice:
-        """All of any buffer, writable or not, which stays pinned as long as the slice lives. Raises InvalidBuffer."""
+        """Pin all of any buffer, writable or not, as long as the slice lives. Raises InvalidBuffer."""
         view = bytes_of(buffer)
         return cls(PinnedBuffer(buffer, len(view), view, bitmap), 0, len(view))
 
     def __len__(self) -> int:
-        """How many bytes."""
+        """Return how many bytes."""
         return self._size
 
     def is_empty(self) -> bool:
-        """Whether it has no bytes."""
+        """Say whether it has no bytes."""
         return not self._size
 
     def __bytes__(self) -> bytes:
@@ -116,11 +116,11 @@ class VolatileSlice(Bytes):
         return f"<VolatileSlice {self._size:#x} bytes at {self._start:#x} of {self._mapping!r}>"
 
     def bitmap(self) -> Bitmap | None:
-        """The dirty bitmap, as seen from the start of the slice."""
+        """Return the dirty bitmap, as seen from the start of the slice."""
         return self._bitmap
 
     def as_view(self) -> memoryview:
-        """A plain view, which records nothing and keeps the memory mapped until it is released."""
+        """Return a plain view, which records nothing and keeps the memory mapped until it is released."""
         view = self._mapping.place(writing=False)[self._start : self._start + self._size]
         return view.toreadonly() if self._readonly else view
 
@@ -129,11 +129,11 @@ class VolatileSlice(Bytes):
         return self._mapping.window.address + self._start
 
     def ptr_guard(self) -> PtrGuard:
-        """The host address, to read from."""
+        """Return the host address, to read from."""
         return PtrGuard(self.as_view(), self._address())
 
     def ptr_guard_mut(self) -> PtrGuard:
-        """The host address, to write to. Raises ReadOnlyMemory; records nothing, `mark_dirty` does."""
+        """Return the host address, to write to. Raises ReadOnlyMemory; records nothing, `mark_dirty` does."""
         self._writable()
         return self.ptr_guard()
 
@@ -145,14 +145,14 @@ class VolatileSlice(Bytes):
     # parts
 
     def compute_end_offset(self, base: int, offset: int) -> int:
-        """`base + offset`, at most the length; raises Overflow, OutOfBounds. The end itself is no error."""
+        """Return `base + offset`, at most the length; raises Overflow, OutOfBounds. The end itself is no error."""
         end = compute_offset(base, offset)
         if end > self._size:
             raise OutOfBounds(end)
         return end
 
     def subslice(self, offset: int, count: int) -> VolatileSlice:
-        """`count` bytes at `offset`. Raises OutOfBounds, Overflow."""
+        """Return `count` bytes at `offset`. Raises OutOfBounds, Overflow."""
         self.compute_end_offset(offset, count)
         bitmap = None if self._bitmap is None else self._bitmap.slice_at(offset)
         return VolatileSlice(self._mapping, self._start + offset, count, bitmap, readonly=self._readonly)
@@ -160,23 +160,23 @@ class VolatileSlice(Bytes):
     get_slice = subslice
 
     def offset(self, count: int) -> VolatileSlice:
-        """What comes after the first `count` bytes. Raises OutOfBounds, Overflow."""
+        """Return what comes after the first `count` bytes. Raises OutOfBounds, Overflow."""
         return self.subslice(count, self._size - self.compute_end_offset(count, 0))
 
     def split_at(self, mid: int) -> tuple[VolatileSlice, VolatileSlice]:
-        """The first `mid` bytes and the rest. Raises OutOfBounds."""
+        """Return the first `mid` bytes and the rest. Raises OutOfBounds."""
         return self.subslice(0, mid), self.offset(mid)
 
     def as_volatile_slice(self) -> VolatileSlice:
-        """This slice."""
+        """Return this slice."""
         return self
 
     def get_ref(self, kind: Kind, offset: int) -> VolatileRef:
-        """One object at `offset`: see `Bytes.read_obj` for the kinds. Raises OutOfBounds."""
+        """Return one object at `offset`: see `Bytes.read_obj` for the kinds. Raises OutOfBounds."""
         return VolatileRef(self, kind, offset)
 
     def get_array_ref(self, kind: Kind, offset: int, n: int) -> VolatileArrayRef:
-        """`n` objects at `offset`. Raises OutOfBounds, TooBig."""
+        """Return `n` objects at `offset`. Raises OutOfBounds, TooBig."""
         from pyvmm_memory.byte_valued import layout_of
 
         size = layout_of(kind).size
@@ -188,11 +188,11 @@ class VolatileSlice(Bytes):
         return VolatileArrayRef(self.subslice(offset, n * size), kind, n)
 
     def get_atomic_ref(self, kind: Kind, offset: int) -> VolatileRef:
-        """An integer whose every access is one, at an aligned host address. Raises Misaligned, OutOfBounds."""
+        """Return an integer whose every access is one, at an aligned host address. Raises Misaligned, OutOfBounds."""
         return self._aligned(self.get_ref(kind, offset), offset)
 
     def aligned_as_ref(self, kind: Kind, offset: int) -> VolatileRef:
-        """As `get_ref`, at an aligned host address. Raises Misaligned, OutOfBounds."""
+        """Do as `get_ref`, at an aligned host address. Raises Misaligned, OutOfBounds."""
         return self._aligned(self.get_ref(kind, offset), offset)
 
     aligned_as_mut = aligned_as_ref

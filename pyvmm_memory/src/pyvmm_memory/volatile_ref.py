@@ -32,33 +32,33 @@ class VolatileRef:
         self._slice = slice_.subslice(offset, self._layout.size)
 
     def __len__(self) -> int:
-        """Its size in bytes."""
+        """Return its size in bytes."""
         return self._layout.size
 
-    def load(self) -> Any:  # noqa: ANN401 (the kind decides)
+    def load(self) -> Any:  # noqa: ANN401 - the kind decides
         """Read it."""
         copy = bytearray(self._layout.size)
         self._slice.read_slice(copy, 0)
         return self._layout.unpack(copy)
 
-    def store(self, value: Any) -> None:  # noqa: ANN401
+    def store(self, value: Any) -> None:  # noqa: ANN401 - the kind decides
         """Write it. Raises GuestMemoryError where the value does not fit."""
         self._slice.write_slice(self._layout.pack(value), 0)
 
     def to_slice(self) -> VolatileSlice:
-        """Its bytes."""
+        """Return its bytes."""
         return self._slice
 
     def bitmap(self) -> Bitmap | None:
-        """The dirty bitmap, as seen from it."""
+        """Return the dirty bitmap, as seen from it."""
         return self._slice.bitmap()
 
     def ptr_guard(self) -> PtrGuard:
-        """Its host address, to read from."""
+        """Return its host address, to read from."""
         return self._slice.ptr_guard()
 
     def ptr_guard_mut(self) -> PtrGuard:
-        """Its host address, to write to."""
+        """Return its host address, to write to."""
         return self._slice.ptr_guard_mut()
 
 
@@ -74,28 +74,28 @@ class VolatileArrayRef:
         self._count = count
 
     def __len__(self) -> int:
-        """How many objects."""
+        """Return how many objects."""
         return self._count
 
     def is_empty(self) -> bool:
-        """Whether there are none."""
+        """Say whether there are none."""
         return not self._count
 
     def element_size(self) -> int:
-        """The size of one in bytes."""
+        """Return the size of one in bytes."""
         return self._layout.size
 
     def ref_at(self, index: int) -> VolatileRef:
-        """The object at `index`. Raises OutOfBounds, which is an IndexError."""
+        """Return the object at `index`. Raises OutOfBounds, which is an IndexError."""
         if not 0 <= index < self._count:
             raise OutOfBounds(index)
         return VolatileRef(self._slice, self._kind, index * self._layout.size)
 
-    def load(self, index: int) -> Any:  # noqa: ANN401
+    def load(self, index: int) -> Any:  # noqa: ANN401 - the kind decides
         """Read the object at `index`. Raises OutOfBounds."""
         return self.ref_at(index).load()
 
-    def store(self, index: int, value: Any) -> None:  # noqa: ANN401
+    def store(self, index: int, value: Any) -> None:  # noqa: ANN401 - the kind decides
         """Write the object at `index`. Raises OutOfBounds, GuestMemoryError."""
         self.ref_at(index).store(value)
 
@@ -122,17 +122,17 @@ class VolatileArrayRef:
         self._slice.copy_to_volatile_slice(other)
 
     def to_slice(self) -> VolatileSlice:
-        """The bytes of all of them."""
+        """Return the bytes of all of them."""
         return self._slice
 
     def bitmap(self) -> Bitmap | None:
-        """The dirty bitmap, as seen from the first."""
+        """Return the dirty bitmap, as seen from the first."""
         return self._slice.bitmap()
 
     def ptr_guard(self) -> PtrGuard:
-        """The host address of the first, with the length of all in bytes."""
+        """Return the host address of the first, with the length of all in bytes."""
         return self._slice.ptr_guard()
 
     def ptr_guard_mut(self) -> PtrGuard:
-        """The host address of the first, to write to."""
+        """Return the host address of the first, to write to."""
         return self._slice.ptr_guard_mut()

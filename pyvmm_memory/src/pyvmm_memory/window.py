@@ -40,13 +40,13 @@ class Window:
             return 0
 
     def release(self) -> None:
-        """Let go of the buffer; harmless twice."""
+        """Let go of the buffer; idempotent."""
         for cells in self._cells.values():
             cells.release()
         self._view.release()
 
     def load(self, offset: int, size: int) -> int:
-        """One load; raises ValueError outside an open window."""
+        """Load once; raises ValueError outside an open window."""
         if size not in self._cells or not 0 <= offset <= len(self._view) - size:
             raise ValueError("no such place in an open window")
         if offset % size == 0:
@@ -55,7 +55,7 @@ class Window:
         return int.from_bytes(bytes(self._view[offset : offset + size]), "little")
 
     def store(self, value: int, offset: int, size: int) -> None:
-        """One store; raises ValueError outside an open, writable window, OverflowError for a value too large."""
+        """Store once; raises ValueError outside an open, writable window, OverflowError for a value too large."""
         if size not in self._cells or not 0 <= offset <= len(self._view) - size or self._view.readonly:
             raise ValueError("no such place in an open window")
         copy = value.to_bytes(size, "little")

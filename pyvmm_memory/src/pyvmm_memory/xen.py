@@ -44,7 +44,7 @@ class MmapXenFlags(IntFlag):
     ALL = FOREIGN | GRANT
 
     def is_valid(self) -> bool:
-        """One kind; only grants may be mapped later, piece by piece."""
+        """Say whether it names one kind; only grants may be mapped later, piece by piece."""
         if int(self) & ~11:
             return False
         if self.is_grant():
@@ -52,19 +52,19 @@ class MmapXenFlags(IntFlag):
         return self.mmap_in_advance()
 
     def is_unix(self) -> bool:
-        """An ordinary mapping, as without Xen."""
+        """Say whether it is an ordinary mapping, as without Xen."""
         return self == MmapXenFlags.UNIX
 
     def is_foreign(self) -> bool:
-        """Pages of another domain, by frame number."""
+        """Say whether it is pages of another domain, by frame number."""
         return bool(self & MmapXenFlags.FOREIGN)
 
     def is_grant(self) -> bool:
-        """Pages that another domain granted."""
+        """Say whether it is pages that another domain granted."""
         return bool(self & MmapXenFlags.GRANT)
 
     def mmap_in_advance(self) -> bool:
-        """Mapped as a whole when the region is made."""
+        """Say whether it is mapped as a whole when the region is made."""
         return not self & MmapXenFlags.NO_ADVANCE_MAP
 
 
@@ -93,7 +93,7 @@ class MmapRange:
 
     @classmethod
     def new_unix(cls, size: int, file_offset: FileOffset | None, addr: int) -> MmapRange:
-        """An ordinary mapping: shared for a file, private for anonymous memory."""
+        """Describe an ordinary mapping: shared for a file, private for anonymous memory."""
         self = cls(size, file_offset, addr, MmapXenFlags.UNIX, 0)
         self.flags = ANONYMOUS if file_offset is None else MAP_NORESERVE | mmap.MAP_SHARED
         return self

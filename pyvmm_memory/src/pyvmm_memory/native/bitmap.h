@@ -1,4 +1,8 @@
-/* Dirty bitmaps that every thread may use: the words are at an address of their own, one bit for each page. */
+/* Dirty bitmaps that every thread may use: the words are at an address of their own, one bit for each page.
+ *
+ * A mark comes after the write that it records, and a page is read after its mark was taken away: the fetch_or in
+ * pyvmm_bitmap_change() publishes the write, the partner is the fetch_and there, or the exchange in
+ * pyvmm_bitmap_take(). Who takes a mark away sees the write; a write that comes later marks again. */
 static void pyvmm_bitmap_change(uint64_t *words, uint64_t first, uint64_t last, int dirty)
 {
     for (uint64_t word = first / 64; word <= last / 64; word++) {

@@ -26,7 +26,7 @@ static int place_pages(pyvmm_userfault *self, uint64_t at, const char *source, u
     while (length) {
         struct uffdio_copy copy = {
             .dst = at, .src = (uintptr_t)source, .len = length,
-            /* whoever waits is woken when everything is counted */
+            /* whoever waits is woken by wake(), after everything was counted */
             .mode = UFFDIO_COPY_MODE_DONTWAKE | (self->write_protect ? UFFDIO_COPY_MODE_WP : 0),
         };
         if (!ioctl(self->uffd, UFFDIO_COPY, &copy)) {
@@ -101,6 +101,7 @@ static void missing(pyvmm_userfault *self, uint64_t at)
         wake(self, self->base + offset, self->page);
 }
 
+/* The mark comes before the right to write: nobody who was let through is without one (see UserFault.collect). */
 static void written(pyvmm_userfault *self, uint64_t at)
 {
     uint64_t page = (at - self->base) / self->page;
@@ -222,6 +223,8 @@ static int pyvmm_userfault_protect(pyvmm_userfault *self, uint64_t offset, uint6
     return ioctl(self->uffd, UFFDIO_WRITEPROTECT, &change) ? -errno : 0;
 }
 
+/* The partners are the additions of the serving thread in place_pages(), poison(), written() and serve(). `poisoned`
+ * is added after `error` is stored and read before it, so it never comes without its reason. */
 static void pyvmm_userfault_counters(pyvmm_userfault *self, uint64_t *counters)
 {
     counters[0] = __atomic_load_n(&self->served, __ATOMIC_SEQ_CST);
