@@ -71,11 +71,78 @@ def test_zero_length_always_succeeds(each: pm.GuestMemory) -> None:
         each.read_slice(bytearray(), addr)
         assert len(each.get_slice(addr, 0)) == len(each.get_volatile_slice(addr, 0)) == 0
         assert each.get_slices(addr, 0) == []
+        assert each.read_bytes(addr, 0) == each[addr:addr] == b""
+        each[addr:addr] = b""
         assert each.check_range(addr, 0)
         each.fill_zero(addr, 0)
         assert each.read_volatile_from(addr, b"x", 0) == each.write_volatile_to(addr, bytearray(1), 0) == 0
         each.read_exact_volatile_from(addr, b"x", 0)
         each.write_all_volatile_to(addr, bytearray(1), 0)
+
+
+@pytest.mark.parametrize("length", [1, 2, 4, 8, 13, 0x800, 0x1801])
+def test_bytes_and_slices_are_copies_across_regions(each: pm.GuestMemory, length: int) -> None:
+    data = bytes(index % 251 + 1 for index in range(length))
+    start = 0x2000 - length // 2
+    each[start : start + length] = memoryview(data)
+    assert each[start : start + length] == each.read_bytes(start, length) == data
+    assert each[pm.GuestAddress(start - 1) : pm.GuestAddress(start + length + 1)] == b"\0" + data + b"\0"
+    copy = each[start : start + length]
+    each[start : start + length] = bytearray(length)
+    assert copy == data
+    assert type(copy) is bytes
+    assert each.read_bytes(start, length) == bytes(length)
+
+
+def test_bytes_and_slices_are_all_or_nothing(each: pm.GuestMemory) -> None:
+    each.write_slice(b"a" * 0x10, 0x2FF0)
+    reads: list[Callable[[], bytes]] = [lambda: each.read_bytes(0x2FF0, 0x20), lambda: each[0x2FF0:0x3010]]
+    for read in reads:
+        with pytest.raises(pm.PartialBuffer, match=r"16 of 32 .* nothing at 0x3000, where read") as partial:
+            read()
+        assert (partial.value.expected, partial.value.completed, partial.value.address) == (0x20, 0x10, 0x3000)
+    with pytest.raises(pm.PartialBuffer, match="nothing at 0x3000") as partial:
+        each[0x2FF0:0x3010] = b"b" * 0x20
+    assert (partial.value.expected, partial.value.completed, partial.value.address) == (0x20, 0, 0x3000)
+    assert each[0x2FF0:0x3000] == b"a" * 0x10
+    # what is not there is not allocated
+    for stop in (2**40, 2**64):
+        with pytest.raises((pm.PartialBuffer, pm.CannotResolve)):
+            each[0x1000:stop]
+        with pytest.raises((pm.PartialBuffer, pm.CannotResolve)):
+            each.read_bytes(0x1000, stop)
+
+
+def test_slices_that_are_none(each: pm.GuestMemory) -> None:
+    each[0x1000:0x1004] = b"1234"
+    wrong: Any
+    for wrong, why in (
+        (slice(None, 0x1004), "say memory.start:stop., both bounds and no step"),
+        (slice(0x1000, None), "both bounds"),
+        (slice(None), "both bounds"),
+        (slice(0x1000, 0x1004, 1), "no step"),
+        (slice(0x1004, 0x1000), "memory.0x1004:0x1000. ends before it starts"),
+        (0x1000, r"one address: read_u8\(0x1000\) gives its byte"),
+        (-1, "one address"),
+        (pm.GuestAddress(0x1000), "one address"),
+    ):
+        with pytest.raises(pm.InvalidSlice, match=why):
+            each[wrong]
+        with pytest.raises(pm.InvalidSlice, match=why):
+            each[wrong] = b"4321"
+    for data in (b"", b"123", b"12345"):
+        with pytest.raises(pm.InvalidSlice, match=f"{len(data)} bytes of data for the 4 of memory.0x1000:0x1004."):
+            each[0x1000:0x1004] = data
+    for wrong in ("text", 5, None, [1, 2, 3, 4]):
+        with pytest.raises(pm.InvalidBuffer):
+            each[0x1000:0x1004] = wrong
+    assert each[0x1000:0x1004] == b"1234"
+    # not a sequence of bytes: a collection iterates over its regions, an IOMMU's view over nothing
+    if isinstance(each, pm.GuestRegionCollection):
+        assert [region.start for region in each] == [0x1000, 0x2000, 0x8000]
+    else:
+        with pytest.raises(TypeError, match="not iterable"):
+            iter(each)  # type: ignore[call-overload]  # what is tested
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 8])
@@ -133,6 +200,7 @@ def accesses(memory: pm.GuestMemory, addr: int, length: int) -> list[Callable[[]
         lambda: memory.get_slice(addr, length),
         lambda: memory.get_slices(addr, length),
         lambda: memory.get_volatile_slice(addr, length),
+        lambda: memory.read_bytes(addr, length),
         lambda: memory.read_volatile_from(addr, b"x", length),
         lambda: memory.write_volatile_to(addr, bytearray(1), length),
         lambda: memory.read_exact_volatile_from(addr, b"x", length),
@@ -145,6 +213,10 @@ def test_addresses_that_are_not_mapped(each: pm.GuestMemory, addr: int) -> None:
     for access in accesses(each, addr, 8):
         with pytest.raises(pm.InvalidGuestAddress):
             access()
+    with pytest.raises(pm.InvalidGuestAddress):
+        each[addr : addr + 8]
+    with pytest.raises(pm.InvalidGuestAddress):
+        each[addr : addr + 8] = bytes(8)
     assert not each.check_range(addr, 1)
 
 
@@ -165,11 +237,18 @@ def test_what_is_no_integer(each: pm.GuestMemory, wrong: int) -> None:
         each.load(0x1000, wrong)
     with pytest.raises(pm.InvalidInteger):
         each.check_range(wrong, 1)
+    if wrong is not None:
+        addresses: Any
+        for addresses in (slice(wrong, 0x1010), slice(0x1000, wrong), wrong):
+            with pytest.raises(pm.InvalidInteger):
+                each[addresses]
+            with pytest.raises(pm.InvalidInteger):
+                each[addresses] = bytes(16)
 
 
 @pytest.mark.parametrize("length", [-1, -(2**64), 2**32, 2**63, 2**64, 2**70])
 def test_lengths_that_are_none(each: pm.GuestMemory, length: int) -> None:
-    for access in accesses(each, 0x1000, length)[12:16]:
+    for access in accesses(each, 0x1000, length)[12:17]:
         with pytest.raises(pm.GuestMemoryError):
             access()
     assert not each.check_range(0x1000, length)

@@ -33,6 +33,8 @@ WRITES: list[tuple[Callable[[pm.GuestMemoryMmap], object], list[tuple[int, int]]
     (lambda m: m.write(b"x" * 0x2000, 0x2FF0), [(0x2FF0, 0x10)]),
     (lambda m: m.write_slice(b"x" * 16, 0x1FF8), [(0x1FF8, 8), (0x2000, 8)]),
     (lambda m: m.write(b"", 0x1000), []),
+    (lambda m: m.__setitem__(slice(0x1FF8, 0x2008), b"x" * 16), [(0x1FF8, 8), (0x2000, 8)]),
+    (lambda m: m[0x1FF8:0x2008], []),
     (lambda m: m.store(1, 0x1008, 4), [(0x1008, 4)]),
     (lambda m: m.write_u8(1, 0x1001), [(0x1001, 1)]),
     (lambda m: m.write_u16(1, 0x1001), [(0x1001, 2)]),

@@ -3,7 +3,10 @@
 import doctest
 import importlib
 import pkgutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -95,10 +98,24 @@ def test_doctests(name: str) -> None:
 
 def test_every_public_name_is_there() -> None:
     assert len(set(pm.__all__)) == len(pm.__all__)
-    assert set(pm.__all__) <= set(dir(pm))
     for name in pm.__all__:
         assert getattr(pm, name) is not None
     assert doctest.testmod(pm).failed == 0
+
+
+def test_tab_completion_knows_every_name_before_one_was_used() -> None:
+    script = "import pyvmm_memory as pm; print(*sorted(set(pm.__all__) - set(dir(pm))), sorted(dir(pm)) == dir(pm))"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["True"]
+    assert not hasattr(pm, "toaster")
+
+
+def test_the_reference_has_every_name() -> None:
+    page = Path(__file__).parents[2] / "docs" / "reference.rst"
+    assert ".. automodule:: pyvmm_memory\n   :members:\n\n" in page.read_text()
+    # autodoc lists what `dir` has, and of that what says what it is
+    assert set(pm.__all__) <= set(dir(pm))
+    assert [name for name in pm.__all__ if not (getattr(pm, name).__doc__ or "").strip()] == []
 
 
 def test_weakness_hotplug_goes_on_beside_accesses(memory: pm.GuestMemoryMmap) -> None:
@@ -110,3 +127,36 @@ def test_weakness_hotplug_goes_on_beside_accesses(memory: pm.GuestMemoryMmap) ->
     with cell.memory() as after:
         after.write_u64(1, 0x4000)
     assert not hasattr(pm, "no_such_name")
+
+
+def test_what_is_closed_says_so() -> None:
+    memory = pm.GuestMemoryMmap.from_ranges([(0, 0x1000), (0x4000, 0x1000)])
+    region = memory.find_region(0)
+    assert region is not None
+    part = memory.get_volatile_slice(0x10, 8)
+    ref, array = part.get_ref("I", 0), part.get_array_ref("H", 0, 4)
+    through = pm.IommuMemory(memory, pm.Iommu())
+    views = (memory, region, region.mapping, part, ref, array, through, pm.GuestMemoryAtomic(memory))
+    assert not any("closed" in repr(each) for each in views)
+    region.close()
+    assert repr(memory) == (
+        "<GuestMemoryMmap 0x2000 bytes: 0x0-0xfff anonymous closed, hole of 0x3000, 0x4000-0x4fff anonymous>"
+    )
+    memory.close()
+    assert repr(memory) == (
+        "<GuestMemoryMmap 0x2000 bytes closed: 0x0-0xfff anonymous, hole of 0x3000, 0x4000-0x4fff anonymous>"
+    )
+    for each in views:
+        assert "closed" in repr(each)
+    for access in (
+        lambda: memory[0:4],
+        lambda: memory.__setitem__(slice(0, 4), b"1234"),
+        lambda: part.read_bytes(0, 4),
+    ):
+        with pytest.raises(pm.MemoryClosed, match="closed"):
+            access()
+    guard = pm.VolatileSlice.from_buffer(bytearray(16)).ptr_guard()
+    assert "16 bytes" in repr(guard)
+    with guard:
+        pass
+    assert repr(guard) == "<PtrGuard released>"

@@ -192,6 +192,21 @@ def test_only_the_bitmap_of_its_own_addresses_is_marked(backend: pm.GuestMemoryM
         assert "past" in repr(memory)
 
 
+def test_slices_are_checked_for_rights_before_a_byte_moves(backend: pm.GuestMemoryMmap) -> None:
+    iommu = pm.Iommu()
+    iommu.iotlb.set_mapping(0, 0x1000, 0x1000, ReadWrite)
+    iommu.iotlb.set_mapping(0x1000, 0x2000, 0x1000, Read)
+    iommu.iotlb.set_mapping(0x2000, 0x3000, 0x1000, Write)
+    with pm.IommuMemory(backend, iommu) as memory:
+        memory[0xFFC:0x1000] = b"abcd"
+        assert memory[0xFFC:0x1004] == memory.read_bytes(0xFFC, 8) == b"abcd\0\0\0\0"
+        with pytest.raises(pm.CannotResolve):
+            memory[0xFFC:0x1004] = b"12345678"
+        with pytest.raises(pm.CannotResolve):
+            memory[0x1FFC:0x2004]
+        assert memory[0xFFC:0x1000] == backend[0x1FFC:0x2000] == b"abcd"
+
+
 def test_without_a_bitmap_nothing_is_marked(backend: pm.GuestMemoryMmap) -> None:
     iommu = pm.Iommu()
     iommu.iotlb.set_mapping(0, 0, 0x1000, ReadWrite)

@@ -97,6 +97,7 @@ def test_protection_is_kept() -> None:
             lambda: memory.store(1, 0, 8),
             lambda: memory.read_volatile_from(0, b"123", 3),
             lambda: memory.fill_zero(0, 1),
+            lambda: memory.__setitem__(slice(0, 3), b"123"),
             lambda: memory.get_volatile_slice(0, 8).ptr_guard_mut(),
         ):
             with pytest.raises(pm.ReadOnlyMemory):
@@ -104,6 +105,15 @@ def test_protection_is_kept() -> None:
         assert memory.get_slice(0, 8).readonly
         mapping = next(iter(memory)).get_mmap()
         assert (mapping.prot(), mapping.flags()) == (mmap.PROT_READ, ANONYMOUS)
+
+
+def test_a_slice_that_ends_in_protected_memory_is_not_begun() -> None:
+    protected = pm.GuestRegionMmap.new(pm.MmapRegion.build(None, 0x1000, mmap.PROT_READ, ANONYMOUS), 0x1000)
+    with pm.GuestMemoryMmap([pm.GuestRegionMmap(0, 0x1000), protected]) as memory:
+        memory[0xFFE:0x1000] = b"ab"
+        with pytest.raises(pm.ReadOnlyMemory):
+            memory[0xFFE:0x1002] = b"1234"
+        assert memory[0xFFE:0x1002] == b"ab\0\0"
 
 
 def test_memory_nobody_may_touch_is_not_touched() -> None:

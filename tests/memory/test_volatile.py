@@ -41,6 +41,28 @@ def test_parts_of_parts() -> None:
             bad()
 
 
+def test_a_buffer_of_items_is_its_bytes() -> None:
+    numbers = array("I", [1, 2, 3])
+    part = pm.VolatileSlice.from_buffer(numbers)
+    assert (len(part), part.read_bytes(4, 8), bytes(part.subslice(8, 4))) == (12, bytes(numbers[1:]), b"\3\0\0\0")
+    part.write(b"\7\0\0", 0)
+    assert numbers[0] == 7
+
+
+def test_bytes_by_offset() -> None:
+    part = pm.VolatileSlice.from_buffer(b"0123456789")
+    assert (part.read_bytes(2, 4), part.read_bytes(10, 0)) == (b"2345", b"")
+    with pytest.raises(pm.PartialBuffer, match="2 of 4 bytes transferred: there is nothing at 0xa"):
+        part.read_bytes(8, 4)
+    for wrong, error in ((-1, pm.InvalidLength), (1.5, pm.InvalidInteger)):
+        with pytest.raises(error):
+            part.read_bytes(0, wrong)  # type: ignore[arg-type]
+    with pytest.raises(pm.OutOfBounds):
+        part.read_bytes(10, 1)
+    with pytest.raises(pm.PartialBuffer):
+        part.read_bytes(0, 1 << 62)
+
+
 def test_access_by_offset() -> None:
     part = pm.VolatileSlice.from_buffer(bytearray(16))
     # as Rust: nothing is written at an offset beyond the end, and that is no error

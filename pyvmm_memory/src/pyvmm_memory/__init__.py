@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from pyvmm_memory.errors import InvalidOffsetLength as InvalidOffsetLength
     from pyvmm_memory.errors import InvalidPointer as InvalidPointer
     from pyvmm_memory.errors import InvalidRegion as InvalidRegion
+    from pyvmm_memory.errors import InvalidSlice as InvalidSlice
     from pyvmm_memory.errors import InvalidSnapshot as InvalidSnapshot
     from pyvmm_memory.errors import MapFixed as MapFixed
     from pyvmm_memory.errors import MappingPastEof as MappingPastEof
@@ -124,8 +125,8 @@ _HOMES = {
     "errors": (
         "GuestAddressOverflow GuestMemoryError HostAddressNotAvailable HostRefused InvalidBackendAddress "
         "InvalidBuffer InvalidGuestAddress InvalidInteger InvalidLength InvalidOffsetLength InvalidPointer "
-        "InvalidRegion InvalidSnapshot MapFixed MappingPastEof MemoryClosed MemoryInUse MemoryRegionOverlap "
-        "Misaligned MmapFailed MmapRegionError NoMemoryRegion OutOfBounds Overflow PartialBuffer "
+        "InvalidRegion InvalidSlice InvalidSnapshot MapFixed MappingPastEof MemoryClosed MemoryInUse "
+        "MemoryRegionOverlap Misaligned MmapFailed MmapRegionError NoMemoryRegion OutOfBounds Overflow PartialBuffer "
         "ReadOnlyMemory TooBig UnexpectedEof UnsortedMemoryRegions"
     ),
     "file_offset": "FileOffset",

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 READ, WRITE = 1, 2
 _WIDTHS = (1, 2, 4, 8)
+#: so many bytes are allocated without asking first whether they are there
+_UNASKED = 1 << 16
 
 
 def bytes_of(buffer: Buffer, writable: bool = False) -> memoryview:
@@ -125,14 +127,27 @@ class Bytes:
         expected = bytes_of(buffer).nbytes
         completed = self.write(buffer, addr)
         if completed < expected:
-            raise PartialBuffer(expected, completed)
+            raise PartialBuffer(expected, completed, as_int(addr) + completed)
 
     def read_slice(self, buffer: Buffer, addr: int) -> None:
         """Fill all of `buffer` from `addr`; raises PartialBuffer at a hole, InvalidGuestAddress."""
         expected = bytes_of(buffer).nbytes
         completed = self.read(buffer, addr)
         if completed < expected:
-            raise PartialBuffer(expected, completed)
+            raise PartialBuffer(expected, completed, as_int(addr) + completed)
+
+    def read_bytes(self, addr: int, length: int) -> bytes:
+        """Return a copy of `length` bytes at `addr`, read as `read_slice` does: all of them, or its error."""
+        if type(length) is not int:
+            length = as_int(length)
+        if not 0 <= length <= _UNASKED:
+            # a length may come from a guest: what is not mapped is not allocated either
+            mapped = sum(count for _, _, count in self.pieces(addr, length, READ))
+            if mapped < length:
+                raise PartialBuffer(length, mapped, as_int(addr) + mapped)
+        copy = bytearray(length)
+        self.read_slice(copy, addr)
+        return bytes(copy)
 
     def fill_zero(self, addr: int, length: int) -> None:
         """Zero `length` bytes at `addr`; a hole raises InvalidGuestAddress before any is written."""
@@ -194,7 +209,7 @@ class Bytes:
         """
         done = self._transfer(addr, count, WRITE, lambda view, done: read_into(source, view, done), exact=True)
         if done < count:
-            raise PartialBuffer(count, done)
+            raise PartialBuffer(count, done, as_int(addr) + done)
 
     def write_all_volatile_to(self, addr: int, sink: Sink, count: int) -> None:
         """Do as `write_volatile_to` until all of `count` is written.
@@ -203,7 +218,7 @@ class Bytes:
         """
         done = self._transfer(addr, count, READ, lambda view, done: write_from(sink, view, done), exact=True)
         if done < count:
-            raise PartialBuffer(count, done)
+            raise PartialBuffer(count, done, as_int(addr) + done)
 
     def _transfer(
         self, addr: int, count: int, access: int, step: Callable[[memoryview, int], int], *, exact: bool = False

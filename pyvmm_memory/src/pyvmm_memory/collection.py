@@ -88,14 +88,17 @@ class GuestRegionCollection(FastAccess, GuestMemory):
 
     def __repr__(self) -> str:
         parts: list[str] = []
+        # said once of all, or of each region that was closed by itself
+        closed = bool(self._regions) and all(region.closed for region in self._regions)
         end = self._regions[0].start if self._regions else 0
         for region in self._regions:
             if region.start > end:
                 parts.append(f"hole of {region.start - end:#x}")
-            parts.append(f"{region.start:#x}-{region.end - 1:#x} {'lazy ' * region.mapping.lazy}{region.mapping.kind}")
+            lazy, state = "lazy " * region.mapping.lazy, " closed" * (region.closed and not closed)
+            parts.append(f"{region.start:#x}-{region.end - 1:#x} {lazy}{region.mapping.kind}{state}")
             end = region.end
-        total = sum(map(len, self._regions))
-        return f"<{type(self).__name__} {total:#x} bytes: {', '.join(parts) or 'no regions'}>"
+        size = f"{sum(map(len, self._regions)):#x} bytes{' closed' * closed}"
+        return f"<{type(self).__name__} {size}: {', '.join(parts) or 'no regions'}>"
 
     def num_regions(self) -> int:
         """Return how many regions there are."""

@@ -45,12 +45,19 @@ class InvalidBackendAddress(GuestMemoryError, LookupError):
 
 
 class PartialBuffer(GuestMemoryError):
-    """Only `completed` of `expected` bytes were transferred; that prefix was."""
+    """Only `completed` of `expected` bytes were transferred; that prefix was. `address` is the first that is missing.
 
-    def __init__(self, expected: int, completed: int) -> None:
-        super().__init__(f"only {completed} of {expected} bytes transferred: a hole or the end of the data follows")
+    `address` is None where the other side of the transfer ended, and where nobody knows.
+    """
+
+    def __init__(self, expected: int, completed: int, address: int | None = None) -> None:
+        why = "a hole or the end of the data follows"
+        if address is not None:
+            why = f"there is nothing at {address:#x}, where read and write stop and return the count"
+        super().__init__(f"only {completed} of {expected} bytes transferred: {why}")
         self.expected = expected
         self.completed = completed
+        self.address = address
 
 
 class UnexpectedEof(PartialBuffer, EOFError):
@@ -59,6 +66,13 @@ class UnexpectedEof(PartialBuffer, EOFError):
     def __init__(self, expected: int, completed: int) -> None:
         super().__init__(expected, completed)
         self.args = (f"the other side ended after {completed} of {expected} bytes",)
+
+
+class InvalidSlice(GuestMemoryError, ValueError):
+    """What stands between the brackets of `memory[start:stop]` is no range of addresses, or the data has not its size.
+
+    Guest memory has holes, so an address is always said; iteration and `len` are about regions.
+    """
 
 
 class GuestAddressOverflow(GuestMemoryError, OverflowError):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from pyvmm_memory.bytes import WRITE, Bytes
-from pyvmm_memory.errors import InvalidGuestAddress
+from pyvmm_memory.address import as_int
+from pyvmm_memory.bytes import WRITE, Bytes, bytes_of
+from pyvmm_memory.errors import InvalidGuestAddress, InvalidSlice, PartialBuffer
 from pyvmm_memory.permissions import Permissions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from typing_extensions import Buffer
 
     from pyvmm_memory.bitmap import Bitmap
     from pyvmm_memory.pinned_buffer import PinnedBuffer
@@ -21,6 +24,17 @@ class GuestMemory(Bytes):
 
     `get_slice` and `get_slices` give plain memoryviews, which record nothing: whoever writes through them calls
     `mark_dirty` where `dirty_tracking` is true. `get_volatile_slice` gives slices that record their own writes.
+
+    `memory[a:b]` is `read_bytes(a, b - a)`: a copy of the bytes from `a` up to `b`. `memory[a:b] = data` replaces them
+    all or raises before the first is written.
+
+    >>> from pyvmm_memory import GuestMemoryMmap
+    >>> with GuestMemoryMmap.from_ranges([(0, 0x1000), (0x1000, 0x1000)]) as memory:
+    ...     memory[0xFFE:0x1002] = b"abcd"
+    ...     memory[0xFFF:0x1002]
+    b'bcd'
+
+    A subclass whose writes are recorded elsewhere than in the mapping's bitmap says where in `bitmap_at`.
     """
 
     __slots__ = ()
@@ -34,6 +48,30 @@ class GuestMemory(Bytes):
         def get_slice(self, addr: int, length: int, permissions: Permissions = ...) -> memoryview:
             """Return a writable view of `length` bytes in one region; release it before closing the memory."""
             ...
+
+    def __getitem__(self, addresses: slice) -> bytes:
+        """Return a copy of the bytes from `start` up to `stop`. Raises InvalidSlice, and what `read_bytes` does."""
+        return self.read_bytes(*_range_of(addresses))
+
+    def __setitem__(self, addresses: slice, data: Buffer) -> None:
+        """Replace the bytes from `start` up to `stop` by as many others, or raise before the first is written.
+
+        Raises InvalidSlice, InvalidBuffer, PartialBuffer at a hole, InvalidGuestAddress, ReadOnlyMemory.
+        """
+        addr, length = _range_of(addresses)
+        source = bytes_of(data)
+        if len(source) != length:
+            raise InvalidSlice(
+                f"{len(source)} bytes of data for the {length} of memory[{addr:#x}:{addr + length:#x}]: guest memory "
+                "does not grow or shrink, give as many"
+            )
+        mapped = 0
+        for mapping, _, count in self.pieces(addr, length, WRITE):
+            mapping.place(writing=True)
+            mapped += count
+        if mapped < length:
+            raise PartialBuffer(length, 0, addr + mapped)
+        self.write_slice(source, addr)
 
     def get_slices(self, addr: int, length: int, permissions: Permissions = Permissions.ReadWrite) -> list[memoryview]:
         """Return views that together cover `length` bytes, one for each region; for preadv, pwritev, recvmsg_into.
@@ -103,3 +141,18 @@ class GuestMemory(Bytes):
         from pyvmm_memory.hexdump import hexdump
 
         return hexdump(self, addr, length, width)
+
+
+def _range_of(addresses: slice) -> tuple[int, int]:
+    if not isinstance(addresses, slice):
+        one = as_int(addresses)
+        raise InvalidSlice(
+            f"memory[{one:#x}] is one address: read_u8({one:#x}) gives its byte, memory[{one:#x}:{one + 1:#x}] a copy "
+            "of it, and iterating the regions"
+        )
+    if addresses.start is None or addresses.stop is None or addresses.step is not None:
+        raise InvalidSlice("guest memory has holes and no end: say memory[start:stop], both bounds and no step")
+    start, stop = as_int(addresses.start), as_int(addresses.stop)
+    if stop < start:
+        raise InvalidSlice(f"memory[{start:#x}:{stop:#x}] ends before it starts: say memory[start:stop]")
+    return start, stop - start

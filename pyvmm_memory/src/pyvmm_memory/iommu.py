@@ -149,6 +149,9 @@ class IommuMemory(GuestMemory):
         """Unmap the physical memory. Raises MemoryInUse while slices live."""
         self._backend.close()
 
+    # for `memory[a:b]`'s sake alone Python would try `memory[0]`, `memory[1]` and so on
+    __iter__ = None
+
     def __repr__(self) -> str:
         return f"<IommuMemory {'through' if self._use_iommu else 'past'} {self._iommu!r} to {self._backend!r}>"
 

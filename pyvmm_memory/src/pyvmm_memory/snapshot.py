@@ -242,7 +242,8 @@ class Snapshot:
 
     def __repr__(self) -> str:
         kind = "all" if self.parts is None else f"{len(self.parts)} changed parts"
-        return f"<Snapshot {self._file.name}: {kind} of {sum(size for _, size, _ in self.regions):#x} bytes>"
+        size = sum(size for _, size, _ in self.regions)
+        return f"<Snapshot {self._file.name}: {kind} of {size:#x} bytes{' closed' * self._file.closed}>"
 
 
 def _read(region: GuestRegionMmap, fd: int, base: int, start: int, length: int) -> None:

@@ -54,6 +54,13 @@ class PtrGuard:
         """Return how many bytes."""
         return self._length
 
+    def __repr__(self) -> str:
+        try:
+            state = f"at {self._address:#x} of {len(self._view)} bytes"
+        except ValueError:
+            state = "released"
+        return f"<PtrGuard {state}>"
+
     def __enter__(self) -> PtrGuard:
         return self
 

@@ -35,6 +35,9 @@ class VolatileRef:
         """Return its size in bytes."""
         return self._layout.size
 
+    def __repr__(self) -> str:
+        return f"<VolatileRef of {self._slice!r}>"
+
     def load(self) -> Any:  # noqa: ANN401 - the kind decides
         """Read it."""
         copy = bytearray(self._layout.size)
@@ -76,6 +79,9 @@ class VolatileArrayRef:
     def __len__(self) -> int:
         """Return how many objects."""
         return self._count
+
+    def __repr__(self) -> str:
+        return f"<VolatileArrayRef of {self._count} in {self._slice!r}>"
 
     def is_empty(self) -> bool:
         """Say whether there are none."""
