@@ -7,8 +7,8 @@ goes through it by guest address:
 >>> with GuestMemoryMmap.from_ranges([(0, 0x1000), (0x1000, 0x1000)]) as memory:
 ...     memory.write_slice(b"across the border", 0xFF8)
 ...     memory.write_u32(7, 0x10)
-...     memory.read_u32(0x10), memory.check_range(0xFF8, 17), memory.num_regions()
-(7, True, 2)
+...     memory.read_u32(0x10), memory[0xFF8:0x1002], memory.num_regions()
+(7, b'across the', 2)
 
 A collection never changes: memory hotplug makes a new one and publishes it through `GuestMemoryAtomic`. A region
 exposes its `buffer` to whoever maps it into a virtual machine. Views handed out keep a region mapped: release them,

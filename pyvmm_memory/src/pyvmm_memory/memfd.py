@@ -40,7 +40,7 @@ def memfd_region(
 def from_memfd(
     ranges: Iterable[tuple[int, int]], *, hugetlb: int = 0, bitmap: NewBitmap | None = None
 ) -> GuestMemoryMmap:
-    """Map guest memory of `memfd_region`s."""
+    """Map guest memory, each range as `memfd_region` does."""
     return _all(memfd_region(start, size, hugetlb=hugetlb, bitmap=bitmap) for start, size in ranges)
 
 
@@ -59,7 +59,7 @@ def guest_memfd_region(
 def from_guest_memfd(
     ranges: Iterable[tuple[int, int]], create: Callable[[int], int], *, bitmap: NewBitmap | None = None
 ) -> GuestMemoryMmap:
-    """Map guest memory of `guest_memfd_region`s."""
+    """Map guest memory, each range as `guest_memfd_region` does."""
     return _all(guest_memfd_region(start, size, create, bitmap=bitmap) for start, size in ranges)
 
 
