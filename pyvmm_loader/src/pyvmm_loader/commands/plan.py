@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pyvmm_loader.errors import InvalidHeader
-from pyvmm_loader.images.identify import ENTRIES
+from pyvmm_loader.plan.entries import ENTRIES
 from pyvmm_loader.plan.plan import BootPlan
 
 TYPE_CHECKING = False

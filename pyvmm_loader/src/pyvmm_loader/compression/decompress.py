@@ -5,8 +5,8 @@ gzip, xz, lzma and bzip2 come with Python; zstd, lz4 and lzo need a library, whi
 
 from __future__ import annotations
 
+from pyvmm_loader.compression.magic import compression
 from pyvmm_loader.errors import ImageError, InvalidHeader
-from pyvmm_loader.images.identify import compression
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

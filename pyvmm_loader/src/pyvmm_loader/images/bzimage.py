@@ -5,8 +5,9 @@ Source: Documentation/x86/boot.rst, "The Real-Mode Kernel Header" and "Loading T
 
 from __future__ import annotations
 
+from pyvmm_loader.compression.magic import compression
 from pyvmm_loader.errors import ImageTruncated, InvalidHeader, ProtocolViolation
-from pyvmm_loader.images.identify import compression, refuse_magic
+from pyvmm_loader.images.identify import refuse_magic
 from pyvmm_loader.images.result import KernelLoaderResult
 from pyvmm_loader.images.source import Source
 from pyvmm_loader.memory import address, need_ram

@@ -9,19 +9,20 @@ from struct import Struct
 
 from pyvmm_loader.errors import ImageTruncated, InvalidHeader, ProtocolViolation, WrongArchitecture
 from pyvmm_loader.images.identify import banner, refuse_magic
+from pyvmm_loader.images.pieces import Loadable, Piece
 from pyvmm_loader.images.result import KernelLoaderResult, PvhEntryIgnored, PvhEntryNotPresent, PvhEntryPresent
 from pyvmm_loader.images.source import Source
-from pyvmm_loader.memory import Loadable, Piece, address, need_ram, write_zeros
+from pyvmm_loader.memory import address, need_ram, write_zeros
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any, SupportsIndex
 
+    from pyvmm_loader.images.multiboot import Header
     from pyvmm_loader.images.result import PvhBootCapability
     from pyvmm_loader.images.source import ImageLike
     from pyvmm_loader.memory import GuestMemory
-    from pyvmm_loader.x86_64.multiboot_image import Header
 
 EHDR = {1: Struct("<16xHHIIIIIHHHHHH"), 2: Struct("<16xHHIQQQIHHHHHH")}
 PHDR = {1: Struct("<IIIIIIII"), 2: Struct("<IIQQQQQQ")}
@@ -141,7 +142,7 @@ class ElfFile:
     def multiboot(self) -> dict[str, Header]:
         """The multiboot headers in it, by the names of their entries."""
         if self._multiboot is None:
-            from pyvmm_loader.x86_64.multiboot_image import headers
+            from pyvmm_loader.images.multiboot import headers
 
             self._multiboot = headers(self.view) if self.machine in (EM_386, EM_X86_64) else {}
         return self._multiboot
@@ -232,7 +233,7 @@ class ElfFile:
             "segments": len(segments),
         }
         if self.multiboot:
-            from pyvmm_loader.x86_64.multiboot_image import describe
+            from pyvmm_loader.images.multiboot import describe
 
             facts.update(describe(self.multiboot))
         return facts
@@ -240,7 +241,7 @@ class ElfFile:
     def loadable(self, header: Header) -> Loadable:
         """Return what a multiboot loader loads: by the header's address fields if it has them, else the segments."""
         if header.addresses is not None:
-            from pyvmm_loader.x86_64.multiboot_image import by_addresses
+            from pyvmm_loader.images.multiboot import by_addresses
 
             return by_addresses(self.view, self.name, header)
         if not self.segments:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pyvmm_loader.compression.decompress import UnsupportedCompression, unpack
+from pyvmm_loader.compression.magic import compression
 from pyvmm_loader.errors import InvalidHeader, NotAKernel
-from pyvmm_loader.images.identify import compression, identify
+from pyvmm_loader.images.identify import identify
 from pyvmm_loader.images.source import Source
 
 TYPE_CHECKING = False

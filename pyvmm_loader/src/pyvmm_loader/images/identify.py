@@ -1,70 +1,14 @@
-"""Tell image formats by their first and last bytes, open what is known, and say what a wrong file is."""
+"""Tell image formats by their first and last bytes, and say what a wrong file is."""
 
 from __future__ import annotations
 
+from pyvmm_loader.compression.magic import compression
 from pyvmm_loader.errors import ImageTruncated, LoaderError, NotAKernel, WrongArchitecture
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any, Protocol
-
-    class KernelImage(Protocol):
-        """What every image that was opened and checked can say of itself; nothing is loaded yet."""
-
-        @property
-        def format(self) -> str:
-            """The format's name, such as `bzimage`."""
-            ...
-
-        @property
-        def arch(self) -> str:
-            """The processor it runs on."""
-            ...
-
-        def entries(self) -> list[str]:
-            """Return the boot protocols offered, the one to prefer first."""
-            ...
-
-        def refused(self) -> dict[str, str]:
-            """Return those that one could expect of this format, each with the reason why it is not offered."""
-            ...
-
-        def version(self) -> str | None:
-            """Return the release that the image names, where it does."""
-            ...
-
-        def facts(self) -> dict[str, Any]:
-            """Return the fields of its own header."""
-            ...
-
-        def close(self) -> None:
-            """Release what it holds of the file's memory."""
-            ...
-
-
-COMPRESSED = (
-    (b"\x1f\x8b", "gzip"), (b"\xfd7zXZ\0", "xz"), (b"\x5d\0\0", "lzma"), (b"BZh", "bzip2"),
-    (b"\x02\x21\x4c\x18", "lz4"), (b"\x04\x22\x4d\x18", "lz4"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"\x89LZO", "lzo"),
-)  # fmt: skip
-COMPRESSIONS = tuple(sorted({name for _, name in COMPRESSED}))
 ARM64_MAGIC, RISCV_MAGIC = b"ARM\x64", b"RSC\x05"
-ENTRIES = (
-    "auto", "pvh", "linux64", "linux32", "linux16", "multiboot", "multiboot2", "reset", "arm64", "riscv64",
-    "flat16", "flat32", "flat64",
-)  # fmt: skip
-"""What `BootPlan` can be asked for."""
 IMAGES = ("arm64-image", "riscv64-image")
 BANNER_WITHIN = 128 << 20
 """More than a kernel with everything built in has in front of its debug information."""
-
-
-def compression(view: memoryview) -> str | None:
-    """Return the name of the compression, or None."""
-    head = bytes(view[:6])
-    for magic, name in COMPRESSED:
-        if head.startswith(magic):
-            return name
-    return None
 
 
 def identify(view: memoryview) -> str:
@@ -98,47 +42,13 @@ def _rarer(view: memoryview) -> str:
         return "firmware"
     if head[:2] == b"MZ":
         return "efi"
-    from pyvmm_loader.x86_64 import multiboot, multiboot2
+    from pyvmm_loader.images import multiboot1_header, multiboot2_header
 
-    if multiboot2.find(view) is not None:
+    if multiboot2_header.find(view) is not None:
         return "multiboot2"
-    if multiboot.find(view) is not None:
+    if multiboot1_header.find(view) is not None:
         return "multiboot"
     return "unknown"
-
-
-def open_image(view: memoryview, name: str, kind: str | None = None) -> KernelImage:
-    """Parse and check an image of a known format; raise the ImageError that says what is wrong with any other."""
-    kind = identify(view) if kind is None else kind
-    if kind == "elf":
-        from pyvmm_loader.images.elf import ElfFile
-
-        return ElfFile(view, name)
-    if kind == "bzimage":
-        from pyvmm_loader.images.bzimage import BzImageFile
-
-        return BzImageFile(view, name)
-    if kind in IMAGES:
-        from pyvmm_loader.images.image import ImageFile
-
-        return ImageFile(view, name)
-    if kind == "firmware":
-        from pyvmm_loader.images.firmware import FirmwareFile
-
-        return FirmwareFile(view, name)
-    if kind in ("multiboot", "multiboot2"):
-        from pyvmm_loader.x86_64.multiboot_image import MultibootFile
-
-        return MultibootFile(view, name)
-    if kind == "flat":
-        from pyvmm_loader.images.flat import FlatFile
-
-        return FlatFile(view, name)
-    if kind == "zboot":
-        from pyvmm_loader.images.zboot import ZbootFile
-
-        return ZbootFile(view, name)
-    raise refuse(kind, name, len(view))
 
 
 def refuse(kind: str, name: str, size: int) -> LoaderError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyvmm_loader.images.identify import open_image
+from pyvmm_loader.images.open import open_image
 from pyvmm_loader.images.source import Source
 
 TYPE_CHECKING = False

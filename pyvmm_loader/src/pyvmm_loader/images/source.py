@@ -116,7 +116,7 @@ class Source:
 
     def unpacked(self) -> Iterator[bytes] | None:
         """Return the content of a compressed file, piece by piece, or None; sets `compression`, raises as `unpack`."""
-        from pyvmm_loader.images.identify import compression
+        from pyvmm_loader.compression.magic import compression
 
         self.compression = compression(self.view)
         if self.compression is None:

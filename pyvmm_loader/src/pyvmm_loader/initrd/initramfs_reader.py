@@ -31,8 +31,8 @@ def read_archives(initrd: Buffer, limit: int | None = None) -> Iterator[Entry]:
     data, _ = split_bootconfig(initrd)
     rest = yield from _read_plain(data)
     if rest < len(data):
+        from pyvmm_loader.compression.magic import compression
         from pyvmm_loader.images.extraction import extract
-        from pyvmm_loader.images.identify import compression
 
         packed = data[rest:]
         if compression(memoryview(packed)) is None:

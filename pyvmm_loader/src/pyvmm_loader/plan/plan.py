@@ -11,7 +11,8 @@ from pyvmm_loader.errors import (
     ProtocolViolation,
     TooLarge,
 )
-from pyvmm_loader.images.identify import identify, open_image, refuse, refuse_arch
+from pyvmm_loader.images.identify import identify, refuse, refuse_arch
+from pyvmm_loader.images.open import open_image
 from pyvmm_loader.images.source import Source
 from pyvmm_loader.initrd.initrd import place_initrd
 from pyvmm_loader.memory import need_ram, ranges_of, write_zeros
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from pyvmm_loader.acpi.tables import AcpiTables
     from pyvmm_loader.cmdline import Cmdline
-    from pyvmm_loader.images.identify import KernelImage
+    from pyvmm_loader.images.open import KernelImage
     from pyvmm_loader.images.source import ImageLike
     from pyvmm_loader.memory import GuestMemory
     from pyvmm_loader.smbios.tables import Smbios

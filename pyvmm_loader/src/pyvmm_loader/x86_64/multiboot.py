@@ -1,6 +1,6 @@
-"""Multiboot 1: the header that a kernel carries, and the information that it is given.
+"""Multiboot 1: the information that a kernel is given.
 
-Source: Multiboot Specification version 0.6.96, sections 3.1 to 3.3.
+Source: Multiboot Specification version 0.6.96, sections 3.2 and 3.3.
 """
 
 from __future__ import annotations
@@ -8,70 +8,26 @@ from __future__ import annotations
 from struct import Struct
 
 from pyvmm_loader.errors import ProtocolViolation
+from pyvmm_loader.images.multiboot1_header import find
+from pyvmm_loader.x86_64.multiboot_image import CMDLINE_SIZE, LOADER_NAME, add_pieces, amounts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pyvmm_loader.images.elf import ElfFile
-    from pyvmm_loader.memory import Loadable
+    from pyvmm_loader.images.multiboot import MultibootFile
+    from pyvmm_loader.images.pieces import Loadable
     from pyvmm_loader.plan.plan import BootPlan, Module
     from pyvmm_loader.x86_64.e820 import E820Entry
-    from pyvmm_loader.x86_64.multiboot_image import MultibootFile
     from pyvmm_loader.x86_64.registers import Registers
 
-HEADER_MAGIC, BOOTLOADER_MAGIC = 0x1BADB002, 0x2BADB002
-SEARCH = 8192
-"""3.1: "completely within the first 8192 bytes", "longword (32-bit) aligned"."""
-FIELDS = Struct("<III")
-ADDRESSES = Struct("<IIIII")
-PAGE_ALIGN, MEMORY_INFO, VIDEO_MODE, ADDRESS_FIELDS = 1 << 0, 1 << 1, 1 << 2, 1 << 16
-UNDERSTOOD = PAGE_ALIGN | MEMORY_INFO | VIDEO_MODE
-REQUIRED = 0xFFFF
-
+BOOTLOADER_MAGIC = 0x2BADB002
 INFO = Struct("<7I16x6I")
 INFO_SIZE = 116
 HAS_MEMORY, HAS_CMDLINE, HAS_MODULES, HAS_MMAP, HAS_NAME = 1 << 0, 1 << 2, 1 << 3, 1 << 6, 1 << 9
 MODULE = Struct("<IIII")
 MMAP_ENTRY = Struct("<IQQI")
-LOADER_NAME = b"pyvmm\0"
-CMDLINE_SIZE = 4095
-
-
-class Header:
-    """A header whose checksum is right: `offset` in the file, `flags`, and `addresses` where it has them."""
-
-    __slots__ = ("addresses", "flags", "offset")
-
-    def __init__(self, offset: int, flags: int, addresses: tuple[int, int, int, int, int] | None) -> None:
-        self.offset = offset
-        self.flags = flags
-        self.addresses = addresses
-
-    def refusal(self) -> str | None:
-        """Say why the kernel cannot be started as it asks, or return None."""
-        # 3.1.2: for a bit of 0..15 that it does not understand, the loader "must notify the user and fail".
-        unknown = self.flags & REQUIRED & ~UNDERSTOOD
-        if unknown:
-            return f"its multiboot header requires features that multiboot 1 does not define (flags {unknown:#x})"
-        return None
-
-
-def find(view: memoryview) -> Header | None:
-    """Return the first valid header, or None."""
-    head = bytes(view[:SEARCH])
-    magic = HEADER_MAGIC.to_bytes(4, "little")
-    at = head.find(magic)
-    while at >= 0:
-        if at % 4 == 0 and at + FIELDS.size <= len(head):
-            _, flags, checksum = FIELDS.unpack_from(head, at)
-            if HEADER_MAGIC + flags + checksum & 0xFFFFFFFF == 0:
-                addresses = None
-                if flags & ADDRESS_FIELDS and at + FIELDS.size + ADDRESSES.size <= len(head):
-                    addresses = ADDRESSES.unpack_from(head, at + FIELDS.size)
-                return Header(at, flags, addresses)
-        at = head.find(magic, at + 1)
-    return None
 
 
 def info(
@@ -99,18 +55,9 @@ def info(
     return head.ljust(INFO_SIZE, b"\0") + table + rows + strings
 
 
-def amounts(ranges: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """Return KiB of RAM below 640 KiB and from 1 MiB to the first hole, as mem_lower and mem_upper want them."""
-    from pyvmm_loader.x86_64.layout import EBDA_START, HIMEM_START
-
-    upper = max([start + size - HIMEM_START for start, size in ranges if start <= HIMEM_START], default=0)
-    return EBDA_START >> 10, max(0, upper) >> 10
-
-
 def plan(boot: BootPlan, image: ElfFile | MultibootFile, cmdline: str) -> Registers:
     """Plan a kernel by its multiboot 1 header."""
     from pyvmm_loader.x86_64 import bios, registers
-    from pyvmm_loader.x86_64.multiboot_image import add_pieces
 
     header = find(image.view)
     if header is None:
