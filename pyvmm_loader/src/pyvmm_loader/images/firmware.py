@@ -3,31 +3,28 @@
 Recognised are SeaBIOS, qboot, OVMF, U-Boot and anything else with a jump at its reset vector.
 
 Sources: Intel SDM volume 3, 10.1.4 "First Instruction Executed"; UEFI Platform Initialization 1.7, volume 3, 3.2.1
-(firmware volume header); QEMU's docs/system/i386/pc.rst for the copy below 1 MiB.
+(firmware volume header).
 """
 
 from __future__ import annotations
 
-from pyvmm_loader.errors import InvalidHeader, MemoryTooSmall, NotAKernel
+from pyvmm_loader.errors import MemoryTooSmall, NotAKernel
 from pyvmm_loader.images.result import KernelLoaderResult
 from pyvmm_loader.images.source import Source
 from pyvmm_loader.memory import address, need_ram
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from re import Match
     from typing import Any, SupportsIndex
 
     from pyvmm_loader.images.source import ImageLike
     from pyvmm_loader.memory import GuestMemory
-    from pyvmm_loader.plan.plan import BootPlan
-    from pyvmm_loader.x86_64.registers import Registers
 
 TOP = 1 << 32
 RESET_VECTOR = 0xFFFFFFF0
 MIN_SIZE, MAX_SIZE = 64 << 10, 16 << 20
 """The window below 4 GiB that chipsets decode for flash; the interrupt controllers lie below it."""
-LEGACY_SIZE = 128 << 10
-"""What a PC shows of its ROM's end below 1 MiB as well."""
 NVRAM_GUID = bytes.fromhex("8d2bf1ff96768b4ca9852747075b4f50")
 JUMPS = (0xE9, 0xEA, 0xEB)
 FILLERS = (0x90, 0xFA, 0xFC, 0x0F, 0x09)  # nop, cli, cld, wbinvd
@@ -83,7 +80,7 @@ class FirmwareFile:
             return "ovmf"
         return "qboot" if self._find(rb"etc/table-loader") else "unknown"
 
-    def _find(self, pattern: bytes) -> Any:  # noqa: ANN401 (a match object, whose type needs an import)
+    def _find(self, pattern: bytes) -> Match[bytes] | None:
         import re
 
         return re.search(pattern, self.view)
@@ -133,21 +130,3 @@ class Firmware:
             source.write_to(memory, start)
             end = start + len(file.view)
             return KernelLoaderResult(end - (TOP - RESET_VECTOR), end)
-
-
-def plan(boot: BootPlan, image: FirmwareFile, cmdline: str) -> Registers:
-    """Plan a ROM below 4 GiB, its variables below it, and the copy of its end below 1 MiB."""
-    from pyvmm_loader.x86_64 import registers
-
-    boot.need_no_cmdline(cmdline)
-    start = TOP - len(image.view)
-    boot.add_rom(start, image.view, "kernel firmware", f"{image.family}: flash that ends at 4 GiB")
-    if boot.variables is not None:
-        view = boot.variables.view
-        if not is_variables(view):
-            raise InvalidHeader(f"{boot.variables.name}: no UEFI variable store; pass OVMF_VARS.fd", field="_FVH")
-        # OVMF's build (OvmfPkg/OvmfPkgDefines.fdf.inc) puts the variables directly in front of the code.
-        boot.add_rom(start - len(view), view, "variables", "UEFI variables: flash that the guest writes")
-    size = min(len(image.view), LEGACY_SIZE)
-    boot.add_slice(image.view[-size:], 0x100000 - size, "firmware copy", "a PC shows the ROM's end here, too", size)
-    return registers.reset()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pyvmm_loader.errors import ProtocolViolation
 from pyvmm_loader.images.result import KernelLoaderResult
 from pyvmm_loader.images.source import Source
 from pyvmm_loader.memory import address, need_ram
@@ -13,8 +12,6 @@ if TYPE_CHECKING:
 
     from pyvmm_loader.images.source import ImageLike
     from pyvmm_loader.memory import GuestMemory
-    from pyvmm_loader.plan.plan import BootPlan
-    from pyvmm_loader.x86_64.registers import Registers
 
 ENTRIES = ("flat16", "flat32", "flat64")
 BOOT_SECTOR = 0x7C00
@@ -70,19 +67,3 @@ class Flat:
             need_ram(memory, start, len(source.view), f"{source.name}: the program")
             source.write_to(memory, start)
             return KernelLoaderResult(start, start + len(source.view))
-
-
-def plan(boot: BootPlan, image: FlatFile, cmdline: str) -> Registers:
-    """Plan a flat binary; its first byte is the first instruction."""
-    from pyvmm_loader.x86_64 import layout, registers
-
-    start = boot.load_address
-    if start is None:
-        start = BOOT_SECTOR if boot.entry == "flat16" else layout.HIMEM_START
-    if boot.entry == "flat16" and start + len(image.view) > layout.HIMEM_START:
-        raise ProtocolViolation(f"{image.name}: 16-bit code ends at 1 MiB at the latest; move it down", start=start)
-    boot.add(start, image.view, "kernel", "the whole file; its first byte is the first instruction")
-    boot.need_no_cmdline(cmdline)
-    if boot.entry == "flat16":
-        return registers.real_mode(start >> 4 & 0xF000, start & 0xFFFF)
-    return registers.linux64(start) if boot.entry == "flat64" else registers.linux32(start)

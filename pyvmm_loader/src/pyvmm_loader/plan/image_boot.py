@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm_loader.fdt.tree import Fdt
     from pyvmm_loader.images.image import ImageFile
-    from pyvmm_loader.plan.plan import BootPlan
+    from pyvmm_loader.plan.layout import Layout
 
 FDT_MAX = 0x200000
 INITRD_WINDOW = 32 << 30
@@ -23,7 +23,7 @@ CMDLINE_SIZE = {"arm64": 2047, "riscv64": 1023}
 """COMMAND_LINE_SIZE without the NUL."""
 
 
-def add_image(boot: BootPlan, image: ImageFile, cmdline: str) -> tuple[int, int, int]:
+def add_image(boot: Layout, image: ImageFile, cmdline: str) -> tuple[int, int, int]:
     """Plan kernel, device tree and initrd.
 
     Return the kernel's first instruction, the device tree's address, and the boot processor's number in it.
@@ -56,7 +56,7 @@ def add_image(boot: BootPlan, image: ImageFile, cmdline: str) -> tuple[int, int,
     return start, at, tree.boot_cpu
 
 
-def _virt_tree(boot: BootPlan) -> Fdt:
+def _virt_tree(boot: Layout) -> Fdt:
     if boot.arch == "arm64":
         from pyvmm_loader.aarch64 import virt as arm64
 

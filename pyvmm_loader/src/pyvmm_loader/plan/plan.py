@@ -1,25 +1,15 @@
-"""The layout of a guest's memory before its first instruction, as a thing that can be read before it is done."""
+"""A boot as a thing that can be read before it is done: by which protocol, what goes where, and why."""
 
 from __future__ import annotations
 
-from pyvmm_loader.errors import (
-    EntryNotOffered,
-    InvalidAscii,
-    LoaderError,
-    MemoryTooSmall,
-    Overlap,
-    ProtocolViolation,
-    TooLarge,
-)
+from pyvmm_loader.errors import EntryNotOffered, LoaderError, MemoryTooSmall, ProtocolViolation
 from pyvmm_loader.images.identify import identify, refuse, refuse_arch
 from pyvmm_loader.images.open import open_image
 from pyvmm_loader.images.source import Source
-from pyvmm_loader.initrd.initrd import place_initrd
 from pyvmm_loader.memory import need_ram, ranges_of, write_zeros
-from pyvmm_loader.plan.placement import Placement
-from pyvmm_loader.x86_64 import layout
-from pyvmm_loader.x86_64.e820 import RAM, e820
+from pyvmm_loader.plan.layout import Layout
 from pyvmm_loader.x86_64.firmware_tables import FirmwareTables
+from pyvmm_loader.x86_64.layout import GDT_START, PML4_START
 from pyvmm_loader.x86_64.registers import Registers, identity_map
 
 TYPE_CHECKING = False
@@ -35,19 +25,9 @@ if TYPE_CHECKING:
     from pyvmm_loader.images.open import KernelImage
     from pyvmm_loader.images.source import ImageLike
     from pyvmm_loader.memory import GuestMemory
+    from pyvmm_loader.plan.placement import Placement
     from pyvmm_loader.smbios.tables import Smbios
     from pyvmm_loader.x86_64.e820 import E820Entry
-
-
-class Module:
-    """A file that the kernel is given besides its initrd, where it lies, and the words that go with it."""
-
-    __slots__ = ("size", "start", "text")
-
-    def __init__(self, start: int, size: int, text: str) -> None:
-        self.start = start
-        self.size = size
-        self.text = text
 
 
 class BootPlan:
@@ -67,12 +47,11 @@ class BootPlan:
 
     A plan is complete and checked when it exists. `str(plan)` is a table, `plan.apply(memory)` writes it, and
     `plan.registers` is the state of the first CPU. Firmware lies in `roms`, ranges beyond RAM that `memory` must have
-    as well (KVM: a read-only slot). Close it, or use `with`, to unmap the files.
+    as well (KVM: a read-only slot). `layout` holds all of it, and room for what a VMM adds. Close the plan, or use
+    `with`, to unmap the files.
 
     Raises ImageError for the file, PlacementError where it does not fit, CmdlineError for the command line.
     """
-
-    e820: list[E820Entry]
 
     def __init__(
         self,
@@ -95,44 +74,46 @@ class BootPlan:
     ) -> None:
         self.vcpus = vcpus
         self.load_address = load_address
-        self.cmdline = ""
-        self.placements: list[Placement] = []
-        self.roms: list[tuple[int, int]] = []
-        self._views: list[memoryview] = []
         self._sources: list[Source] = []
-        self._image: KernelImage | None = None
+        self._held: list[KernelImage | Layout] = []  # they have views of the sources
         try:
-            source = self._source(kernel)
-            if not entry.startswith("flat"):
-                source.unpack()
-            self.kernel = source.name
-            self.kind = "flat" if entry.startswith("flat") else identify(source.view)
-            self._image = image = open_image(source.view, source.name, self.kind)
-            self.arch = "x86_64" if image.arch == "x86" else image.arch
-            if arch is not None and self.arch != arch:
-                raise refuse_arch(image.arch, source.name, arch)
+            image = self._open(kernel, entry, arch)
             self.ranges = ranges_of(memory, self.arch)
             if not self.ranges:
-                raise MemoryTooSmall(f"{source.name}: a guest without RAM; give the guest some", what="RAM")
+                raise MemoryTooSmall(f"{self.kernel}: a guest without RAM; give the guest some", what="RAM")
             # An MP table is for PCs; how many processors a tree describes is for the tree to say.
             self.firmware_tables = FirmwareTables(
                 vcpus if self.arch == "x86_64" else 1, self.ranges, acpi, smbios, rsdp
             )
-            self.rsdp = self.firmware_tables.rsdp
             self.initrd = self._join(initrd, bootconfig)
             self.modules = [(self._source(file), words) for file, words in modules]
             self.variables = None if variables is None else self._source(variables)
             self.dtb = None if dtb is None else self._source(dtb)
-            self.entry = self._choose(entry, image, source.name)
+            self.entry = self._choose(entry, image)
             if (acpi or smbios) and (self.entry == "reset" or self.arch != "x86_64"):
                 raise ProtocolViolation(
                     f"{self.kernel}: started by {self.entry}, which takes no ACPI or SMBIOS tables; omit them"
                 )
+            self.layout = self._empty_layout()
             self._state = self._protocol(image, str(cmdline))
-            self._check()
+            self.layout.check(self.start)
         except BaseException:
             self.close()
             raise
+
+    def _open(self, kernel: ImageLike, entry: str, arch: str | None) -> KernelImage:
+        """Open the kernel and learn what it is; raise where it is for another guest than one of `arch`."""
+        source = self._source(kernel)
+        if not entry.startswith("flat"):
+            source.unpack()
+        self.kernel = source.name
+        self.kind = "flat" if entry.startswith("flat") else identify(source.view)
+        image = open_image(source.view, source.name, self.kind)
+        self._held.append(image)
+        self.arch = "x86_64" if image.arch == "x86" else image.arch
+        if arch is not None and self.arch != arch:
+            raise refuse_arch(image.arch, source.name, arch)
+        return image
 
     def _source(self, image: ImageLike) -> Source:
         source = Source(image)
@@ -151,6 +132,24 @@ class BootPlan:
         from pyvmm_loader.initrd.initrd import join_initrds
 
         return self._source(join_initrds([self._source(part).view for part in parts], bootconfig=bootconfig))
+
+    def _empty_layout(self) -> Layout:
+        """Return the memory with nothing in it yet, and what the boot protocol is to put there."""
+        layout = Layout(
+            self.kernel,
+            self.entry,
+            self.arch,
+            self.ranges,
+            self.firmware_tables,
+            vcpus=self.vcpus,
+            initrd=self.initrd,
+            modules=self.modules,
+            variables=self.variables,
+            dtb=self.dtb,
+            load_address=self.load_address,
+        )
+        self._held.append(layout)
+        return layout
 
     @property
     def registers(self) -> Registers:
@@ -171,57 +170,58 @@ class BootPlan:
         """The address of the first instruction."""
         return self._state.entry if isinstance(self._state, Registers) else self._state["pc"]
 
-    def _protocol(self, image: Any, cmdline: str) -> Registers | dict[str, int]:  # noqa: ANN401 (by format)
+    def _protocol(self, image: Any, cmdline: str) -> Registers | dict[str, int]:  # noqa: ANN401 - by format
         """Let the boot protocol that was chosen place the kernel and what it reads."""
         if self.arch == "arm64":
             from pyvmm_loader.aarch64 import linux_boot as arm64
 
-            return arm64.plan(self, image, cmdline)
+            return arm64.plan(self.layout, image, cmdline)
         if self.arch == "riscv64":
             from pyvmm_loader.riscv64 import linux_boot as riscv64
 
-            return riscv64.plan(self, image, cmdline)
+            return riscv64.plan(self.layout, image, cmdline)
         state = self._x86(image, cmdline)
         if state.gdt:
-            self.add(layout.GDT_START, state.gdt, "GDT", "segments the entry expects loaded")
+            self.layout.add(GDT_START, state.gdt, "GDT", "segments the entry expects loaded")
         if state.sregs.cr3:
-            self.add(layout.PML4_START, identity_map(), "page tables", "identity map of 4 GiB for long mode")
+            self.layout.add(PML4_START, identity_map(), "page tables", "identity map of 4 GiB for long mode")
         if self.entry != "reset":
             # what every kernel on a PC reads, whatever its boot protocol
-            self.placements.extend(self.firmware_tables.placements)
+            self.layout.placements.extend(self.firmware_tables.placements)
         return state
 
-    def _x86(self, image: Any, cmdline: str) -> Registers:  # noqa: ANN401 (by format)
+    def _x86(self, image: Any, cmdline: str) -> Registers:  # noqa: ANN401 - by format
         if self.entry in ("linux64", "linux32"):
             from pyvmm_loader.x86_64 import linux_boot
 
             plan = linux_boot.plan_elf if self.kind == "elf" else linux_boot.plan_bzimage
-            return plan(self, image, cmdline)
+            return plan(self.layout, image, cmdline)
         if self.entry == "linux16":
             from pyvmm_loader.x86_64 import linux16
 
-            return linux16.plan(self, image, cmdline)
+            return linux16.plan(self.layout, image, cmdline)
         if self.entry == "pvh":
             from pyvmm_loader.x86_64 import pvh
 
-            return pvh.plan(self, image, cmdline)
+            return pvh.plan(self.layout, image, cmdline)
         if self.entry == "multiboot":
             from pyvmm_loader.x86_64 import multiboot
 
-            return multiboot.plan(self, image, cmdline)
+            return multiboot.plan(self.layout, image, cmdline)
         if self.entry == "multiboot2":
             from pyvmm_loader.x86_64 import multiboot2
 
-            return multiboot2.plan(self, image, cmdline)
+            return multiboot2.plan(self.layout, image, cmdline)
         if self.entry == "reset":
-            from pyvmm_loader.images import firmware
+            from pyvmm_loader.x86_64 import firmware_boot
 
-            return firmware.plan(self, image, cmdline)
-        from pyvmm_loader.images import flat
+            return firmware_boot.plan(self.layout, image, cmdline)
+        from pyvmm_loader.x86_64 import flat_boot
 
-        return flat.plan(self, image, cmdline)
+        return flat_boot.plan(self.layout, image, cmdline)
 
-    def _choose(self, entry: str, image: KernelImage, name: str) -> str:
+    def _choose(self, entry: str, image: KernelImage) -> str:
+        name = self.kernel
         offered = image.entries()
         if entry == "auto" and offered and offered[0] != "efi":
             return offered[0]
@@ -240,130 +240,42 @@ class BootPlan:
             offered=offered,
         )
 
-    # What a boot protocol calls while it plans:
+    @property
+    def placements(self) -> list[Placement]:
+        """What lies where, from low addresses to high ones."""
+        return self.layout.placements
+
+    @property
+    def roms(self) -> list[tuple[int, int]]:
+        """The (start, size) pairs beyond RAM that `memory` must have as well."""
+        return self.layout.roms
+
+    @property
+    def e820(self) -> list[E820Entry]:
+        """The memory map that an x86 kernel is given; firmware and flat binaries have none."""
+        return self.layout.e820
+
+    @property
+    def cmdline(self) -> str:
+        """The command line as the kernel reads it."""
+        return self.layout.cmdline
+
+    @property
+    def rsdp(self) -> int:
+        """Where the ACPI tables begin, or 0."""
+        return self.layout.rsdp
 
     def add(self, start: int, data: Buffer | None, name: str, why: str, size: int | None = None) -> None:
-        """Put `data` at `start`, with zeros up to `size`; data None only keeps the range free."""
-        length = size if size is not None else len(memoryview(data or b""))
-        self.placements.append(Placement(start, length, name, why, data))
-
-    def add_slice(self, view: memoryview, start: int, name: str, why: str, size: int) -> None:
-        """Put a part of the image, which the plan keeps until it is closed."""
-        self._views.append(view)
-        self.add(start, view, name, why, size)
-
-    def add_rom(self, start: int, view: memoryview, name: str, why: str) -> None:
-        """Put `view` where no RAM is; the memory that the plan is applied to must have this range, too."""
-        self.roms.append((start, len(view)))
-        self.add(start, view, name, why)
-
-    def parse_cmdline(self, text: str, limit: int) -> bytes:
-        """Return the command line of at most `limit` characters with its NUL; raises what Cmdline refuses."""
-        from pyvmm_loader.cmdline import Cmdline
-
-        size = min(limit + 1, layout.CMDLINE_MAX_SIZE)
-        try:
-            line = Cmdline.try_from(text, size)
-        except TooLarge as error:
-            raise TooLarge(
-                f"the command line has {len(text)} characters, this kernel takes {size - 1}; shorten it",
-                needed=len(text) + 1,
-                capacity=size,
-            ) from error
-        self.cmdline = str(line)
-        return line.as_cstring()
-
-    def add_cmdline(self, text: str, limit: int, start: int = layout.CMDLINE_START) -> None:
-        """Put the command line of at most `limit` characters; raises TooLarge and what Cmdline refuses."""
-        line = self.parse_cmdline(text, limit)
-        size = min(limit + 1, layout.CMDLINE_MAX_SIZE)
-        self.add(start, line, "command line", f"{len(self.cmdline)} of {size - 1} characters")
-
-    def need_no_cmdline(self, text: str) -> None:
-        """Raise where somebody gave words or files to a program that no protocol brings them to."""
-        if text or self.initrd is not None or self.modules:
-            raise ProtocolViolation(
-                f"{self.kernel}: started by {self.entry}, which takes no command line, initrd or modules; omit them"
-            )
-
-    def add_initrd(self, kernel_end: int, addr_max: int) -> tuple[int, int] | None:
-        """Put the initrd, if there is one, as high as allowed; return its address and size."""
-        if self.modules:
-            raise ProtocolViolation(
-                f"{self.kernel}: {self.entry} knows one initrd and no modules; pass them to PVH or multiboot"
-            )
-        if self.initrd is None:
-            return None
-        at = self._add_high(self.initrd, kernel_end, addr_max, "initrd")
-        return at, len(self.initrd.view)
-
-    def add_modules(self, kernel_end: int, addr_max: int) -> list[Module]:
-        """Put initrd and modules as high as allowed; return them in their order, the initrd first."""
-        found = []
-        files = [] if self.initrd is None else [("initrd", self.initrd, "")]
-        files += [(f"module {number}", source, words) for number, (source, words) in enumerate(self.modules)]
-        for name, source, words in files:
-            if not words.isascii() or "\0" in words:
-                raise InvalidAscii(f"the words {words!r} of {source.name} are not ASCII; replace the characters")
-            at = self._add_high(source, kernel_end, addr_max, name)
-            found.append(Module(at, len(source.view), words))
-            addr_max = at - 1
-        return found
-
-    def _add_high(self, source: Source, kernel_end: int, addr_max: int, name: str) -> int:
-        at = place_initrd(len(source.view), self.free_ram(), max(kernel_end, layout.HIMEM_START), addr_max)
-        self.add(at, source.view, name, f"as high as RAM and the limit {addr_max:#x} allow")
-        return at
-
-    def find_room(self, size: int, bottom: int = layout.PVH_INFO_START, top: int = layout.EBDA_START) -> int:
-        """Return the highest page below 640 KiB that has `size` free bytes behind it; raises MemoryTooSmall."""
-        at = top - size & ~0xFFF
-        taken = sorted(self.placements, key=lambda placement: placement.start, reverse=True)
-        for placement in taken:
-            if placement.start < at + size and placement.end > at:
-                at = placement.start - size & ~0xFFF
-        if at < bottom:
-            raise MemoryTooSmall(f"no {size} free bytes below 640 KiB; the kernel fills it", what="boot information")
-        return at
+        """Put more in, as `Layout.add` does; nothing checks that it has memory to itself."""
+        self.layout.add(start, data, name, why, size)
 
     def free_ram(self) -> list[tuple[int, int]]:
         """Return the (start, size) pairs of RAM that no table lies in."""
-        if self.arch != "x86_64":
-            return self.ranges
-        return [(entry.addr, entry.size) for entry in self.memory_map() if entry.type == RAM]
+        return self.layout.free_ram()
 
     def memory_map(self) -> list[E820Entry]:
         """Return the e820 map: RAM without what firmware keeps."""
-        return e820(self.ranges, firmware=self.firmware_tables.reserved)
-
-    def _check(self) -> None:
-        self.placements.sort(key=lambda placement: placement.start)
-        previous: Placement | None = None
-        memory = [*self.ranges, *self.roms]
-        for placement in self.placements:
-            if not any(start <= placement.start and placement.end <= start + size for start, size in memory):
-                raise MemoryTooSmall(
-                    f"{placement.name} needs {placement.start:#x}..{placement.end:#x}, which is not all guest RAM; "
-                    "give the guest more memory",
-                    what=placement.name,
-                    start=placement.start,
-                    end=placement.end,
-                )
-            if previous is not None and placement.start < previous.end:
-                raise Overlap(
-                    f"{placement.name} at {placement.start:#x} overlaps {previous.name} until {previous.end:#x}; "
-                    "link the kernel at 1 MiB or above, or make one of them smaller",
-                    first=previous.name,
-                    second=placement.name,
-                )
-            if previous is None or placement.end > previous.end:
-                previous = placement
-        at = self.start
-        kernel = [p for p in self.placements if p.name.startswith("kernel")]
-        if not any(p.start <= at < p.end for p in kernel):
-            raise ProtocolViolation(
-                f"{self.kernel}: the entry {at:#x} is in no loaded segment; the file is damaged", entry=at
-            )
+        return self.layout.memory_map()
 
     def apply(self, memory: GuestMemory) -> None:
         """Write everything into `memory`, which must have the RAM that the plan was made for."""
@@ -381,13 +293,8 @@ class BootPlan:
 
     def close(self) -> None:
         """Unmap the files. The text of the plan and its registers stay."""
-        for placement in self.placements:
-            placement.data = None
-        if self._image is not None:
-            self._image.close()
-        for view in self._views:
-            view.release()
-        self._views.clear()
+        while self._held:
+            self._held.pop().close()
         while self._sources:
             self._sources.pop().close()
 
@@ -397,8 +304,11 @@ class BootPlan:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
+    def _title(self) -> str:
+        return f"{self.kernel}: {self.kind}, entry {self.entry} at {self.start:#x}, {self.vcpus} vCPU(s)"
+
     def __str__(self) -> str:
-        rows = [f"{self.kernel}: {self.kind}, entry {self.entry} at {self.start:#x}, {self.vcpus} vCPU(s)"]
+        rows = [self._title()]
         for p in self.placements:
             rows.append(f"  {p.start:#012x}..{p.end:#012x} {p.size:>10}  {p.name:<17} {p.why}")
         rows.extend([f"  RAM {start:#x}..{start + size:#x}" for start, size in self.ranges])
@@ -409,7 +319,7 @@ class BootPlan:
         """Return the layout as a picture: what lies where, and who reads it."""
         from pyvmm_loader.plan.svg import svg
 
-        return svg(self)
+        return svg(self._title(), self.ranges, self.placements)
 
     def __repr__(self) -> str:
         return f"<BootPlan {self.kernel} by {self.entry}, {len(self.placements)} placements>"

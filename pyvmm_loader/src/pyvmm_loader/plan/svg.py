@@ -8,8 +8,9 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pyvmm_loader.plan.placement import Placement
-    from pyvmm_loader.plan.plan import BootPlan
 
 WIDTH, ROW, GAP, TOP, LEFT, BOX = 1060, 34, 20, 64, 150, 190
 FONT = "font-family='DejaVu Sans Mono, monospace'"
@@ -57,21 +58,24 @@ def _text(x: int, y: int, text: str, size: int = 12, anchor: str = "start", fill
     return f"<text x='{x}' y='{y}' font-size='{size}' text-anchor='{anchor}' fill='{fill}'>{escape(text)}</text>"
 
 
-def svg(plan: BootPlan) -> str:
-    """Return the picture as one SVG document; gaps that are not all RAM have holes."""
+def svg(title: str, ranges: Sequence[tuple[int, int]], placements: Sequence[Placement]) -> str:
+    """Return the picture as one SVG document; gaps that are not all RAM, which `ranges` says, have holes.
+
+    `ranges` are (start, size) pairs, `placements` are in the order of their addresses.
+    """
     parts: list[str] = []
     y = TOP
-    at = min([start for start, _ in plan.ranges])
-    for placement in plan.placements:
+    at = min([start for start, _ in ranges])
+    for placement in placements:
         if placement.start > at:
-            parts.append(_gap(plan, at, placement.start, y))
+            parts.append(_gap(ranges, at, placement.start, y))
             y += GAP
         parts.append(_box(placement, y))
         y += ROW
         at = max(at, placement.end)
-    end = max([start + size for start, size in plan.ranges])
+    end = max([start + size for start, size in ranges])
     if end > at:
-        parts.append(_gap(plan, at, end, y))
+        parts.append(_gap(ranges, at, end, y))
         y += GAP
     parts.append(_text(LEFT - 10, y + 12, f"{end:#x}", anchor="end", fill="#777"))
     y += 36
@@ -79,7 +83,6 @@ def svg(plan: BootPlan) -> str:
         x = LEFT + number * 200
         parts.append(f"<rect x='{x}' y='{y - 12}' width='16' height='16' fill='{COLOURS[kind]}' stroke='#555'/>")
         parts.append(_text(x + 24, y + 1, words))
-    title = f"{plan.kernel}: {plan.kind}, entry {plan.entry} at {plan.start:#x}, {plan.vcpus} vCPU(s)"
     head = (
         f"<svg xmlns='http://www.w3.org/2000/svg' width='{WIDTH}' height='{y + 20}' {FONT}>"
         f"<title>{escape(title)}</title><rect width='100%' height='100%' fill='white'/>"
@@ -102,8 +105,8 @@ def _box(placement: Placement, y: int) -> str:
     )
 
 
-def _gap(plan: BootPlan, start: int, end: int, y: int) -> str:
-    inside = any(low <= start and end <= low + size for low, size in plan.ranges)
+def _gap(ranges: Sequence[tuple[int, int]], start: int, end: int, y: int) -> str:
+    inside = any(low <= start and end <= low + size for low, size in ranges)
     free = f"{amount(end - start)} {'free' if inside else 'with holes'}"
     line = f"<path d='M{LEFT} {y}v{GAP}m{BOX} 0v-{GAP}' stroke='#aaa' stroke-dasharray='2 3' fill='none'/>"
     return line + _text(LEFT + BOX // 2, y + 14, free, 10, "middle", "#999")

@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pyvmm_loader.plan.plan import BootPlan
+    from pyvmm_loader.plan.layout import Layout
     from pyvmm_loader.x86_64.e820 import E820Entry
 
 SEGMENT, OFFSET = 0xF000, 0xE000
@@ -90,7 +90,7 @@ def bios(entries: Sequence[E820Entry]) -> bytes:
     return block
 
 
-def add(boot: BootPlan) -> None:
+def add(boot: Layout) -> None:
     """Put interrupt vectors, the BIOS data area and the services behind them, which answer with the plan's map."""
     boot.add(0, vectors(), "interrupt vectors", "real mode's table: 256 times offset and segment")
     boot.add(DATA_AREA_START, data_area(), "BIOS data area", "serial port, EBDA, base memory")

@@ -13,7 +13,7 @@ from pyvmm_loader.x86_64.linux_boot import add_payload, cmdline_limit, initrd_li
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm_loader.images.bzimage import BzImageFile
-    from pyvmm_loader.plan.plan import BootPlan
+    from pyvmm_loader.plan.layout import Layout
     from pyvmm_loader.x86_64.registers import Registers
 
 SETUP_START = 0x90000
@@ -25,7 +25,7 @@ CAN_USE_HEAP = 1 << 7
 OLD_CMDLINE, OLD_CMDLINE_MAGIC = 0x20, 0xA33F
 
 
-def plan(boot: BootPlan, image: BzImageFile, cmdline: str) -> Registers:
+def plan(boot: Layout, image: BzImageFile, cmdline: str) -> Registers:
     """Plan a bzImage by its setup code, with the BIOS services that such code calls."""
     header = image.header
     end = add_payload(boot, image)

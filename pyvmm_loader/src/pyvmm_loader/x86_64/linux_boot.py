@@ -13,21 +13,21 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm_loader.images.bzimage import BzImageFile
     from pyvmm_loader.images.elf import ElfFile
-    from pyvmm_loader.plan.plan import BootPlan
+    from pyvmm_loader.plan.layout import Layout
 
 ENTRY_64_OFFSET = 0x200  # "the 64-bit entry point is at load address + 0x200"
 INITRD_ADDR_MAX_BEFORE_2_03 = 0x37FFFFFF
 CMDLINE_SIZE_BEFORE_2_06 = 255
 
 
-def plan_elf(boot: BootPlan, elf: ElfFile, cmdline: str) -> registers.Registers:
+def plan_elf(boot: Layout, elf: ElfFile, cmdline: str) -> registers.Registers:
     """Plan a vmlinux by its own entry e_entry: the 64-bit one, or of a 32-bit kernel the 32-bit one."""
     add_zero_page(boot, SetupHeader.for_elf(), cmdline, add_segments(boot, elf))
     entry = elf.physical_entry
     return registers.linux64(entry) if boot.entry == "linux64" else registers.linux32(entry)
 
 
-def plan_bzimage(boot: BootPlan, image: BzImageFile, cmdline: str) -> registers.Registers:
+def plan_bzimage(boot: Layout, image: BzImageFile, cmdline: str) -> registers.Registers:
     """Plan a bzImage by its entry `linux64` or `linux32`."""
     header = image.header
     add_zero_page(boot, header, cmdline, add_payload(boot, image))
@@ -35,7 +35,7 @@ def plan_bzimage(boot: BootPlan, image: BzImageFile, cmdline: str) -> registers.
     return registers.linux64(start + ENTRY_64_OFFSET) if boot.entry == "linux64" else registers.linux32(start)
 
 
-def add_segments(boot: BootPlan, elf: ElfFile) -> int:
+def add_segments(boot: Layout, elf: ElfFile) -> int:
     """Put what an ELF file wants in memory; return where it ends."""
     if not elf.segments:
         raise InvalidHeader(f"{elf.name}: no segment to load; pass the linked kernel", field="e_phnum")
@@ -47,7 +47,7 @@ def add_segments(boot: BootPlan, elf: ElfFile) -> int:
     return max(placement.end for placement in boot.placements)
 
 
-def add_payload(boot: BootPlan, image: BzImageFile) -> int:
+def add_payload(boot: Layout, image: BzImageFile) -> int:
     """Put a bzImage's protected-mode kernel and keep the memory that it unpacks itself into; return its end."""
     start = image.load_address
     boot.add(start, image.payload, "kernel", "bzImage payload where code32_start asks")
@@ -69,7 +69,7 @@ def initrd_limit(header: SetupHeader) -> int:
     return header.initrd_addr_max if header.version >= 0x203 else INITRD_ADDR_MAX_BEFORE_2_03
 
 
-def add_zero_page(boot: BootPlan, header: SetupHeader, cmdline: str, end: int) -> None:
+def add_zero_page(boot: Layout, header: SetupHeader, cmdline: str, end: int) -> None:
     """Put command line, initrd, zero page and a stack for a kernel that ends at `end`."""
     boot.add_cmdline(cmdline, cmdline_limit(header))
     header.type_of_loader = 0xFF

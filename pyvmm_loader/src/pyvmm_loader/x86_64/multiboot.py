@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pyvmm_loader.images.elf import ElfFile
     from pyvmm_loader.images.multiboot import MultibootFile
     from pyvmm_loader.images.pieces import Loadable
-    from pyvmm_loader.plan.plan import BootPlan, Module
+    from pyvmm_loader.plan.layout import Layout, Module
     from pyvmm_loader.x86_64.e820 import E820Entry
     from pyvmm_loader.x86_64.registers import Registers
 
@@ -55,7 +55,7 @@ def info(
     return head.ljust(INFO_SIZE, b"\0") + table + rows + strings
 
 
-def plan(boot: BootPlan, image: ElfFile | MultibootFile, cmdline: str) -> Registers:
+def plan(boot: Layout, image: ElfFile | MultibootFile, cmdline: str) -> Registers:
     """Plan a kernel by its multiboot 1 header."""
     from pyvmm_loader.x86_64 import bios, registers
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pyvmm_loader.images.elf import ElfFile
     from pyvmm_loader.images.multiboot import MultibootFile
     from pyvmm_loader.images.pieces import Loadable
-    from pyvmm_loader.plan.plan import BootPlan, Module
+    from pyvmm_loader.plan.layout import Layout, Module
     from pyvmm_loader.x86_64.e820 import E820Entry
     from pyvmm_loader.x86_64.registers import Registers
 
@@ -62,7 +62,7 @@ def info(
     return words.pack(8 + len(tags), 0) + tags
 
 
-def plan(boot: BootPlan, image: ElfFile | MultibootFile, cmdline: str) -> Registers:
+def plan(boot: Layout, image: ElfFile | MultibootFile, cmdline: str) -> Registers:
     """Plan a kernel by its multiboot 2 header."""
     from pyvmm_loader.x86_64 import bios, registers
 

@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
     from pyvmm_loader.images.multiboot2_header import Relocation
     from pyvmm_loader.images.pieces import Loadable
-    from pyvmm_loader.plan.plan import BootPlan
+    from pyvmm_loader.plan.layout import Layout
 
 LOADER_NAME = b"pyvmm\0"
 CMDLINE_SIZE = 4095
 
 
-def relocate(boot: BootPlan, name: str, loadable: Loadable, wish: Relocation) -> None:
+def relocate(boot: Layout, name: str, loadable: Loadable, wish: Relocation) -> None:
     """Move a relocatable kernel when it cannot stay where it was linked."""
     size = loadable.end - loadable.start
     fits = any(start <= loadable.start and loadable.end <= start + length for start, length in boot.ranges)
@@ -41,7 +41,7 @@ def relocate(boot: BootPlan, name: str, loadable: Loadable, wish: Relocation) ->
     loadable.move(max(places) if wish.preference == PREFER_HIGHEST else min(places))
 
 
-def add_pieces(boot: BootPlan, view: memoryview, loadable: Loadable) -> int:
+def add_pieces(boot: Layout, view: memoryview, loadable: Loadable) -> int:
     """Put the parts of a kernel into memory; return where they end."""
     for number, piece in enumerate(loadable.pieces):
         zeros = piece.memsz - piece.filesz

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pyvmm_loader.images.elf import ElfFile
-    from pyvmm_loader.plan.plan import BootPlan
+    from pyvmm_loader.plan.layout import Layout
     from pyvmm_loader.x86_64.e820 import E820Entry
     from pyvmm_loader.x86_64.registers import Registers
 
@@ -36,7 +36,7 @@ CMDLINE_SIZE = 2047
 INITRD_ADDR_MAX = 0x7FFFFFFF
 
 
-def plan(boot: BootPlan, elf: ElfFile, cmdline: str) -> Registers:
+def plan(boot: Layout, elf: ElfFile, cmdline: str) -> Registers:
     """Plan an ELF kernel by the entry that its PVH note names."""
     from pyvmm_loader.x86_64 import registers
     from pyvmm_loader.x86_64.linux_boot import add_segments
