@@ -154,6 +154,21 @@ def test_closed_plan_and_too_small_memory() -> None:
     assert "Placement" in repr(plan.placements[0])
 
 
+def test_roles_say_what_each_placement_is() -> None:
+    with BootPlan(elf(notes=(XEN_NOTE,)), SIZE, "quiet", b"initrd", entry="linux64") as plan:
+        roles = {p.name: p.role for p in plan.placements}
+    assert roles["kernel segment 0"] == "kernel"
+    assert (roles["initrd"], roles["command line"]) == ("initrd", "command line")
+    assert {roles["GDT"], roles["page tables"]} == {"processor"}
+    assert (roles["boot stack"], roles["zero page"], roles["MP table"]) == ("reserved", "data", "data")
+    with BootPlan(elf(notes=(XEN_NOTE,)), SIZE, modules=[(b"m", "words")], entry="pvh") as plan:
+        assert [p.name for p in plan.placements if p.role == "module"] == ["module 0"]
+        plan.add(0x5000, b"mine", "kernel of its own name", "a table of the VMM's")
+        assert plan.placements[-1].role == "data"
+    with BootPlan(arm64(), 1 << 30) as plan:
+        assert [p.name for p in plan.placements if p.role == "device tree"] == ["device tree"]
+
+
 def test_no_mptable_beside_acpi() -> None:
     with BootPlan(elf(), SIZE, rsdp=layout.ACPI_START) as plan:
         assert "MP table" not in str(plan)

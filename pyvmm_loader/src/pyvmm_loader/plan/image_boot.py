@@ -10,6 +10,7 @@ from pyvmm_loader.errors import MemoryTooSmall, ProtocolViolation
 from pyvmm_loader.fdt.node import cells64
 from pyvmm_loader.fdt.reader import read_fdt
 from pyvmm_loader.images.image import ALIGNMENT
+from pyvmm_loader.plan.placement import DEVICE_TREE, KERNEL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def add_image(boot: Layout, image: ImageFile, cmdline: str) -> tuple[int, int, i
     start = -(-ram // ALIGNMENT) * ALIGNMENT + image.text_offset
     length = max(image.image_size, len(image.view))
     why = f"2 MiB aligned start of RAM plus text_offset {image.text_offset:#x}; BSS zeroed"
-    boot.add_slice(image.view[:], start, "kernel", why, length)
+    boot.add_slice(image.view[:], start, "kernel", why, length, KERNEL)
     # "must be placed on an 8-byte boundary and must not exceed 2 megabytes in size"
     at = -(-(start + length) // ALIGNMENT) * ALIGNMENT
     if at + FDT_MAX > ram + size:
@@ -50,9 +51,8 @@ def add_image(boot: Layout, image: ImageFile, cmdline: str) -> tuple[int, int, i
     if len(blob) > FDT_MAX:
         raise ProtocolViolation(f"a device tree of {len(blob)} bytes; the kernel maps {FDT_MAX}", size=len(blob))
     whose = "the virt machine's" if boot.dtb is None else boot.dtb.name
-    boot.add(
-        at, blob, "device tree", f"{whose}, /chosen completed; {'x0' if image.arch == 'arm64' else 'a1'} points here"
-    )
+    why = f"{whose}, /chosen completed; {'x0' if image.arch == 'arm64' else 'a1'} points here"
+    boot.add(at, blob, "device tree", why, role=DEVICE_TREE)
     return start, at, tree.boot_cpu
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pyvmm_loader.errors import InvalidAscii, MemoryTooSmall, Overlap, ProtocolViolation, TooLarge
 from pyvmm_loader.initrd.initrd import place_initrd
-from pyvmm_loader.plan.placement import Placement
+from pyvmm_loader.plan.placement import CMDLINE, INITRD, KERNEL, MODULE, Placement
 from pyvmm_loader.x86_64.e820 import RAM, e820
 from pyvmm_loader.x86_64.layout import CMDLINE_MAX_SIZE, CMDLINE_START, EBDA_START, HIMEM_START, PVH_INFO_START
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from pyvmm_loader.images.source import Source
+    from pyvmm_loader.plan.placement import Role
     from pyvmm_loader.x86_64.e820 import E820Entry
     from pyvmm_loader.x86_64.firmware_tables import FirmwareTables
 
@@ -75,20 +76,28 @@ class Layout:
         self._reserved = tables.reserved
         self._views: list[memoryview] = []
 
-    def add(self, start: int, data: Buffer | None, name: str, why: str, size: int | None = None) -> None:
+    def add(
+        self,
+        start: int,
+        data: Buffer | None,
+        name: str,
+        why: str,
+        size: int | None = None,
+        role: Role | None = None,
+    ) -> None:
         """Put `data` at `start`, with zeros up to `size`; data None only keeps the range free."""
         length = size if size is not None else len(memoryview(data or b""))
-        self.placements.append(Placement(start, length, name, why, data))
+        self.placements.append(Placement(start, length, name, why, data, role))
 
-    def add_slice(self, view: memoryview, start: int, name: str, why: str, size: int) -> None:
+    def add_slice(self, view: memoryview, start: int, name: str, why: str, size: int, role: Role | None = None) -> None:
         """Put a part of the image, which is kept until the layout is closed."""
         self._views.append(view)
-        self.add(start, view, name, why, size)
+        self.add(start, view, name, why, size, role)
 
-    def add_rom(self, start: int, view: memoryview, name: str, why: str) -> None:
+    def add_rom(self, start: int, view: memoryview, name: str, why: str, role: Role | None = None) -> None:
         """Put `view` where no RAM is; guest memory must have this range, too."""
         self.roms.append((start, len(view)))
-        self.add(start, view, name, why)
+        self.add(start, view, name, why, role=role)
 
     def parse_cmdline(self, text: str, limit: int) -> bytes:
         """Return the command line of at most `limit` characters with its NUL; raises what Cmdline refuses."""
@@ -110,7 +119,7 @@ class Layout:
         """Put the command line of at most `limit` characters; raises TooLarge and what Cmdline refuses."""
         line = self.parse_cmdline(text, limit)
         size = min(limit + 1, CMDLINE_MAX_SIZE)
-        self.add(start, line, "command line", f"{len(self.cmdline)} of {size - 1} characters")
+        self.add(start, line, "command line", f"{len(self.cmdline)} of {size - 1} characters", role=CMDLINE)
 
     def need_no_cmdline(self, text: str) -> None:
         """Raise where somebody gave words or files to a program that no protocol brings them to."""
@@ -127,25 +136,25 @@ class Layout:
             )
         if self.initrd is None:
             return None
-        at = self._add_high(self.initrd, kernel_end, addr_max, "initrd")
+        at = self._add_high(self.initrd, kernel_end, addr_max, "initrd", INITRD)
         return at, len(self.initrd.view)
 
     def add_modules(self, kernel_end: int, addr_max: int) -> list[Module]:
         """Put initrd and modules as high as allowed; return them in their order, the initrd first."""
         found = []
-        files = [] if self.initrd is None else [("initrd", self.initrd, "")]
-        files += [(f"module {number}", source, words) for number, (source, words) in enumerate(self.modules)]
-        for name, source, words in files:
+        files = [] if self.initrd is None else [("initrd", self.initrd, "", INITRD)]
+        files += [(f"module {number}", source, words, MODULE) for number, (source, words) in enumerate(self.modules)]
+        for name, source, words, role in files:
             if not words.isascii() or "\0" in words:
                 raise InvalidAscii(f"the words {words!r} of {source.name} are not ASCII; replace the characters")
-            at = self._add_high(source, kernel_end, addr_max, name)
+            at = self._add_high(source, kernel_end, addr_max, name, role)
             found.append(Module(at, len(source.view), words))
             addr_max = at - 1
         return found
 
-    def _add_high(self, source: Source, kernel_end: int, addr_max: int, name: str) -> int:
+    def _add_high(self, source: Source, kernel_end: int, addr_max: int, name: str, role: Role) -> int:
         at = place_initrd(len(source.view), self.free_ram(), max(kernel_end, HIMEM_START), addr_max)
-        self.add(at, source.view, name, f"as high as RAM and the limit {addr_max:#x} allow")
+        self.add(at, source.view, name, f"as high as RAM and the limit {addr_max:#x} allow", role=role)
         return at
 
     def find_room(self, size: int, bottom: int = PVH_INFO_START, top: int = EBDA_START) -> int:
@@ -192,7 +201,7 @@ class Layout:
                 )
             if previous is None or placement.end > previous.end:
                 previous = placement
-        kernel = [p for p in self.placements if p.name.startswith("kernel")]
+        kernel = [p for p in self.placements if p.role == KERNEL]
         if not any(p.start <= entry < p.end for p in kernel):
             raise ProtocolViolation(
                 f"{self.kernel}: the entry {entry:#x} is in no loaded segment; the file is damaged", entry=entry

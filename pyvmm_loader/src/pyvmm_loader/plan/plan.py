@@ -8,6 +8,7 @@ from pyvmm_loader.images.open import open_image
 from pyvmm_loader.images.source import Source
 from pyvmm_loader.memory import need_ram, ranges_of, write_zeros
 from pyvmm_loader.plan.layout import Layout
+from pyvmm_loader.plan.placement import PROCESSOR
 from pyvmm_loader.x86_64.firmware_tables import FirmwareTables
 from pyvmm_loader.x86_64.layout import GDT_START, PML4_START
 from pyvmm_loader.x86_64.registers import Registers, identity_map
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from pyvmm_loader.images.open import KernelImage
     from pyvmm_loader.images.source import ImageLike
     from pyvmm_loader.memory import GuestMemory
-    from pyvmm_loader.plan.placement import Placement
+    from pyvmm_loader.plan.placement import Placement, Role
     from pyvmm_loader.smbios.tables import Smbios
     from pyvmm_loader.x86_64.e820 import E820Entry
 
@@ -182,9 +183,11 @@ class BootPlan:
             return riscv64.plan(self.layout, image, cmdline)
         state = self._x86(image, cmdline)
         if state.gdt:
-            self.layout.add(GDT_START, state.gdt, "GDT", "segments the entry expects loaded")
+            self.layout.add(GDT_START, state.gdt, "GDT", "segments the entry expects loaded", role=PROCESSOR)
         if state.sregs.cr3:
-            self.layout.add(PML4_START, identity_map(), "page tables", "identity map of 4 GiB for long mode")
+            self.layout.add(
+                PML4_START, identity_map(), "page tables", "identity map of 4 GiB for long mode", role=PROCESSOR
+            )
         if self.entry != "reset":
             # what every kernel on a PC reads, whatever its boot protocol
             self.layout.placements.extend(self.firmware_tables.placements)
@@ -265,9 +268,17 @@ class BootPlan:
         """Where the ACPI tables begin, or 0."""
         return self.layout.rsdp
 
-    def add(self, start: int, data: Buffer | None, name: str, why: str, size: int | None = None) -> None:
+    def add(
+        self,
+        start: int,
+        data: Buffer | None,
+        name: str,
+        why: str,
+        size: int | None = None,
+        role: Role | None = None,
+    ) -> None:
         """Put more in, as `Layout.add` does; nothing checks that it has memory to itself."""
-        self.layout.add(start, data, name, why, size)
+        self.layout.add(start, data, name, why, size, role)
 
     def free_ram(self) -> list[tuple[int, int]]:
         """Return the (start, size) pairs of RAM that no table lies in."""

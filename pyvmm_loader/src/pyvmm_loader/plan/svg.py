@@ -6,6 +6,8 @@ Gaps between them are marked with their size.
 
 from __future__ import annotations
 
+from pyvmm_loader.plan.placement import KERNEL, PROCESSOR, RESERVED
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,24 +16,21 @@ if TYPE_CHECKING:
 
 WIDTH, ROW, GAP, TOP, LEFT, BOX = 1060, 34, 20, 64, 150, 190
 FONT = "font-family='DejaVu Sans Mono, monospace'"
-CPU, KERNEL, NOBODY = "processor", "kernel", "nobody"
-COLOURS = {CPU: "#f2c6a0", KERNEL: "#bcd9ee", "runs": "#c9e7b8", NOBODY: "#e4e4e4"}
+RUNS, CPU, READ, NOBODY = "runs", "processor", "kernel", "nobody"
+COLOURS = {CPU: "#f2c6a0", READ: "#bcd9ee", RUNS: "#c9e7b8", NOBODY: "#e4e4e4"}
 LEGEND = (
-    ("runs", "the kernel itself"),
-    (KERNEL, "read by the kernel"),
+    (RUNS, "the kernel itself"),
+    (READ, "read by the kernel"),
     (CPU, "read by the processor"),
     (NOBODY, "kept free"),
 )
+READERS = {KERNEL: RUNS, PROCESSOR: CPU, RESERVED: NOBODY}
 UNITS = ((30, "GiB"), (20, "MiB"), (10, "KiB"))
 
 
 def reader(placement: Placement) -> str:
     """Return who reads a placement: a key of COLOURS."""
-    if placement.data is None and "kernel" not in placement.name:
-        return NOBODY
-    if placement.name.startswith("kernel"):
-        return "runs"
-    return CPU if placement.name in ("GDT", "page tables") else KERNEL
+    return READERS.get(placement.role, READ)
 
 
 def amount(size: int) -> str:

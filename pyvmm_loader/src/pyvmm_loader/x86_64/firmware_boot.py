@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pyvmm_loader.errors import InvalidHeader
 from pyvmm_loader.images.firmware import TOP, is_variables
+from pyvmm_loader.plan.placement import KERNEL
 from pyvmm_loader.x86_64 import registers
 
 TYPE_CHECKING = False
@@ -24,7 +25,7 @@ def plan(boot: Layout, image: FirmwareFile, cmdline: str) -> Registers:
     """Plan a ROM below 4 GiB, its variables below it, and the copy of its end below 1 MiB."""
     boot.need_no_cmdline(cmdline)
     start = TOP - len(image.view)
-    boot.add_rom(start, image.view, "kernel firmware", f"{image.family}: flash that ends at 4 GiB")
+    boot.add_rom(start, image.view, "kernel firmware", f"{image.family}: flash that ends at 4 GiB", KERNEL)
     if boot.variables is not None:
         view = boot.variables.view
         if not is_variables(view):

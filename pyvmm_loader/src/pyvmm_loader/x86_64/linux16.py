@@ -5,6 +5,7 @@ Source: Documentation/x86/boot.rst, "Loading The Rest of The Kernel" to "Running
 
 from __future__ import annotations
 
+from pyvmm_loader.plan.placement import KERNEL
 from pyvmm_loader.x86_64 import bios, registers
 from pyvmm_loader.x86_64.bootparam import HEADER_START
 from pyvmm_loader.x86_64.layout import EBDA_START
@@ -47,7 +48,9 @@ def plan(boot: Layout, image: BzImageFile, cmdline: str) -> Registers:
     # What an older header does not have is code; only the fields that were read go back.
     raw = bytes(header)[: image.header_size]
     setup[HEADER_START : HEADER_START + len(raw)] = raw
-    boot.add(SETUP_START, bytes(setup), "kernel setup", "real-mode code, entered at its second sector", HEAP_END)
+    boot.add(
+        SETUP_START, bytes(setup), "kernel setup", "real-mode code, entered at its second sector", HEAP_END, KERNEL
+    )
     boot.e820 = boot.memory_map()
     bios.add(boot)
     # "gs = fs = ds = es = ss", "ip = 0, cs = seg + 0x20", "sp = heap_end"

@@ -6,6 +6,7 @@ Source: Documentation/x86/boot.rst, "64-bit Boot Protocol" and "32-bit Boot Prot
 from __future__ import annotations
 
 from pyvmm_loader.errors import InvalidHeader
+from pyvmm_loader.plan.placement import KERNEL
 from pyvmm_loader.x86_64 import layout, registers
 from pyvmm_loader.x86_64.bootparam import SetupHeader, zero_page
 
@@ -43,19 +44,19 @@ def add_segments(boot: Layout, elf: ElfFile) -> int:
         zeros = segment.memsz - segment.filesz
         why = f"PT_LOAD at its physical address{f', {zeros:#x} bytes of BSS zeroed' if zeros else ''}"
         data = elf.view[segment.offset : segment.offset + segment.filesz]
-        boot.add_slice(data, segment.paddr, f"kernel segment {number}", why, segment.memsz)
+        boot.add_slice(data, segment.paddr, f"kernel segment {number}", why, segment.memsz, KERNEL)
     return max(placement.end for placement in boot.placements)
 
 
 def add_payload(boot: Layout, image: BzImageFile) -> int:
     """Put a bzImage's protected-mode kernel and keep the memory that it unpacks itself into; return its end."""
     start = image.load_address
-    boot.add(start, image.payload, "kernel", "bzImage payload where code32_start asks")
+    boot.add(start, image.payload, "kernel", "bzImage payload where code32_start asks", role=KERNEL)
     low, high = image.runtime
     behind = start + len(image.payload)
     if high > behind:
         low = max(low, behind)
-        boot.add(low, None, "kernel workspace", "init_size: the kernel unpacks itself here", high - low)
+        boot.add(low, None, "kernel workspace", "init_size: the kernel unpacks itself here", high - low, KERNEL)
     return max(high, behind)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pyvmm_loader.errors import MemoryTooSmall
 from pyvmm_loader.images.multiboot2_header import PREFER_HIGHEST
+from pyvmm_loader.plan.placement import KERNEL
 from pyvmm_loader.x86_64.layout import EBDA_START, HIMEM_START
 
 TYPE_CHECKING = False
@@ -47,7 +48,7 @@ def add_pieces(boot: Layout, view: memoryview, loadable: Loadable) -> int:
         zeros = piece.memsz - piece.filesz
         why = f"where its headers ask{f', {zeros:#x} bytes of BSS zeroed' if zeros else ''}"
         data = view[piece.offset : piece.offset + piece.filesz]
-        boot.add_slice(data, piece.start, f"kernel segment {number}", why, piece.memsz)
+        boot.add_slice(data, piece.start, f"kernel segment {number}", why, piece.memsz, KERNEL)
     return loadable.end
 
 
