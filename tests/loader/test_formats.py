@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import tracemalloc
+from inspect import signature
 from pathlib import Path
 from struct import unpack_from
 from typing import TYPE_CHECKING
@@ -46,6 +47,12 @@ if TYPE_CHECKING:
 SIZE = 4 << 20
 OVMF = b"\0" * 0x28 + b"_FVH"
 VARIABLES = (bytes(16) + NVRAM_GUID + bytes(8) + b"_FVH").ljust(0x2000, b"\xff")
+
+
+def test_all_loaders_have_one_interface() -> None:
+    interfaces = {str(signature(loader.load)) for loader in (BzImage, Elf, Firmware, Flat, Image)}
+    assert len(interfaces) == 1
+    assert all(loader.load.__doc__ for loader in (BzImage, Elf, Firmware, Flat, Image))
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,9 @@ from pyvmm_loader.x86_64.layout import HIMEM_START
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, SupportsIndex
+    from typing import Any, ClassVar, SupportsIndex
 
+    from pyvmm_loader.images.result import KernelLoader
     from pyvmm_loader.images.source import ImageLike
     from pyvmm_loader.memory import GuestMemory
 
@@ -181,37 +182,39 @@ class BzImageFile:
         return start, start + size
 
 
+def load_bzimage(
+    memory: GuestMemory,
+    kernel_offset: SupportsIndex | None,
+    image: ImageLike,
+    highmem_start: SupportsIndex | None = None,
+) -> KernelLoaderResult:
+    """Put the protected-mode kernel at `kernel_offset`, or where its header asks (usually 1 MiB).
+
+    The result's `setup_header` has `code32_start` set to that place, unless it lies above 4 GiB, where only the
+    64-bit entry is, and only of kernels that allow it. The 64-bit entry is `kernel_load` + 0x200.
+    Raises ImageError for the file, PlacementError where it does not fit.
+    """
+    with Source(image) as source:
+        file = BzImageFile(source.view, source.name)
+        header = file.header
+        wanted = file.load_address
+        if highmem_start is not None and wanted < address(highmem_start):
+            file.close()
+            raise ProtocolViolation(f"{file.name}: wants {wanted:#x}, below {address(highmem_start):#x}")
+        start = wanted if kernel_offset is None else address(kernel_offset)
+        if start >> 32 == 0:
+            header.code32_start = start
+        # "Bit 1 (read): XLF_CAN_BE_LOADED_ABOVE_4G"
+        elif not header.xloadflags & XLF_CAN_BE_LOADED_ABOVE_4G:
+            file.close()
+            raise ProtocolViolation(f"{file.name}: must lie below 4 GiB, not at {start:#x}; move it", start=start)
+        with file.payload as payload:
+            need_ram(memory, start, len(payload), f"{file.name}: the kernel")
+            source.write_to(memory, start, file.setup_size)
+            return KernelLoaderResult(start, start + len(payload), header)
+
+
 class BzImage:
     """Loads bzImages."""
 
-    @staticmethod
-    def load(
-        memory: GuestMemory,
-        kernel_offset: SupportsIndex | None,
-        image: ImageLike,
-        highmem_start: SupportsIndex | None = None,
-    ) -> KernelLoaderResult:
-        """Put the protected-mode kernel at `kernel_offset`, or where its header asks (usually 1 MiB).
-
-        The result's `setup_header` has `code32_start` set to that place, unless it lies above 4 GiB, where only the
-        64-bit entry is, and only of kernels that allow it. The 64-bit entry is `kernel_load` + 0x200.
-        Raises ImageError for the file, PlacementError where it does not fit.
-        """
-        with Source(image) as source:
-            file = BzImageFile(source.view, source.name)
-            header = file.header
-            wanted = file.load_address
-            if highmem_start is not None and wanted < address(highmem_start):
-                file.close()
-                raise ProtocolViolation(f"{file.name}: wants {wanted:#x}, below {address(highmem_start):#x}")
-            start = wanted if kernel_offset is None else address(kernel_offset)
-            if start >> 32 == 0:
-                header.code32_start = start
-            # "Bit 1 (read): XLF_CAN_BE_LOADED_ABOVE_4G"
-            elif not header.xloadflags & XLF_CAN_BE_LOADED_ABOVE_4G:
-                file.close()
-                raise ProtocolViolation(f"{file.name}: must lie below 4 GiB, not at {start:#x}; move it", start=start)
-            with file.payload as payload:
-                need_ram(memory, start, len(payload), f"{file.name}: the kernel")
-                source.write_to(memory, start, file.setup_size)
-                return KernelLoaderResult(start, start + len(payload), header)
+    load: ClassVar[KernelLoader] = staticmethod(load_bzimage)

@@ -17,10 +17,10 @@ from pyvmm_loader.memory import address, need_ram, write_zeros
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any, SupportsIndex
+    from typing import Any, ClassVar, SupportsIndex
 
     from pyvmm_loader.images.multiboot import Header
-    from pyvmm_loader.images.result import PvhBootCapability
+    from pyvmm_loader.images.result import KernelLoader, PvhBootCapability
     from pyvmm_loader.images.source import ImageLike
     from pyvmm_loader.memory import GuestMemory
 
@@ -311,43 +311,39 @@ class ElfFile:
         return None
 
 
-class Elf:
-    """Loads ELF kernels."""
+def load_elf(
+    memory: GuestMemory,
+    kernel_offset: SupportsIndex | None,
+    image: ImageLike,
+    highmem_start: SupportsIndex | None = None,
+) -> KernelLoaderResult:
+    """Put every PT_LOAD segment of `image` into `memory` and zero its BSS.
 
-    @staticmethod
-    def load(
-        memory: GuestMemory,
-        kernel_offset: SupportsIndex | None,
-        image: ImageLike,
-        highmem_start: SupportsIndex | None = None,
-    ) -> KernelLoaderResult:
-        """Put every PT_LOAD segment of `image` into `memory` and zero its BSS.
-
-        Segments go to their physical addresses, or with `kernel_offset` to that plus the physical address; then
-        `kernel_load` is the entry moved alike and PVH, whose address cannot move, is ignored. `highmem_start` is the
-        lowest entry accepted. Raises ImageError for the file, PlacementError where memory is too small or the offset
-        no multiple of the segments' alignment.
-        """
-        with Source(image) as source:
-            elf = ElfFile(source.view, source.name)
-            elf.need_x86()
-            offset = 0 if kernel_offset is None else address(kernel_offset)
-            # Linux's __startup_64 stops without a word where it lies on no multiple of 2 MiB, its segments' alignment.
-            if elf.alignment > 1 and offset % elf.alignment:
-                raise ProtocolViolation(
-                    f"{elf.name}: moved by {offset:#x}; its segments need a multiple of {elf.alignment:#x}",
-                    start=offset,
-                    alignment=elf.alignment,
-                )
-            entry = elf.physical_entry
-            if highmem_start is not None and entry < address(highmem_start):
-                raise ProtocolViolation(
-                    f"{elf.name}: entry {entry:#x} lies below {address(highmem_start):#x}; link the kernel higher",
-                    entry=entry,
-                )
-            capability = _pvh(elf, moved=kernel_offset is not None)
-            end = _load_segments(memory, source, elf, offset)
-            return KernelLoaderResult(offset + entry, end, None, capability)
+    Segments go to their physical addresses, or with `kernel_offset` to that plus the physical address; then
+    `kernel_load` is the entry moved alike and PVH, whose address cannot move, is ignored. `highmem_start` is the
+    lowest entry accepted. Raises ImageError for the file, PlacementError where memory is too small or the offset
+    no multiple of the segments' alignment.
+    """
+    with Source(image) as source:
+        elf = ElfFile(source.view, source.name)
+        elf.need_x86()
+        offset = 0 if kernel_offset is None else address(kernel_offset)
+        # Linux's __startup_64 stops without a word where it lies on no multiple of 2 MiB, its segments' alignment.
+        if elf.alignment > 1 and offset % elf.alignment:
+            raise ProtocolViolation(
+                f"{elf.name}: moved by {offset:#x}; its segments need a multiple of {elf.alignment:#x}",
+                start=offset,
+                alignment=elf.alignment,
+            )
+        entry = elf.physical_entry
+        if highmem_start is not None and entry < address(highmem_start):
+            raise ProtocolViolation(
+                f"{elf.name}: entry {entry:#x} lies below {address(highmem_start):#x}; link the kernel higher",
+                entry=entry,
+            )
+        capability = _pvh(elf, moved=kernel_offset is not None)
+        end = _load_segments(memory, source, elf, offset)
+        return KernelLoaderResult(offset + entry, end, None, capability)
 
 
 def _pvh(elf: ElfFile, *, moved: bool) -> PvhBootCapability:
@@ -369,3 +365,9 @@ def _load_segments(memory: GuestMemory, source: Source, elf: ElfFile, offset: in
             source.write_to(memory, start, segment.offset, segment.filesz)
         write_zeros(memory, start + segment.filesz, segment.memsz - segment.filesz)
     return max([offset + segment.paddr + segment.memsz for segment in segments], default=0)
+
+
+class Elf:
+    """Loads ELF kernels."""
+
+    load: ClassVar[KernelLoader] = staticmethod(load_elf)

@@ -16,8 +16,9 @@ from pyvmm_loader.memory import address, need_ram
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from re import Match
-    from typing import Any, SupportsIndex
+    from typing import Any, ClassVar, SupportsIndex
 
+    from pyvmm_loader.images.result import KernelLoader
     from pyvmm_loader.images.source import ImageLike
     from pyvmm_loader.memory import GuestMemory
 
@@ -32,7 +33,7 @@ MODE_TEST = bytes.fromhex("0f20c0 a801 74")  # mov eax, cr0; test al, 1; jz: OVM
 
 
 def has_reset_vector(view: memoryview) -> bool:
-    """Does it look like a ROM: whole 4 KiB pages, at least 64 KiB, and a jump at 16 bytes before its end?"""
+    """Say whether it looks like a ROM: whole 4 KiB pages, at least 64 KiB, a jump at 16 bytes before its end."""
     size = len(view)
     if size < MIN_SIZE or size % 0x1000 or size > MAX_SIZE:
         return False
@@ -48,7 +49,7 @@ def has_reset_vector(view: memoryview) -> bool:
 
 
 def is_variables(view: memoryview) -> bool:
-    """Is this an UEFI firmware volume that holds variables, as OVMF_VARS.fd does?"""
+    """Say whether this is a UEFI firmware volume that holds variables, as OVMF_VARS.fd does."""
     return bytes(view[0x28:0x2C]) == b"_FVH" and bytes(view[0x10:0x20]) == NVRAM_GUID and not has_reset_vector(view)
 
 
@@ -107,26 +108,28 @@ class FirmwareFile:
         """Do nothing; the file's view belongs to the caller."""
 
 
+def load_firmware(
+    memory: GuestMemory,
+    kernel_offset: SupportsIndex | None,
+    image: ImageLike,
+    highmem_start: SupportsIndex | None = None,
+) -> KernelLoaderResult:
+    """Put `image` so that it ends at 4 GiB (or at `kernel_offset`), in memory that must be there.
+
+    `kernel_load` is the reset vector. `highmem_start` is the lowest address that it may reach.
+    """
+    with Source(image) as source:
+        file = FirmwareFile(source.view, source.name)
+        start = TOP - len(file.view) if kernel_offset is None else address(kernel_offset)
+        if highmem_start is not None and start < address(highmem_start):
+            raise MemoryTooSmall(f"{file.name}: would begin at {start:#x}, below {address(highmem_start):#x}")
+        need_ram(memory, start, len(file.view), f"{file.name}: the ROM")
+        source.write_to(memory, start)
+        end = start + len(file.view)
+        return KernelLoaderResult(end - (TOP - RESET_VECTOR), end)
+
+
 class Firmware:
     """Loads firmware."""
 
-    @staticmethod
-    def load(
-        memory: GuestMemory,
-        kernel_offset: SupportsIndex | None,
-        image: ImageLike,
-        highmem_start: SupportsIndex | None = None,
-    ) -> KernelLoaderResult:
-        """Put `image` so that it ends at 4 GiB (or at `kernel_offset`), in memory that must be there.
-
-        `kernel_load` is the reset vector. `highmem_start` is the lowest address that it may reach.
-        """
-        with Source(image) as source:
-            file = FirmwareFile(source.view, source.name)
-            start = TOP - len(file.view) if kernel_offset is None else address(kernel_offset)
-            if highmem_start is not None and start < address(highmem_start):
-                raise MemoryTooSmall(f"{file.name}: would begin at {start:#x}, below {address(highmem_start):#x}")
-            need_ram(memory, start, len(file.view), f"{file.name}: the ROM")
-            source.write_to(memory, start)
-            end = start + len(file.view)
-            return KernelLoaderResult(end - (TOP - RESET_VECTOR), end)
+    load: ClassVar[KernelLoader] = staticmethod(load_firmware)

@@ -8,8 +8,9 @@ from pyvmm_loader.memory import address, need_ram
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, SupportsIndex
+    from typing import Any, ClassVar, SupportsIndex
 
+    from pyvmm_loader.images.result import KernelLoader
     from pyvmm_loader.images.source import ImageLike
     from pyvmm_loader.memory import GuestMemory
 
@@ -50,20 +51,22 @@ class FlatFile:
         """Do nothing; the file's view belongs to the caller."""
 
 
+def load_flat(
+    memory: GuestMemory,
+    kernel_offset: SupportsIndex | None,
+    image: ImageLike,
+    highmem_start: SupportsIndex | None = None,
+) -> KernelLoaderResult:
+    """Put all of `image` at `kernel_offset`, or at `highmem_start`, or at 0x7c00 like a boot sector."""
+    with Source(image) as source:
+        chosen = kernel_offset if kernel_offset is not None else highmem_start
+        start = BOOT_SECTOR if chosen is None else address(chosen)
+        need_ram(memory, start, len(source.view), f"{source.name}: the program")
+        source.write_to(memory, start)
+        return KernelLoaderResult(start, start + len(source.view))
+
+
 class Flat:
     """Loads flat binaries."""
 
-    @staticmethod
-    def load(
-        memory: GuestMemory,
-        kernel_offset: SupportsIndex | None,
-        image: ImageLike,
-        highmem_start: SupportsIndex | None = None,
-    ) -> KernelLoaderResult:
-        """Put all of `image` at `kernel_offset`, or at `highmem_start`, or at 0x7c00 like a boot sector."""
-        with Source(image) as source:
-            chosen = kernel_offset if kernel_offset is not None else highmem_start
-            start = BOOT_SECTOR if chosen is None else address(chosen)
-            need_ram(memory, start, len(source.view), f"{source.name}: the program")
-            source.write_to(memory, start)
-            return KernelLoaderResult(start, start + len(source.view))
+    load: ClassVar[KernelLoader] = staticmethod(load_flat)

@@ -16,8 +16,9 @@ from pyvmm_loader.memory import address, need_ram, write_zeros
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, SupportsIndex
+    from typing import Any, ClassVar, SupportsIndex
 
+    from pyvmm_loader.images.result import KernelLoader
     from pyvmm_loader.images.source import ImageLike
     from pyvmm_loader.memory import GuestMemory
 
@@ -101,41 +102,37 @@ class ImageFile:
         """Do nothing; the file's view belongs to the caller."""
 
 
-class Image:
-    """Loads arm64 and riscv64 Images."""
+def load_image(
+    memory: GuestMemory,
+    kernel_offset: SupportsIndex | None,
+    image: ImageLike,
+    highmem_start: SupportsIndex | None = None,
+) -> KernelLoaderResult:
+    """Put `image` at `kernel_offset` (2 MiB aligned; default 0) plus its text_offset, and zero what follows it.
 
-    @staticmethod
-    def load(
-        memory: GuestMemory,
-        kernel_offset: SupportsIndex | None,
-        image: ImageLike,
-        highmem_start: SupportsIndex | None = None,
-    ) -> KernelLoaderResult:
-        """Put `image` at `kernel_offset` (2 MiB aligned; default 0) plus its text_offset, and zero what follows it.
+    `image` may be compressed; it is unpacked into `memory` piece by piece, so that damage behind its header
+    is found when a part of it is there already. `kernel_end` counts `image_size`, which includes the BSS.
 
-        `image` may be compressed; it is unpacked into `memory` piece by piece, so that damage behind its header
-        is found when a part of it is there already. `kernel_end` counts `image_size`, which includes the BSS.
-
-        Raises ImageError for the file, PlacementError where it does not fit.
-        """
-        with Source(image) as source:
-            pieces = source.unpacked()
-            head = source.view if pieces is None else next(pieces, b"")
-            with memoryview(head) as view:
-                file = ImageFile(view, source.name)
-                start = _start(file, kernel_offset, highmem_start)
-                need_ram(memory, start, max(file.image_size, len(view)), f"{file.name}: the kernel")
-            end = start
-            if pieces is None:
-                source.write_to(memory, start)
-                end += len(source.view)
-            else:
-                for piece in chain((head,), pieces):
-                    need_ram(memory, end, len(piece), f"{file.name}: the kernel")
-                    memory.write_slice(piece, end)
-                    end += len(piece)
-            write_zeros(memory, end, start + file.image_size - end)
-            return KernelLoaderResult(start, max(end, start + file.image_size))
+    Raises ImageError for the file, PlacementError where it does not fit.
+    """
+    with Source(image) as source:
+        pieces = source.unpacked()
+        head = source.view if pieces is None else next(pieces, b"")
+        with memoryview(head) as view:
+            file = ImageFile(view, source.name)
+            start = _start(file, kernel_offset, highmem_start)
+            need_ram(memory, start, max(file.image_size, len(view)), f"{file.name}: the kernel")
+        end = start
+        if pieces is None:
+            source.write_to(memory, start)
+            end += len(source.view)
+        else:
+            for piece in chain((head,), pieces):
+                need_ram(memory, end, len(piece), f"{file.name}: the kernel")
+                memory.write_slice(piece, end)
+                end += len(piece)
+        write_zeros(memory, end, start + file.image_size - end)
+        return KernelLoaderResult(start, max(end, start + file.image_size))
 
 
 def _start(file: ImageFile, kernel_offset: SupportsIndex | None, highmem_start: SupportsIndex | None) -> int:
@@ -147,3 +144,9 @@ def _start(file: ImageFile, kernel_offset: SupportsIndex | None, highmem_start: 
     if highmem_start is not None and start < address(highmem_start):
         raise ProtocolViolation(f"{file.name}: would lie at {start:#x}, below {address(highmem_start):#x}")
     return start
+
+
+class Image:
+    """Loads arm64 and riscv64 Images."""
+
+    load: ClassVar[KernelLoader] = staticmethod(load_image)

@@ -1,10 +1,30 @@
-"""What a loader answers: where the kernel begins and ends, and what its headers said."""
+"""What a loader is and what it answers: where the kernel begins and ends, and what its headers said."""
 
 from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Protocol, SupportsIndex
+
+    from pyvmm_loader.images.source import ImageLike
+    from pyvmm_loader.memory import GuestMemory
     from pyvmm_loader.x86_64.bootparam import SetupHeader
+
+    class KernelLoader(Protocol):
+        """What every loader is: a function that puts one file into memory, as linux-loader's trait of this name."""
+
+        def __call__(
+            self,
+            memory: GuestMemory,
+            kernel_offset: SupportsIndex | None,
+            image: ImageLike,
+            highmem_start: SupportsIndex | None = None,
+        ) -> KernelLoaderResult:
+            """Put `image` at `kernel_offset`, or where its headers ask, but not below `highmem_start`.
+
+            Raises ImageError for the file, PlacementError where it does not fit.
+            """
+            ...
 
 
 class PvhBootCapability:
