@@ -174,7 +174,7 @@ class Cmdline:
         if words:
             self._set(self._boot, f"{self._init} {words}" if self._init else words)
 
-    def add_virtio_mmio_device(self, size: int, baseaddr: SupportsIndex, irq: int, id: int | None = None) -> None:  # noqa: A002
+    def add_virtio_mmio_device(self, size: int, baseaddr: SupportsIndex, irq: int, id: int | None = None) -> None:  # noqa: A002 - linux-loader's name
         """Append `virtio_mmio.device=<size>@<baseaddr>:<irq>[:<id>]`.
 
         Raises MmioSize for a window of no bytes, CmdlineError for numbers that the kernel would read as others: size
@@ -222,7 +222,7 @@ class Cmdline:
         # what the kernel reads counts, not whether init's words came by insert_init_args or behind a "--" of insert_str
         return self._whole() == other._whole()
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # a command line grows
 
     def __repr__(self) -> str:
         return f"<Cmdline {self._boot!r} init={self._init!r} capacity={self.capacity}>"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         """
 
         def check_range(self, addr: int, length: int, /) -> bool:
-            """Is all of [addr, addr + length) RAM?"""
+            """Say whether all of [addr, addr + length) is RAM."""
             ...
 
         def write_slice(self, buffer: Buffer, addr: int, /) -> None:

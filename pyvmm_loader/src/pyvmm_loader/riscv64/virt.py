@@ -72,10 +72,7 @@ def virt_tree(
         return [irq] if msi is None else [irq, trigger]
 
     if machine_mode:
-        clint = soc.add(f"clint@{layout.CLINT:x}")
-        clint["compatible"] = ["sifive,clint0", "riscv,clint0"]
-        clint["reg"] = cells64(layout.CLINT, layout.CLINT_SIZE)
-        clint["interrupts-extended"] = [cell for hart in harts for cell in (hart, M_SOFT, hart, M_TIMER)]
+        _clint(soc, harts)
     soc["interrupt-parent"] = controller
     serial = soc.add(f"serial@{layout.UART:x}", compatible="ns16550a", reg=cells64(layout.UART, 0x100))
     serial["interrupts"] = specifier(layout.UART_IRQ)
@@ -126,6 +123,13 @@ def _plic(soc: Node, harts: list[Node], *, machine_mode: bool) -> Node:
     first = M_EXTERNAL if machine_mode else NO_CONTEXT
     plic["interrupts-extended"] = [cell for hart in harts for cell in (hart, first, hart, S_EXTERNAL)]
     return plic
+
+
+def _clint(soc: Node, harts: list[Node]) -> None:
+    clint = soc.add(f"clint@{layout.CLINT:x}")
+    clint["compatible"] = ["sifive,clint0", "riscv,clint0"]
+    clint["reg"] = cells64(layout.CLINT, layout.CLINT_SIZE)
+    clint["interrupts-extended"] = [cell for hart in harts for cell in (hart, M_SOFT, hart, M_TIMER)]
 
 
 def _imsic(soc: Node, harts: list[Node]) -> Node:

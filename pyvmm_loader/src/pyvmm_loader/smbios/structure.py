@@ -17,7 +17,7 @@ class Structure:
 
     __slots__ = ("formatted", "handle", "strings", "type")
 
-    def __init__(self, type: int, handle: int, formatted: bytes = b"", strings: tuple[str, ...] = ()) -> None:  # noqa: A002
+    def __init__(self, type: int, handle: int, formatted: bytes = b"", strings: tuple[str, ...] = ()) -> None:  # noqa: A002 - the field's name
         if any(not text or "\0" in text for text in strings) or len(strings) > MAX_STRINGS:
             # an empty one would be the end of the structure
             raise InvalidHeader(

@@ -61,12 +61,12 @@ def add_payload(boot: Layout, image: BzImageFile) -> int:
 
 
 def cmdline_limit(header: SetupHeader) -> int:
-    """How many characters the kernel reads: boot.rst says 255 before protocol 2.06, which has no cmdline_size."""
+    """Return how many characters the kernel reads: by boot.rst 255 before protocol 2.06, which has no cmdline_size."""
     return header.cmdline_size if header.version >= 0x206 else CMDLINE_SIZE_BEFORE_2_06
 
 
 def initrd_limit(header: SetupHeader) -> int:
-    """The highest address an initrd may occupy."""
+    """Return the highest address an initrd may occupy."""
     return header.initrd_addr_max if header.version >= 0x203 else INITRD_ADDR_MAX_BEFORE_2_03
 
 
