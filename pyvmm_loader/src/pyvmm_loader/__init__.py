@@ -9,9 +9,11 @@ demands. `BootPlan` decides all of that for a file and a memory, says it as text
         plan.apply(memory)
         plan.registers.copy_to(regs, sregs)
 
-Below it are the loaders (`Elf`, `BzImage`, `Image`), which only place one file, and what the guest reads: `Cmdline`,
-the tables under `x86_64`, `acpi` and `smbios`, device trees under `fdt` with those of whole machines under `aarch64`
-and `riscv64`, and `Initramfs`. Everything is imported when it is first used: starting a guest pays for what it needs.
+`images` says what a file is, `plan` says where things go, and the boot protocols under `x86_64`, `aarch64` and
+`riscv64` write into the plan's layout. Below are the loaders (`Elf`, `BzImage`, `Image`), which only place one file,
+and what the guest reads: `Cmdline`, the tables under `x86_64`, `acpi` and `smbios`, device trees under `fdt` with those
+of whole machines under `aarch64` and `riscv64`, and `Initramfs`. Everything is imported when it is first used: starting
+a guest pays for what it needs.
 """
 
 from __future__ import annotations

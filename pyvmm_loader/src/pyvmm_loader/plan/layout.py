@@ -85,7 +85,7 @@ class Layout:
         size: int | None = None,
         role: Role | None = None,
     ) -> None:
-        """Put `data` at `start`, with zeros up to `size`; data None only keeps the range free."""
+        """Put `data` at `start`, with zeros up to `size`; None only keeps the range free. `role` is a Placement's."""
         length = size if size is not None else len(memoryview(data or b""))
         self.placements.append(Placement(start, length, name, why, data, role))
 

@@ -245,7 +245,7 @@ class BootPlan:
 
     @property
     def placements(self) -> list[Placement]:
-        """What lies where, from low addresses to high ones."""
+        """What lies where, from low addresses to high ones; the `role` of each says what it is."""
         return self.layout.placements
 
     @property
