@@ -29,9 +29,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from guest import initramfs, kernel  # noqa: E402 (the checkout's own package, which is not installed)
-from guest.byte_program import TEN_INSTRUCTIONS, pvh_elf  # noqa: E402
-from guest.host import install  # noqa: E402
+from guest import initramfs, kernel  # noqa: E402 - the checkout's own package, which is not installed
+from guest.byte_program import TEN_INSTRUCTIONS, pvh_elf  # noqa: E402 - as above
+from guest.host import install  # noqa: E402 - as above
 
 PATIENCE = 120
 CMDLINE = "console=ttyS0 panic=-1 reboot=k quiet wait=60"

@@ -33,7 +33,7 @@ SIZES = (1, 16, 256)
 class Silent:
     """A device that answers with the least work."""
 
-    def read(self, offset: int, buffer: memoryview) -> None:  # noqa: ARG002
+    def read(self, offset: int, buffer: memoryview) -> None:  # noqa: ARG002 - the bus hands it to every device
         """Answer."""
         buffer[0] = 1
 
@@ -93,7 +93,7 @@ def ours(kind: str, devices: int, count: int) -> float:
 
 
 def rust(command: str) -> Callable[[str, int, int], float]:
-    """The peer as a function like `ours`; it runs longer, for a clock to see it."""
+    """Return the peer as a function like `ours`; it runs longer, for a clock to see it."""
 
     def measure(kind: str, devices: int, count: int) -> float:
         words = [command, kind, str(devices), str(count * 20)]
@@ -129,7 +129,7 @@ def compare(peer: Callable[[str, int, int], float] | None, kind: str, devices: i
 
 @contextlib.contextmanager
 def busy(interval: float | None) -> Iterator[None]:
-    """A Python thread that computes all the time, with a switch interval; None is no such thread."""
+    """Run a Python thread that computes all the time, with a switch interval; None is no such thread."""
     if interval is None:
         yield
         return
@@ -175,7 +175,7 @@ def wakes(count: int, start_loop: Callable[[int, Callable[[], object]], Callable
 
 
 def our_loop(fd: int, handler: Callable[[], object]) -> Callable[[], object]:
-    """An `EventLoop` in a thread."""
+    """Run an `EventLoop` in a thread."""
     loop = EventLoop()
     loop.add_reader(fd, handler)
     thread = threading.Thread(target=loop.run)
@@ -190,7 +190,7 @@ def our_loop(fd: int, handler: Callable[[], object]) -> Callable[[], object]:
 
 
 def asyncio_loop(fd: int, handler: Callable[[], object]) -> Callable[[], object]:
-    """The peer from the standard library."""
+    """Return the peer from the standard library."""
     loop = asyncio.new_event_loop()
     loop.add_reader(fd, handler)
     thread = threading.Thread(target=loop.run_forever)

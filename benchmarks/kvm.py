@@ -83,7 +83,7 @@ def ours(kind: str, count: int) -> float:
 
 
 def ours_by_match(kind: str, count: int) -> float:
-    """The same with the patterns that read best, for each of which CPython makes a set, a list and a tuple."""
+    """Do the same with the patterns that read best, for each of which CPython makes a set, a list and a tuple."""
     if kind == "ioeventfd":
         return ours_ioeventfd(count)
     total = 0
@@ -100,7 +100,7 @@ def ours_by_match(kind: str, count: int) -> float:
 
 
 def ours_ioeventfd(count: int) -> float:
-    """The guest counts to `count` by itself; the kernel takes its writes."""
+    """Let the guest count to `count` by itself; the kernel takes its writes."""
     code = b"\x66\xb9" + count.to_bytes(4, "little") + bytes.fromhex("e610664975faf4")
     event = os.eventfd(0, os.EFD_NONBLOCK)
     with Machine(code) as machine:
@@ -171,7 +171,7 @@ def registers(count: int = 5000) -> dict[str, float]:
         start = time.perf_counter_ns()
         for _ in range(count):
             machine.vcpu.run()
-            machine.vcpu.get_regs().rip  # noqa: B018
+            machine.vcpu.get_regs().rip  # noqa: B018 - reading it is what is timed
         fetched = time.perf_counter_ns() - start
     both = {"exit_and_sync_regs_us": synced / count / 1e3, "exit_and_get_regs_us": fetched / count / 1e3}
     return both | {"get_regs_us": read / count / 1e3, "set_regs_us": write / count / 1e3}
@@ -200,7 +200,7 @@ def kicks(count: int = 1000) -> dict[str, float]:
 
 
 def build(folder: Path, rust: bool) -> dict[str, list[str]]:
-    """The commands of the peers that can be built here."""
+    """Return the commands of the peers that can be built here."""
     commands = {}
     if shutil.which("cc"):
         subprocess.run(["cc", "-O2", "-o", folder / "loop", PEERS / "loop.c"], check=True)
@@ -218,7 +218,7 @@ def build(folder: Path, rust: bool) -> dict[str, list[str]]:
 
 
 def peer(command: list[str]) -> Callable[[str, int], float]:
-    """A peer as a function like `ours`."""
+    """Return a peer as a function like `ours`."""
 
     def measure(kind: str, count: int) -> float:
         return float(subprocess.run([*command, kind, str(count)], check=True, capture_output=True, text=True).stdout)
@@ -229,7 +229,7 @@ def peer(command: list[str]) -> Callable[[str, int], float]:
 def rounds(
     loops: dict[str, Callable[[str, int], float]], kind: str, count: int, times: int
 ) -> Iterator[dict[str, float]]:
-    """Rounds in which every loop takes its turn, so that noise meets all alike."""
+    """Run rounds in which every loop takes its turn, so that noise meets all alike."""
     for _ in range(times):
         yield {name: loop(kind, count) / count for name, loop in loops.items()}
 

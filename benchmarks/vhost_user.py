@@ -71,7 +71,7 @@ class VhostUserPort(Port):
         return int.from_bytes(self.answer(8), "little")
 
     def answer(self, size: int) -> bytes:
-        """What answers a message, without its header."""
+        """Return what answers a message, without its header."""
         return self.socket.recv(HEADER.size + size, socket.MSG_WAITALL)[HEADER.size :]
 
     def status(self) -> int:
@@ -83,7 +83,7 @@ class VhostUserPort(Port):
         self.state = status
 
     def device_features(self) -> int:
-        """What the device offers."""
+        """Return what the device offers."""
         return self.offered & ~(1 << PROTOCOL_FEATURES)
 
     def set_driver_features(self, features: int) -> None:
@@ -107,7 +107,7 @@ class VhostUserPort(Port):
         self.send(SET_VRING_ENABLE, struct.pack("<II", index, 1))
         self.ask(GET_FEATURES)  # messages are taken in order, so an answer means that all of this was
 
-    def notify(self, index: int, value: int, size: int) -> None:  # noqa: ARG002 (the eventfd says it all)
+    def notify(self, index: int, value: int, size: int) -> None:  # noqa: ARG002 - the eventfd says it all
         """Kick a queue."""
         os.eventfd_write(self.kicks[index], 1)
 
@@ -116,11 +116,11 @@ class VhostUserPort(Port):
         return 0
 
     def generation(self) -> int:
-        """The configuration does not change here."""
+        """Ignore it: the configuration does not change here."""
         return 0
 
     def config_address(self) -> int:
-        """The configuration is not on a bus: `load` asks for it."""
+        """Ignore it: the configuration is not on a bus: `load` asks for it."""
         return 0
 
     def load(self, addr: int, size: int) -> int:
@@ -144,7 +144,7 @@ class VhostUserPort(Port):
             os.close(fd)
 
 
-def drive_behind(path: str, device_type: int = VIRTIO_ID_BLOCK, *, queues: int = 1, features: int | None = None) -> Any:  # noqa: ANN401 (the driver of whatever type the device has)
+def drive_behind(path: str, device_type: int = VIRTIO_ID_BLOCK, *, queues: int = 1, features: int | None = None) -> Any:  # noqa: ANN401 - the driver of whatever type the device has
     """Drive the device behind a vhost-user socket; close the driver at the end.
 
     Args:

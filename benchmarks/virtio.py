@@ -48,7 +48,7 @@ class Takes(VirtioDevice):
 
 
 def filled(kind: str, ring_kind: type[Ring], memory: GuestMemoryMmap) -> tuple[Ring, SplitQueue | PackedQueue]:
-    """A ring in which a driver has put what an operation takes, and the device's side of it."""
+    """Make a ring in which a driver has put what an operation takes, and the device's side of it."""
     arena = Arena(memory, 0x10000, 16 << 20)
     ring = ring_kind(arena, SIZE, event_idx=False, indirect=kind.endswith("indirect"), in_order=False)
     chains, length = (1, 128) if kind.startswith("single") else (128, 1)
@@ -114,7 +114,7 @@ def requests(ring: str, *, indirect: bool, seconds: float) -> dict[str, float]:
 
 
 def rust(command: str) -> Callable[[str], float]:
-    """The peer as a function."""
+    """Return the peer as a function."""
 
     def measure(kind: str) -> float:
         done = subprocess.run([command, kind, str(TURNS * 100)], check=True, capture_output=True, text=True)

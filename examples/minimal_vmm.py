@@ -92,7 +92,7 @@ class Machine:
         return split_ram(self.arguments.memory)
 
     def add_interrupt_controllers(self) -> None:
-        """The PC's interrupt controllers and its timer, all in KVM."""
+        """Add the PC's interrupt controllers and its timer, all in KVM."""
         self.vm.set_tss_address(TSS_ADDRESS)
         self.vm.create_irq_chip()
         self.vm.create_pit2()
@@ -127,13 +127,13 @@ class Machine:
         return Console()
 
     def interrupt(self, gsi: int) -> EdgeInterrupt:
-        """An edge interrupt that KVM delivers without a detour through here."""
+        """Return an edge interrupt that KVM delivers without a detour through here."""
         interrupt: EventFdInterrupt = self.own(EventFdInterrupt())
         self.vm.register_irqfd(interrupt.fileno(), gsi)
         return interrupt
 
     def plan(self) -> BootPlan:
-        """What the kernel finds in memory, and where, before the first instruction."""
+        """Return what the kernel finds in memory, and where, before the first instruction."""
         asked = self.arguments
         kernel, dashes, init = asked.cmdline.partition(" -- ")
         acpi = self.acpi_tables() if asked.tables == "acpi" else None
@@ -161,7 +161,7 @@ class Machine:
         )
 
     def add_processors(self, plan: BootPlan) -> None:
-        """The first starts at the kernel's entry; the others wait for it to send INIT and SIPI."""
+        """Let the first start at the kernel's entry; the others wait for it to send INIT and SIPI."""
         cpuid = self.kvm.get_supported_cpuid()
         vcpus = [self.own(self.vm.create_vcpu(number)) for number in range(self.arguments.cpus)]
         for vcpu in vcpus:
@@ -172,7 +172,7 @@ class Machine:
         vcpus[0].set_regs(regs)
         self.control = RunControl(vcpus, self.on_exit)
 
-    def own(self, thing: Any) -> Any:  # noqa: ANN401 (whatever has a close)
+    def own(self, thing: Any) -> Any:  # noqa: ANN401 - whatever has a close
         """Remember to close something, and return it."""
         self.owned.append(thing)
         return thing
@@ -208,7 +208,7 @@ class Machine:
         return self.end is not None
 
     def on_rare_exit(self, vcpu: VcpuFd, exit_: VcpuExit) -> None:
-        """What a guest of this machine does at most once."""
+        """Take what a guest of this machine does at most once."""
         from pyvmm_kvm import SystemEvent
 
         if isinstance(exit_, SystemEvent) and exit_.type in (1, 2):  # shutdown, reset
@@ -217,7 +217,7 @@ class Machine:
             self.finish(1, f"vCPU {vcpu.id} cannot go on: {exit_!r}")
 
     def on_reset(self) -> None:
-        """The guest reset the machine, which is how it reboots, and also what it does after a panic."""
+        """End the machine: the guest reset it, which is how it reboots, and also what it does after a panic."""
         if self.console.panic:
             self.finish(1, f"the guest's kernel panicked: {self.console.panic}")
         else:
@@ -256,7 +256,7 @@ class Machine:
 
 
 def with_apic_id(cpuid: CpuId, apic_id: int) -> CpuId:
-    """What CPUID answers on one processor: all is shared but the id, in leaf 1 and in the topology leaves."""
+    """Return what CPUID answers on one processor: all is shared but the id, in leaf 1 and in the topology leaves."""
     own = cpuid.copy()
     for entry in own:
         if entry.function == 1:

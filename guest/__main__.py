@@ -13,14 +13,14 @@ VMM = Path(__file__).resolve().parent.parent / "examples" / "minimal_vmm.py"
 
 
 def guest_kernel(flavour: str) -> Path:
-    """The kernel image that suits this host."""
+    """Return the kernel image that suits this host."""
     if is_pvm() or flavour != "boot":
         return kernel.build(flavour).vmlinux
     return distribution.kernel()
 
 
 def command_line(wait: int | None) -> str:
-    """What the guest's kernel is told; ``wait`` is for the demo init."""
+    """Return what the guest's kernel is told; ``wait`` is for the demo init."""
     words = ["console=ttyS0", "panic=-1", "reboot=k", "quiet"]
     return " ".join(words if wait is None else [*words, f"wait={wait}"])
 

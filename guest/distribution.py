@@ -11,7 +11,7 @@ PACKAGE = "linux-image-cloud-amd64"
 
 
 def kernel() -> Path:
-    """The host's own ``/boot/vmlinuz`` where it may be read, Debian's cloud kernel otherwise.
+    """Return the host's own ``/boot/vmlinuz`` where it may be read, Debian's cloud kernel otherwise.
 
     Raises:
         GuestError: the package could not be fetched or holds no kernel.
@@ -43,7 +43,7 @@ def cloud_kernel() -> Path:
 
 
 def _newest() -> str:
-    """The package that the meta package depends on, which is the one with the kernel."""
+    """Return the package that the meta package depends on, which is the one with the kernel."""
     for line in run(["apt-cache", "depends", PACKAGE]).splitlines():
         relation, _, package = line.strip().partition(": ")
         if relation == "Depends" and package.startswith("linux-image-"):

@@ -27,17 +27,17 @@ exec setsid cttyhack sh
 
 
 def demo() -> Path:
-    """The initramfs whose only file is ``init``, compiled from ``init.c``."""
+    """Return the initramfs whose only file is ``init``, compiled from ``init.c``."""
     return _compiled("demo", HERE / "init.c")
 
 
 def devices() -> Path:
-    """The initramfs whose init says what Linux's drivers made of the machine's devices."""
+    """Return the initramfs whose init says what Linux's drivers made of the machine's devices."""
     return _compiled("devices", HERE / "devices.c")
 
 
 def virtio() -> Path:
-    """The initramfs whose init uses virtio devices as programs do."""
+    """Return the initramfs whose init uses virtio devices as programs do."""
     return _compiled("virtio", HERE / "virtio.c")
 
 
@@ -48,7 +48,7 @@ def _compiled(name: str, source: Path) -> Path:
 
 
 def shell() -> Path:
-    """The initramfs with a busybox shell."""
+    """Return the initramfs with a busybox shell."""
     install(["busybox-static", "cpio"], "which make the guest's shell")
     busybox = Path("/bin/busybox").read_bytes()
 

@@ -76,7 +76,7 @@ def build(flavour: str = "boot") -> Kernel:
 
 
 def _key(flavour: str, version: str) -> str:
-    """What went in: source version, configuration, patches, compiler."""
+    """Return what went in: source version, configuration, patches, compiler."""
     ingredients = hashlib.sha256(version.encode())
     for path in [*(HERE / "config" / name for name in FLAVOURS[flavour].configs), *_patches()]:
         ingredients.update(path.read_bytes())

@@ -11,7 +11,7 @@ KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 
 def content(package: str) -> Path:
-    """The folder with everything that a package of this host's distribution holds, fetched once.
+    """Return the folder with everything that a package of this host's distribution holds, fetched once.
 
     Raises:
         GuestError: apt knows no such package or cannot fetch it.

@@ -73,7 +73,7 @@ def test_long_mode_runs_and_walks(big: tuple[VmFd, VcpuFd, mmap.mmap]) -> None:
     assert bytes(exit_.data) == b"\x88"
     assert isinstance(vcpu.run(), Hlt)
     assert vcpu.get_regs().rax == 0x1122334455667788
-    read = lambda address, length: memory[address : address + length]  # noqa: E731
+    read = lambda address, length: memory[address : address + length]  # noqa: E731 - it is short and stands where it is used
     found = walk(sregs, read, 0x201234)
     assert found is not None
     assert (found.physical, found.size, found.writable, found.user) == (0x201234, 2 << 20, True, False)

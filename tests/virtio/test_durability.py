@@ -43,7 +43,7 @@ with drive(Block(open_disk(path, kind), queues=2), ring="packed") as driver:
 """
 
 
-def open_again(path: Path, kind: str):  # type: ignore[no-untyped-def] # noqa: ANN201 (a disk)
+def open_again(path: Path, kind: str):  # type: ignore[no-untyped-def] # noqa: ANN201 - a disk
     """Open the image; a server that serves the dead still has it for a moment."""
     for _ in range(200):
         try:

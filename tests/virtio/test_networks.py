@@ -227,7 +227,7 @@ def test_a_tap_that_is_deleted_is_an_unplugged_cable() -> None:
     for act in (receive, lambda tap: send(tap, bytes(HEADER_SIZE) + FRAME)):
         with Tap("pyvmmtest%d") as tap:
             changes: list[bool] = []
-            tap.on_link = lambda: changes.append(tap.link_up)  # noqa: B023 (called within this turn)
+            tap.on_link = lambda: changes.append(tap.link_up)  # noqa: B023 - called within this turn
             subprocess.run(["ip", "link", "set", tap.name, "up"], check=True)
             while receive(tap):
                 pass

@@ -73,7 +73,7 @@ def test_facades_know_their_names_and_no_others() -> None:
         assert set(facade.__all__) <= set(dir(facade))
         assert all(getattr(facade, name) for name in facade.__all__)
         with pytest.raises(AttributeError, match="toaster"):
-            facade.toaster  # noqa: B018 (asking is what is tested)
+            facade.toaster  # noqa: B018 - asking is what is tested
 
 
 @pytest.mark.parametrize("name", NAMES)

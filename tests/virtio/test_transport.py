@@ -41,7 +41,7 @@ def ring(request: pytest.FixtureRequest) -> str:
 def start(transport: str, ring: str) -> Iterator[Start]:
     made: list[Driver] = []
 
-    def start(device: Echo, **options: Any) -> Driver:  # noqa: ANN401 (drive's options)
+    def start(device: Echo, **options: Any) -> Driver:  # noqa: ANN401 - drive's options
         made.append(drive(device, transport, ring, **options))
         return made[-1]
 
