@@ -9,7 +9,7 @@ from pyvmm_virtio.constants import features as f
 from pyvmm_virtio.constants.ring import VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC
 from pyvmm_virtio.errors import VirtioUsageError, VirtqueueError
 from pyvmm_virtio.interrupt import NoInterrupt
-from pyvmm_virtio.offer import RING_FEATURES, SharedMemory, mask, refusal
+from pyvmm_virtio.features import RING_FEATURES, SharedMemory, mask, refusal
 from pyvmm_virtio.queue.split import SplitQueue
 
 TYPE_CHECKING = False
