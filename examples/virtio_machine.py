@@ -11,8 +11,8 @@ from kvm_interrupts import KvmInterrupts
 from pyvmm_device import BusRange, ResourceExhausted
 from pyvmm_kvm import IoEventAddress
 from pyvmm_virtio.constants.features import VIRTIO_F_RING_PACKED
-from pyvmm_virtio.device import RING_FEATURES
 from pyvmm_virtio.errors import VirtioUsageError
+from pyvmm_virtio.features import RING_FEATURES
 from pyvmm_virtio.transport import QueueEvents
 from virtio_devices import DeviceMaker, explain
 

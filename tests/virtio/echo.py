@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyvmm_device import Ram
-from pyvmm_virtio.device import RING_FEATURES, SharedMemory, VirtioDevice
+from pyvmm_virtio.device import VirtioDevice
 from pyvmm_virtio.errors import VirtqueueError
+from pyvmm_virtio.features import RING_FEATURES
+from pyvmm_virtio.shared_memory import SharedMemory
 
 CONFIG = bytes(range(24))
 DOUBLE = 5  # a feature of its own: answers twice

@@ -24,8 +24,8 @@ from pyvmm_virtio.constants import features as f
 from pyvmm_virtio.constants import net as n
 from pyvmm_virtio.constants.device_ids import VIRTIO_ID_NET
 from pyvmm_virtio.constants.ring import VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC
-from pyvmm_virtio.device import mask
 from pyvmm_virtio.devices import Net
+from pyvmm_virtio.features import mask
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from _thread import RLock
 
-from pyvmm_memory import GuestMemoryError
+from pyvmm_device.tally import Tally
 from pyvmm_virtio.constants import features as f
 from pyvmm_virtio.constants.ring import VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC
-from pyvmm_virtio.errors import VirtioUsageError, VirtqueueError
-from pyvmm_virtio.interrupt import NoInterrupt
-from pyvmm_virtio.features import RING_FEATURES, SharedMemory, mask, refusal
+from pyvmm_virtio.dispatch import Dispatcher
+from pyvmm_virtio.errors import VirtioUsageError
+from pyvmm_virtio.features import RING_FEATURES, refusal
 from pyvmm_virtio.queue.split import SplitQueue
 
 TYPE_CHECKING = False
@@ -25,9 +25,7 @@ if TYPE_CHECKING:
     from pyvmm_virtio.memory import GuestMemory, MemorySource
     from pyvmm_virtio.queue.chain import DescriptorChain
     from pyvmm_virtio.queue.protocol import Queue
-
-
-__all__ = ["RING_FEATURES", "SharedMemory", "VirtioDevice", "mask"]
+    from pyvmm_virtio.shared_memory import SharedMemory
 
 
 class VirtioDevice:
@@ -64,17 +62,15 @@ class VirtioDevice:
         loop: the event loop, where the device has one.
 
     Attributes:
+        dispatch: gives the queues their turns; where a device takes chains in a way of its own, it has more for that.
+        lock: held while anything of the device runs.
         device_features: everything that is offered.
         driver_features: what the driver accepted, once it did.
         config: the configuration space, little-endian.
         config_generation: changes with each change by the device.
         queues: as the driver set them up.
-        active: whether a driver drives it.
-        needs_reset: whether the driver did something wrong that only a reset heals.
         errors: how often each kind of error was the driver's.
         last_error: the last of them.
-        bugs: how often there was an error that was the device's own; each was logged.
-        epochs: for each queue, a number that changes with each reset of it.
         in_flight: counts workers that touch guest memory, where there are workers.
         loop: where a queue that does not end is taken up again after others; without one it is done at once.
     """
@@ -103,24 +99,14 @@ class VirtioDevice:
         self.driver_features = 0
         self.config = bytearray(config)
         self.config_generation = 0
-        self.active = False
-        self.paused = False
-        self._pausing = False
-        self.needs_reset = False
-        self.errors: dict[str, int] = {}
+        self.errors = Tally(__name__)
         self.last_error: Exception | None = None
-        self.bugs = 0
         self.in_flight: InFlight | None = None
         self.loop: EventLoop | None = loop
-        self.interrupt: VirtioInterrupt = NoInterrupt()
-        self.queues: list[Queue] = [SplitQueue(size, index) for index, size in enumerate(self.queue_max_sizes)]
-        self.epochs = [0] * len(self.queues)
+        self.queues = make_queues(self.queue_max_sizes)
+        self.dispatch = Dispatcher(self, self.lock, len(self.queues))
         self._memory: GuestMemory | None = None
         self._snapshot: Callable[[], GuestMemory] | None = None
-        self._completed: set[int] = set()
-        self._again: set[int] = set()
-        self._calls = 0  # of `_call`, one within the other
-        self._restored = False
         self._config_was_read = True
 
     # what subclasses do
@@ -162,6 +148,50 @@ class VirtioDevice:
     def restore_device(self, state: Mapping[str, Any]) -> None:
         """Become what `device_state` said, before `activate` where the device was active. Raises DeviceStateError."""
 
+    # whether it is served, and by whom
+
+    @property
+    def active(self) -> bool:
+        """Whether a driver drives it."""
+        return self.dispatch.active
+
+    @active.setter
+    def active(self, active: bool) -> None:
+        self.dispatch.set_active(active)
+
+    @property
+    def paused(self) -> bool:
+        """Whether nobody is served until `resume`."""
+        return self.dispatch.paused
+
+    @paused.setter
+    def paused(self, paused: bool) -> None:
+        self.dispatch.set_paused(paused)
+
+    @property
+    def needs_reset(self) -> bool:
+        """Whether the driver did something wrong that only a reset heals."""
+        return self.dispatch.needs_reset
+
+    @needs_reset.setter
+    def needs_reset(self, needs_reset: bool) -> None:
+        self.dispatch.set_needs_reset(needs_reset)
+
+    @property
+    def interrupt(self) -> VirtioInterrupt:
+        """The way to the driver, where there is one."""
+        return self.dispatch.interrupt
+
+    @property
+    def epochs(self) -> list[int]:
+        """For each queue, a number that changes with each reset of it."""
+        return self.dispatch.epochs
+
+    @property
+    def bugs(self) -> int:
+        """How often there was an error that was the device's own; each was logged."""
+        return self.dispatch.bugs
+
     # what subclasses call
 
     @property
@@ -173,7 +203,7 @@ class VirtioDevice:
         return memory
 
     def negotiated(self, feature: int) -> bool:
-        """Whether the driver accepted a feature, by its number."""
+        """Say whether the driver accepted a feature, by its number."""
         return bool(self.driver_features >> feature & 1)
 
     def chains(self, index: int) -> Iterator[DescriptorChain]:
@@ -183,54 +213,26 @@ class VirtioDevice:
         others had their turn. Who leaves the loop early comes back by itself for what is left: the driver does not
         notify of that again, and need not notify of more.
         """
-        queue, memory = self.queues[index], self.memory
-        pop = queue.pop_descriptor_chain
-        # while the device comes to rest nothing more is taken, by whatever callback: it would be under way after it
-        if self._pausing or not queue.ready():
-            return
-        queue.disable_notification(memory)
-        done = False
-        try:
-            for _ in range(queue.size()):
-                chain = pop(memory)
-                if chain is not None:
-                    yield chain
-                elif queue.enable_notification(memory):
-                    # one came meanwhile; it takes a turn, or a driver that plays with its index could keep us here
-                    queue.disable_notification(memory)
-                else:
-                    done = True
-                    return
-            self._again.add(index)
-            done = True
-        finally:
-            if not done and self.active and queue.ready():
-                queue.enable_notification(memory)
+        return self.dispatch.chains(index)
 
     def complete(self, index: int, chain: DescriptorChain | int, length: int) -> None:
         """Give a chain (or a head) back with the count of bytes written; the driver is notified once for many.
 
         The notification goes out when `process_queue`, or what `serve` was given, returns.
         """
-        head = chain if isinstance(chain, int) else chain.head_index
-        self.queues[index].add_used(self.memory, head, length)
-        self._completed.add(index)
+        self.dispatch.complete(index, chain, length)
 
     def complete_batch(self, index: int, used: Sequence[tuple[int, int]]) -> None:
         """Give several chains back as (head, length): the driver sees all of them or none."""
-        self.queues[index].add_used_batch(self.memory, used)
-        self._completed.add(index)
+        self.dispatch.complete_batch(index, used)
 
     def is_current(self, index: int, epoch: int) -> bool:
-        """Whether a queue was not reset since its `epochs` entry was this."""
-        return self.epochs[index] == epoch
+        """Say whether a queue was not reset since its `epochs` entry was this."""
+        return self.dispatch.is_current(index, epoch)
 
     def finish(self, index: int, epoch: int, chain: DescriptorChain | int, length: int) -> bool:
         """Complete a request from a worker thread; false, and nothing happened, if its queue was reset meanwhile."""
-        with self.lock:
-            if not self.is_current(index, epoch):
-                return False
-            return self.serve(self.complete, index, chain, length)
+        return self.dispatch.finish(index, epoch, chain, length)
 
     def config_changed(self) -> None:
         """Tell the driver that `config` was changed; do both under `lock`, or let `update_config` do it."""
@@ -257,76 +259,16 @@ class VirtioDevice:
         Every callback of a device (a file descriptor is readable, a timer has run out) goes through here. Returns
         whether it was called and went well: not while the device is inactive, paused, or waits for its reset.
         """
-        with self.lock:
-            went_well = self._call(function, *arguments)
-            unfinished = min(self._again, default=-1) if not self._calls else -1
-        if unfinished >= 0:
-            self._take_up(unfinished)
-        return went_well
-
-    def _call(self, function: Callable[..., object], *arguments: object) -> bool:
-        """Do what `serve` says, under the lock; who calls this looks at `_again` when the last of `_calls` is over."""
-        if not self.active or self.paused or self.needs_reset:
-            return False
-        self._calls += 1
-        try:
-            self._guard(function, *arguments)
-        finally:
-            self._calls -= 1
-            self._notify_driver()
-        return not self.needs_reset
-
-    def _guard(self, function: Callable[..., object], *arguments: object) -> None:
-        """Call what a subclass has written: nothing that goes wrong there may end the thread of a vCPU."""
-        try:
-            function(*arguments)
-        except (VirtqueueError, GuestMemoryError) as error:
-            self.fail(error)
-        except Exception as error:  # noqa: BLE001 (a bug in a device: it is shown)
-            from traceback import format_exc
-
-            self.bugs += 1
-            # as text: somebody may keep the record, and the frames hold views of guest memory
-            self._log().error("%r: an error of its own\n%s", self, format_exc())
-            self.fail(error)
-
-    def _take_up(self, index: int) -> None:
-        """Look at a queue once more that had its turn and did not end."""
-        if self.loop is None:
-            self.kick(index)
-        else:
-            # whatever else waits there comes first, however busy a guest keeps this queue
-            self.loop.call_soon(lambda: self.kick(index))
-
-    def _notify_driver(self) -> None:
-        while self._completed:
-            index = self._completed.pop()
-            try:
-                if self.queues[index].needs_notification(self.memory):
-                    self.interrupt.signal_queue(index)
-            except (VirtqueueError, GuestMemoryError) as error:
-                self.fail(error)
+        return self.dispatch.serve(function, *arguments)
 
     def fail(self, error: Exception) -> None:
         """Note what the driver did wrong, set DEVICE_NEEDS_RESET and tell the driver; logged once for each kind."""
-        kind = type(error).__name__
-        self.errors[kind] = self.errors.get(kind, 0) + 1
         # without the frames it came through, which hold views of guest memory
         self.last_error = error.with_traceback(None)
         error.__cause__ = error.__context__ = None
-        if self.errors[kind] == 1:
-            self._log().warning("%r needs a reset (others of this kind are only counted): %s", self, error)
-        if not self.needs_reset:
-            self.needs_reset = True
-            if self.active:
-                # 2.1.2: "If DRIVER_OK is set, after it sets DEVICE_NEEDS_RESET, the device MUST send a device
-                # configuration change notification"
-                self.interrupt.signal_config()
-
-    def _log(self) -> Any:  # noqa: ANN401 (logging is imported when there is something to say)
-        import logging
-
-        return logging.getLogger(__name__)
+        message = "%r needs a reset (others of this kind are only counted): %s"
+        self.errors.count(type(error).__name__, message, self, error)
+        self.dispatch.need_reset()
 
     # what transports and machines call
 
@@ -341,120 +283,55 @@ class VirtioDevice:
 
         Queues become packed ones, or split ones, here.
         """
-        reason = refusal(self, features)
+        reason = refusal(self.device_features, features) or self.check_features(features)
         if reason is not None:
             return reason
         with self.lock:
             self.driver_features = features
-            self._make_queues(packed=self.negotiated(f.VIRTIO_F_RING_PACKED))
+            self.queues = make_queues(
+                self.queue_max_sizes, packed=self.negotiated(f.VIRTIO_F_RING_PACKED), instead_of=self.queues
+            )
             for queue in self.queues:
-                self._prepare(queue)
+                prepare(queue, features)
         return None
-
-    def _make_queues(self, *, packed: bool) -> None:
-        for queue in self.queues:
-            queue.release()
-        kind: Callable[[int, int], Queue] = SplitQueue
-        if packed:
-            from pyvmm_virtio.queue.packed import PackedQueue
-
-            kind = PackedQueue
-        self.queues = [kind(size, index) for index, size in enumerate(self.queue_max_sizes)]
-
-    def _prepare(self, queue: Queue) -> None:
-        queue.set_event_idx(self.negotiated(VIRTIO_RING_F_EVENT_IDX))
-        queue.set_indirect(self.negotiated(VIRTIO_RING_F_INDIRECT_DESC))
-        queue.set_in_order(self.negotiated(f.VIRTIO_F_IN_ORDER))
 
     def start(self, interrupt: VirtioInterrupt) -> None:
         """Begin to serve: the driver has set DRIVER_OK. Raises what `activate` does, and is not active then."""
-        with self.lock:
-            self.interrupt = interrupt
-            self.activate(self.memory, self.queues, interrupt)
-            self.active = True
+        self.dispatch.start(interrupt, self.activate)
 
     def kick(self, index: int) -> None:
         """Take a notification of the driver for a queue, in any thread; a wrong index is nobody's queue."""
-        if not 0 <= index < len(self.queues):
-            return
-        while True:
-            with self.lock:
-                self._again.discard(index)
-                # `quiesce` waits without the lock: what was taken meanwhile would be under way when it has returned
-                if self._pausing or not self._call(self.process_queue, index) or self._calls or not self._again:
-                    return
-                # those behind it come first, so that all have their turn
-                index = min((other for other in self._again if other > index), default=min(self._again))
-            if self.loop is not None:
-                self._take_up(index)
-                return
+        self.dispatch.kick(index)
 
     def driver_read_config(self, offset: int, buffer: memoryview) -> None:
         """Take a driver's read of the configuration space."""
         with self.lock:
             self._config_was_read = True
-            self._guard(self.read_config, offset, buffer)
+            self.dispatch.guard(self.read_config, offset, buffer)
 
     def driver_write_config(self, offset: int, data: memoryview) -> None:
         """Take a driver's write to the configuration space; what is wrong with it ends in `fail`."""
-        with self.lock:
-            self._guard(self.write_config, offset, data)
+        self.dispatch.guard_locked(self.write_config, offset, data)
 
     def driver_reset(self) -> None:
         """Be as before a driver came. When this returns, nothing of the device touches guest memory."""
-        with self.lock:
-            self.active = False
-            self.epochs = [epoch + 1 for epoch in self.epochs]
-        if self.in_flight is not None:
-            self.in_flight.drain()
-        self._guard(self.reset)
-        with self.lock:
-            self.needs_reset = False
-            self.driver_features = 0
-            self.interrupt = NoInterrupt()
-            self._completed.clear()
-            self._again.clear()
-            self._make_queues(packed=False)
+        self.dispatch.reset(self.reset, self._renew)
+
+    def _renew(self) -> None:
+        self.driver_features = 0
+        self.queues = make_queues(self.queue_max_sizes, instead_of=self.queues)
 
     def driver_queue_reset(self, index: int) -> None:
         """Reset one queue. When this returns, nothing of the device touches its buffers."""
-        with self.lock:
-            self.epochs[index] += 1
-            self.queues[index].set_ready(False)
-        if self.in_flight is not None:
-            self.in_flight.drain()
-        self._guard(self.queue_reset, index)
-        with self.lock:
-            self._completed.discard(index)
-            self.queues[index].reset()
-            self._prepare(self.queues[index])
+        self.dispatch.reset_queue(index, self.queue_reset, lambda queue: prepare(queue, self.driver_features))
 
     def pause(self) -> None:
         """Finish what was taken and take nothing more until `resume`."""
-        with self.lock:
-            self._pausing = True
-        try:
-            self.quiesce()
-        finally:
-            with self.lock:
-                self._pausing = False
-                self.paused = True
-                for queue in self.queues:
-                    queue.release()
+        self.dispatch.pause(self.quiesce)
 
     def resume(self) -> None:
         """Take up work again; what the driver offered meanwhile is looked at now."""
-        with self.lock:
-            self.paused = False
-            if self.active and self._restored:
-                # what was on its way to the driver when the state was saved may have been lost with it
-                for index, queue in enumerate(self.queues):
-                    if queue.ready():
-                        self.interrupt.signal_queue(index)
-                self.interrupt.signal_config()
-            self._restored = False
-        for index in range(len(self.queues)):
-            self.kick(index)
+        self.dispatch.resume()
 
     # state
 
@@ -477,7 +354,7 @@ class VirtioDevice:
         fields = check(self, state)
         self.driver_reset()
         with self.lock:
-            self.paused = self._restored = True
+            self.dispatch.hold()
             self.restore_device(fields["own"])
             self.queues = fields["queues"]
             self.driver_features = fields["features"]
@@ -490,3 +367,22 @@ class VirtioDevice:
     def __repr__(self) -> str:
         state = "needs a reset" if self.needs_reset else "active" if self.active else "inactive"
         return f"<{type(self).__name__} {state}, {len(self.queues)} queues>"
+
+
+def make_queues(sizes: Sequence[int], *, packed: bool = False, instead_of: Sequence[Queue] = ()) -> list[Queue]:
+    """Return queues of a device, given their largest sizes; others, which they replace, let go of guest memory."""
+    for queue in instead_of:
+        queue.release()
+    kind: Callable[[int, int], Queue] = SplitQueue
+    if packed:
+        from pyvmm_virtio.queue.packed import PackedQueue
+
+        kind = PackedQueue
+    return [kind(size, index) for index, size in enumerate(sizes)]
+
+
+def prepare(queue: Queue, features: int) -> None:
+    """Tell a queue what was negotiated."""
+    queue.set_event_idx(bool(features >> VIRTIO_RING_F_EVENT_IDX & 1))
+    queue.set_indirect(bool(features >> VIRTIO_RING_F_INDIRECT_DESC & 1))
+    queue.set_in_order(bool(features >> f.VIRTIO_F_IN_ORDER & 1))

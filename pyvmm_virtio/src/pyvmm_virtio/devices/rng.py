@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 
+from pyvmm_device.tally import ERROR
 from pyvmm_virtio.constants.device_ids import VIRTIO_ID_RNG
-from pyvmm_virtio.device import RING_FEATURES, VirtioDevice
+from pyvmm_virtio.device import VirtioDevice
 from pyvmm_virtio.devices.throttle import Throttle
 from pyvmm_virtio.errors import VirtioUsageError
+from pyvmm_virtio.features import RING_FEATURES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -95,7 +97,6 @@ class Rng(VirtioDevice):
         try:
             return self.source(wanted)[:wanted]
         except OSError as error:
-            self.errors["source"] = self.errors.get("source", 0) + 1
-            if self.errors["source"] == 1:
-                self._log().error("%r: its source failed (later failures are only counted): %s", self, str(error))
+            message = "%r: its source failed (later failures are only counted): %s"
+            self.errors.count("source", message, self, error, level=ERROR)
             return b""

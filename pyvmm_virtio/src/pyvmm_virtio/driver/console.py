@@ -5,8 +5,8 @@ from __future__ import annotations
 from struct import Struct
 
 from pyvmm_virtio.constants import console as c
-from pyvmm_virtio.device import mask
 from pyvmm_virtio.driver.driver import Driver
+from pyvmm_virtio.features import mask
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,10 +8,11 @@ from pyvmm_memory import GuestMemoryMmap
 from pyvmm_virtio.constants import device_ids as ids
 from pyvmm_virtio.constants import features as f
 from pyvmm_virtio.constants.ring import VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC
-from pyvmm_virtio.device import VirtioDevice, mask
+from pyvmm_virtio.device import VirtioDevice
 from pyvmm_virtio.driver.arena import Arena
 from pyvmm_virtio.driver.driver import RING_BITS, Driver
 from pyvmm_virtio.errors import VirtioUsageError
+from pyvmm_virtio.features import mask
 from pyvmm_virtio.transport.base import VIRTIO_F_NOTIFICATION_DATA
 
 TYPE_CHECKING = False

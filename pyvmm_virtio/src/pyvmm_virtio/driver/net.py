@@ -5,8 +5,8 @@ from __future__ import annotations
 from struct import Struct
 
 from pyvmm_virtio.constants import net as n
-from pyvmm_virtio.device import mask
 from pyvmm_virtio.driver.driver import Driver, DriverError
+from pyvmm_virtio.features import mask
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

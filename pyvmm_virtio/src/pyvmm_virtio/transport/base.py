@@ -6,8 +6,8 @@ from _thread import RLock
 
 from pyvmm_device.state import uint
 from pyvmm_virtio.constants import features as f
-from pyvmm_virtio.device import mask
 from pyvmm_virtio.errors import QueueConfigError
+from pyvmm_virtio.features import mask
 from pyvmm_virtio.queue.base import combine
 from pyvmm_virtio.transport import status as s
 

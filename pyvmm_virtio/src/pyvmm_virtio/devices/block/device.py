@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 
+from pyvmm_device.tally import ERROR
 from pyvmm_memory import GuestMemoryError
 from pyvmm_virtio.backends.block import DISCARD, FLUSH, READ, WRITE, ZERO_UNMAP
 from pyvmm_virtio.backends.disk import as_disk
 from pyvmm_virtio.constants import block as c
 from pyvmm_virtio.constants.device_ids import VIRTIO_ID_BLOCK
-from pyvmm_virtio.device import RING_FEATURES, VirtioDevice
+from pyvmm_virtio.device import VirtioDevice
 from pyvmm_virtio.devices.block.config import (
     CAPACITY,
     SECTOR_SHIFT,
@@ -20,7 +21,9 @@ from pyvmm_virtio.devices.block.config import (
 )
 from pyvmm_virtio.devices.block.request import HEADER, Refused, Request, data_offset, ranges
 from pyvmm_virtio.devices.throttle import Throttle
+from pyvmm_virtio.devices.watch import Watch
 from pyvmm_virtio.errors import VirtioUsageError
+from pyvmm_virtio.features import RING_FEATURES
 from pyvmm_virtio.memory import dirty_marker
 
 TYPE_CHECKING = False
@@ -120,7 +123,7 @@ class Block(VirtioDevice):
         self._async: AsyncBlockBackend | None = disk if hasattr(disk, "submit") else None  # type: ignore[assignment]
         # what a back end with requests under way still does at once
         self._quick_limit: int = getattr(disk, "quick_limit", 0) if self._async is not None else 1 << 32
-        self._watched = -1
+        self._watch = Watch(loop, self._on_backend)
         self._may_plane = data_plane and rate_limiter is None
         self._plane: DataPlane | None = None
         self._writeback = False
@@ -132,7 +135,7 @@ class Block(VirtioDevice):
             ring_features=ring_features,
             loop=loop,
         )
-        self._watch()
+        self._listen()
 
     @property
     def capacity(self) -> int:
@@ -204,25 +207,13 @@ class Block(VirtioDevice):
             self._after_submitting()
 
     def _fast(self, index: int, plane: DataPlane) -> bool:
-        """Have the data plane carry out what it can, as `chains` takes it; false where something is left for Python."""
-        queue, memory = self.queues[index], self.memory
-        if not queue.ready():
-            return True
-        queue.disable_notification(memory)
+        """Have the data plane carry out what it can of a queue; false where something is left for Python."""
         capacity, may_write = self.capacity, self._writeback and not self.disk.read_only
-        left = queue.size()
-        while left > 0:
-            count, stopped = plane.take(queue, memory, capacity, may_write=may_write)
-            if count:
-                self._completed.add(index)
-            if stopped:
-                return False
-            if not queue.enable_notification(memory):
-                return True
-            queue.disable_notification(memory)
-            left -= count or 1  # a driver that plays with its index wins no time
-        self._again.add(index)
-        return True
+
+        def take(queue: Queue, memory: GuestMemory) -> tuple[int, bool]:
+            return plane.take(queue, memory, capacity, may_write=may_write)
+
+        return self.dispatch.batches(index, take)
 
     def _quick(self, chain: DescriptorChain, used: Used) -> bool:
         """Carry out a read or write laid out as all drivers do it, which is the same as `_carry_out` but faster."""
@@ -324,11 +315,8 @@ class Block(VirtioDevice):
 
     def _log_failure(self, what: str, error: OSError) -> None:
         kind = errno.errorcode.get(error.errno or 0, "error")
-        self.errors[kind] = self.errors.get(kind, 0) + 1
-        if self.errors[kind] == 1:
-            # the text, for the error's traceback holds views of guest memory
-            text = str(error)
-            self._log().error("%r: a %s failed (others of this kind are only counted): %s", self, what, text)
+        message = "%r: a %s failed (others of this kind are only counted): %s"
+        self.errors.count(kind, message, self, what, error, level=ERROR)
 
     # a back end with many requests under way
 
@@ -362,23 +350,14 @@ class Block(VirtioDevice):
         if self.loop is None and self._async is not None:
             self._async.drain(DRAIN_SECONDS)
         else:
-            self._watch()
+            self._listen()
 
-    def _watch(self) -> None:
+    def _listen(self) -> None:
         """Listen to the back end, and for room as long as it has something to send."""
-        if self.loop is None or self._async is None:
+        if self._async is None:
             return
         fd = self._async.fileno()
-        if self._watched not in (fd, -1):
-            self.loop.remove_reader(self._watched)
-            self.loop.remove_writer(self._watched)
-        if fd >= 0 and self._watched != fd:
-            self.loop.add_reader(fd, self._on_backend)
-        self._watched = fd
-        if fd >= 0 and self._async.wants_write():
-            self.loop.add_writer(fd, self._on_backend)
-        elif fd >= 0:
-            self.loop.remove_writer(fd)
+        self._watch.listen(fd, fd if fd >= 0 and self._async.wants_write() else -1)
 
     def _on_backend(self) -> None:
         if self._async is None:
@@ -387,7 +366,7 @@ class Block(VirtioDevice):
             if not self.serve(self._async.on_ready):
                 # nobody is served now, but what has arrived must go away, or the loop would spin
                 self._async.on_ready()
-            self._watch()
+            self._listen()
 
     def _drain(self) -> None:
         """Wait for what is under way, served or not: it may write to guest memory until then."""
@@ -406,7 +385,7 @@ class Block(VirtioDevice):
         with self.lock:
             if self._async is not None:
                 self._async.drain(DRAIN_SECONDS)
-                self._watch()
+                self._listen()
             self.config[WRITEBACK_OFFSET] = self.cache != "writethrough"
 
     def queue_reset(self, index: int) -> None:  # noqa: ARG002 (the back end does not tell queues apart)
@@ -424,10 +403,7 @@ class Block(VirtioDevice):
 
     def close(self) -> None:
         """Close the disk, and serve nobody any more; once is enough."""
-        if self.loop is not None and self._watched >= 0:
-            self.loop.remove_reader(self._watched)
-            self.loop.remove_writer(self._watched)
-            self._watched = -1
+        self._watch.listen()
         with self.lock:
             self.active = False
             if self._plane is not None:

@@ -7,9 +7,10 @@ import struct
 from pyvmm_device.state import FLAG, array, blob
 from pyvmm_virtio.constants import console as c
 from pyvmm_virtio.constants.device_ids import VIRTIO_ID_CONSOLE
-from pyvmm_virtio.device import RING_FEATURES, VirtioDevice, mask
+from pyvmm_virtio.device import VirtioDevice
 from pyvmm_virtio.devices.console.port import Port
 from pyvmm_virtio.errors import InvalidChain, VirtioUsageError
+from pyvmm_virtio.features import RING_FEATURES, mask
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -242,7 +243,9 @@ class Console(VirtioDevice):
                 self._introduce(port)
             elif event == c.VIRTIO_CONSOLE_PORT_READY:
                 if not port.refusals:
-                    self._log().warning("%r: the driver cannot use %r (said once)", self, port)
+                    import logging
+
+                    logging.getLogger(__name__).warning("%r: the driver cannot use %r (said once)", self, port)
                 port.refusals += 1
             elif event == c.VIRTIO_CONSOLE_PORT_OPEN:
                 port.guest_open = value == 1

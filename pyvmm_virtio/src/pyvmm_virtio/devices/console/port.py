@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pyvmm_device.state import FLAG, uint
+from pyvmm_virtio.devices.watch import Watch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
-    from pyvmm_device import EventLoop
     from pyvmm_virtio.backends.port import PortBackend
     from pyvmm_virtio.devices.console.device import Console
     from pyvmm_virtio.queue.buffers import Reader
@@ -48,13 +48,14 @@ class Port:
         self._held: tuple[int, Reader] | None = None  # a chain of which the other end took only a part
         self._budget = 0  # how much more is written in this turn
         self._passed = 0  # how much of the next chain it took already, before that was put back
-        self._reading = self._writing = -1  # descriptors that the loop waits for
+        self._watch = Watch(None, self._on_input, self._on_room)
 
     # called by the device, under its lock
 
     def plug(self, device: Console, number: int) -> None:
         """Be a device's port of this number: 5.3.2 says which queues that is."""
         self._device, self.number = device, number
+        self._watch = Watch(device.loop, self._on_input, self._on_room)
         self.receive_queue = 0 if number == 0 else 2 + 2 * number
         self.transmit_queue = self.receive_queue + 1
         self.backend.on_change = lambda: device.on_backend(self)
@@ -174,28 +175,14 @@ class Port:
     # waiting
 
     def _listen_now(self) -> None:
-        self.listen(want_input=self._reading >= 0, want_room=self._held is not None)
+        self.listen(want_input=self._watch.reading >= 0, want_room=self._held is not None)
 
     def listen(self, *, want_input: bool, want_room: bool) -> None:
         """Wait for the back end's descriptors, those that would be of use."""
-        loop: EventLoop | None = self._device.loop if self._device is not None else None
-        if loop is None:
-            return
-        reading = self.backend.read_fd if want_input else -1
-        writing = self.backend.write_fd if want_room else -1
-        if self._reading not in (reading, -1):
-            loop.remove_reader(self._reading)
-        if self._writing not in (writing, -1):
-            loop.remove_writer(self._writing)
-        if reading >= 0 and reading != self._reading:
-            try:
-                loop.add_reader(reading, self._on_input)
-            except PermissionError:  # a regular file or /dev/null: there is always something, or never
-                loop.call_soon(self._on_input)
-                reading = -1
-        if writing >= 0 and writing != self._writing:
-            loop.add_writer(writing, self._on_room)
-        self._reading, self._writing = reading, writing
+        self._watch.listen(
+            self.backend.read_fd if want_input else -1,
+            self.backend.write_fd if want_room else -1,
+        )
 
     def _on_input(self) -> None:
         self._serve(self.pump_in)

@@ -6,7 +6,7 @@ import struct
 
 from pyvmm_virtio.backends.tap import VIRTIO_NET_F_GUEST_USO4, VIRTIO_NET_F_GUEST_USO6, VIRTIO_NET_F_HOST_USO
 from pyvmm_virtio.constants import net as c
-from pyvmm_virtio.device import mask
+from pyvmm_virtio.features import mask
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pyvmm_virtio.backends.net import HEADER_SIZE, MAX_FRAME
 from pyvmm_virtio.constants import net as c
 from pyvmm_virtio.constants.device_ids import VIRTIO_ID_NET
-from pyvmm_virtio.device import RING_FEATURES, VirtioDevice
+from pyvmm_virtio.device import VirtioDevice
 from pyvmm_virtio.devices.net.config import (
     CONFIG,
     DEPENDENCIES,
@@ -23,6 +23,7 @@ from pyvmm_virtio.devices.net.filter import ReceiveFilter
 from pyvmm_virtio.devices.net.receive import Receiver
 from pyvmm_virtio.devices.throttle import Throttle
 from pyvmm_virtio.errors import BufferTooShort, VirtioUsageError
+from pyvmm_virtio.features import RING_FEATURES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -226,7 +227,7 @@ class Net(VirtioDevice):
 
     def receives(self, pair: int) -> bool:
         """Whether frames for a queue pair are wanted now."""
-        return self.active and not self._pausing and pair < self._pairs
+        return self.active and not self.dispatch.pausing and pair < self._pairs
 
     @property
     def control_queue(self) -> int:

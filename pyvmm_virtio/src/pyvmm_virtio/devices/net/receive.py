@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pyvmm_virtio.backends.net import HEADER_SIZE, MAX_FRAME
 from pyvmm_virtio.constants import net as c
+from pyvmm_virtio.devices.watch import Watch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class Receiver:
     than there are, it waits here, with those it has, for more.
 
     Args:
-        device: whose.
+        device: the network device.
         pair: the number of the queue pair.
         throttle: how fast; all pairs of a device have one limit.
     """
@@ -41,8 +42,8 @@ class Receiver:
         self._paid = False
         self._chains: list[tuple[int, Writer, int]] = []  # head, buffers, and their size
         self._room = 0
-        self._fd = -1
         self._starved = False
+        self._watch = Watch(device.loop, self._look_again)
 
     def pump(self) -> None:
         """Move frames until there are no more, or no more buffers."""
@@ -50,9 +51,8 @@ class Receiver:
         if not device.receives(self._pair):
             return
         self._starved = False
-        if device.queues[self._index].ready():
-            # new buffers are news only where they were missed
-            device.queues[self._index].disable_notification(device.memory)
+        # new buffers are news only where they were missed
+        device.dispatch.hush(self._index)
         for _ in range(FRAMES_PER_TURN):
             if not self._length and not self._take():
                 break
@@ -72,14 +72,14 @@ class Receiver:
         """Go on after others: a back end may hold frames of which its descriptor says nothing."""
         device = self._device
         if device.loop is not None and device.backend.fileno(self._pair) >= 0:
-            device.loop.call_soon(self._again)
+            device.loop.call_soon(self._look_again)
 
-    def _again(self) -> None:
+    def _look_again(self) -> None:
         device = self._device
         with device.lock:
             if not device.serve(self.pump):
                 # what comes for nobody would keep the loop awake; whatever ends this state listens again
-                self._hear(-1)
+                self._watch.listen()
 
     def _take(self) -> bool:
         """Take the next frame that the driver wants out of the network, if the driver has a buffer."""
@@ -107,7 +107,7 @@ class Receiver:
         return False
 
     def _exceeds_mtu(self, frame: memoryview) -> bool:
-        """5.1.4.1: "MUST NOT pass received packets that exceed mtu ... with gso_type NONE or ECN"."""
+        """Say whether a frame must not be passed: 5.1.4.1, those "that exceed mtu ... with gso_type NONE or ECN"."""
         mtu = self._device.negotiated_mtu
         if not mtu or self._buffer[GSO_TYPE] & ~c.VIRTIO_NET_HDR_GSO_ECN != c.VIRTIO_NET_HDR_GSO_NONE:
             return False
@@ -116,16 +116,10 @@ class Receiver:
 
     def _take_chain(self) -> bool:
         device = self._device
-        queue, memory = device.queues[self._index], device.memory
-        chain = queue.pop_descriptor_chain(memory)
+        chain = device.dispatch.take(self._index)
         if chain is None:
-            if not queue.ready() or not queue.enable_notification(memory):
-                return False
-            chain = queue.pop_descriptor_chain(memory)
-            queue.disable_notification(memory)
-            if chain is None:
-                return False
-        writer = chain.writer(memory)
+            return False
+        writer = chain.writer(device.memory)
         room = writer.available_bytes()
         self._chains.append((chain.head_index, writer, room))
         self._room += room
@@ -178,17 +172,7 @@ class Receiver:
         """Wait for the network as long as it would be of use."""
         device = self._device
         wanted = device.receives(self._pair) and not self._starved and device.backend.link_up
-        self._hear(device.backend.fileno(self._pair) if wanted else -1)
-
-    def _hear(self, fd: int) -> None:
-        loop = self._device.loop
-        if loop is None:
-            return
-        if self._fd not in (fd, -1):
-            loop.remove_reader(self._fd)
-        if fd >= 0 and fd != self._fd:
-            loop.add_reader(fd, self._again)
-        self._fd = fd
+        self._watch.listen(device.backend.fileno(self._pair) if wanted else -1)
 
     def put_back(self) -> None:
         """Put buffers back into the ring, and lose the frame that waited for more of them."""
