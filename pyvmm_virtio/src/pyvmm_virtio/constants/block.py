@@ -4,6 +4,7 @@ Names and values of ``linux/virtio_blk.h``.
 """
 
 VIRTIO_BLK_F_BARRIER = 0
+VIRTIO_BLK_F_FLUSH = 9
 VIRTIO_BLK_F_GEOMETRY = 4
 VIRTIO_BLK_F_RO = 5
 VIRTIO_BLK_F_SCSI = 7

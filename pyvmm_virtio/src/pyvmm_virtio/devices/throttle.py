@@ -18,7 +18,7 @@ class Throttle:
     """Lets requests of a device through at a rate, and has their queues looked at again in time.
 
     Args:
-        device: whose queues they are.
+        device: the one that has the queues.
         limiter: the rate, or None for none.
         loop: where to wait.
 

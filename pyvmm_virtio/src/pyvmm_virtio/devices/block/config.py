@@ -51,7 +51,7 @@ def block_config(disk: BlockBackend, queues: int, seg_max: int, size_max: int, *
 
 def block_features(disk: BlockBackend, queues: int, size_max: int) -> int:
     """Return what the device offers for a disk."""
-    bits = [c.VIRTIO_BLK_F_SEG_MAX, c.VIRTIO_BLK_F_BLK_SIZE, c.VIRTIO_BLK_F_TOPOLOGY, VIRTIO_BLK_F_FLUSH]
+    bits = [c.VIRTIO_BLK_F_SEG_MAX, c.VIRTIO_BLK_F_BLK_SIZE, c.VIRTIO_BLK_F_TOPOLOGY, c.VIRTIO_BLK_F_FLUSH]
     bits += [c.VIRTIO_BLK_F_SIZE_MAX] * (size_max > 0)
     bits += [c.VIRTIO_BLK_F_MQ] * (queues > 1)
     if disk.read_only:
@@ -60,7 +60,3 @@ def block_features(disk: BlockBackend, queues: int, size_max: int) -> int:
         bits += [c.VIRTIO_BLK_F_CONFIG_WCE, c.VIRTIO_BLK_F_WRITE_ZEROES]
         bits += [c.VIRTIO_BLK_F_DISCARD] * disk.can_discard
     return sum(1 << bit for bit in bits)
-
-
-VIRTIO_BLK_F_FLUSH = c.VIRTIO_BLK_F_WCE
-"""The specification's name for it."""

@@ -51,7 +51,7 @@ class Ring:
         self.struct.region_count = len(regions)
 
     def is_current(self, queue: Queue, memory: GuestMemory) -> bool:
-        """Whether nothing has moved since."""
+        """Say whether nothing has moved since."""
         return self.queue is queue and self.memory is memory and self.views is queue.held()
 
 
@@ -113,7 +113,7 @@ class DataPlane:
         return Ring(queue, memory) if all(type(region) is GuestRegionMmap for region in memory) else None
 
     def close(self) -> None:
-        """End the threads; once is enough."""
+        """End the threads; idempotent."""
         self._rings.clear()
         if self._pool:
             ffi.release(self._pool)

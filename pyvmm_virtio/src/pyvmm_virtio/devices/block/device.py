@@ -14,7 +14,6 @@ from pyvmm_virtio.device import VirtioDevice
 from pyvmm_virtio.devices.block.config import (
     CAPACITY,
     SECTOR_SHIFT,
-    VIRTIO_BLK_F_FLUSH,
     WRITEBACK_OFFSET,
     block_config,
     block_features,
@@ -159,10 +158,10 @@ class Block(VirtioDevice):
 
     # the driver's side
 
-    def activate(self, memory: GuestMemory, queues: Sequence[Queue], interrupt: VirtioInterrupt) -> None:  # noqa: ARG002
+    def activate(self, memory: GuestMemory, queues: Sequence[Queue], interrupt: VirtioInterrupt) -> None:  # noqa: ARG002 - its attributes say it
         """Settle on a cache mode."""
         self._mark = dirty_marker(memory)
-        if not self.negotiated(VIRTIO_BLK_F_FLUSH):
+        if not self.negotiated(c.VIRTIO_BLK_F_FLUSH):
             # 5.2.5.2: "If VIRTIO_BLK_F_CONFIG_WCE is negotiated but VIRTIO_BLK_F_FLUSH is not, the device MUST
             # initialize writeback to 0"
             self.config[WRITEBACK_OFFSET] = 0
@@ -175,14 +174,14 @@ class Block(VirtioDevice):
 
     def _settle_cache(self) -> None:
         # 5.2.6.2: a driver that does not know of flushes, or chose write-through, finds every write stable
-        may = self.negotiated(VIRTIO_BLK_F_FLUSH) and bool(self.config[WRITEBACK_OFFSET])
+        may = self.negotiated(c.VIRTIO_BLK_F_FLUSH) and bool(self.config[WRITEBACK_OFFSET])
         self._writeback = self.cache == "unsafe" or (self.cache == "writeback" and may)
 
     def write_config(self, offset: int, data: memoryview) -> None:
         """Take the driver's choice between write-back and write-through."""
         if offset == WRITEBACK_OFFSET and len(data) == 1 and self.negotiated(c.VIRTIO_BLK_F_CONFIG_WCE):
             with self.lock:
-                wanted = data[0] == 1 and self.cache != "writethrough" and self.negotiated(VIRTIO_BLK_F_FLUSH)
+                wanted = data[0] == 1 and self.cache != "writethrough" and self.negotiated(c.VIRTIO_BLK_F_FLUSH)
                 self.config[WRITEBACK_OFFSET] = wanted
                 self._settle_cache()
 
@@ -388,7 +387,7 @@ class Block(VirtioDevice):
                 self._listen()
             self.config[WRITEBACK_OFFSET] = self.cache != "writethrough"
 
-    def queue_reset(self, index: int) -> None:  # noqa: ARG002 (the back end does not tell queues apart)
+    def queue_reset(self, index: int) -> None:  # noqa: ARG002 - the back end does not tell queues apart
         """Wait for what is under way."""
         with self.lock:
             self._drain()
@@ -402,7 +401,7 @@ class Block(VirtioDevice):
         self._throttle.restore(state.get("rate"))
 
     def close(self) -> None:
-        """Close the disk, and serve nobody any more; once is enough."""
+        """Close the disk, and serve nobody any more; idempotent."""
         self._watch.listen()
         with self.lock:
             self.active = False

@@ -184,7 +184,7 @@ class Console(VirtioDevice):
 
     # the driver's side
 
-    def activate(self, memory: GuestMemory, queues: Sequence[Queue], interrupt: VirtioInterrupt) -> None:  # noqa: ARG002
+    def activate(self, memory: GuestMemory, queues: Sequence[Queue], interrupt: VirtioInterrupt) -> None:  # noqa: ARG002 - its attributes say it
         """Begin to listen, where no control queue has to say so first."""
         if self.loop is not None:
             for port in self.ports.values():
@@ -340,7 +340,7 @@ class Console(VirtioDevice):
             port.restore(values)
 
     def close(self) -> None:
-        """Close every back end, and serve nobody any more; once is enough."""
+        """Close every back end, and serve nobody any more; idempotent."""
         with self.lock:
             self.active = False
             for port in self.ports.values():

@@ -206,7 +206,7 @@ class Net(VirtioDevice):
                 return f"feature {feature} needs segmentation offload"
         return super().check_features(features)
 
-    def activate(self, memory: GuestMemory, queues: Sequence[Queue], interrupt: VirtioInterrupt) -> None:  # noqa: ARG002
+    def activate(self, memory: GuestMemory, queues: Sequence[Queue], interrupt: VirtioInterrupt) -> None:  # noqa: ARG002 - its attributes say it
         """Set the back end up for what was negotiated, and listen to it."""
         if self._set_before:
             self._set_before = False
@@ -226,7 +226,7 @@ class Net(VirtioDevice):
                 receiver.listen()
 
     def receives(self, pair: int) -> bool:
-        """Whether frames for a queue pair are wanted now."""
+        """Say whether frames for a queue pair are wanted now."""
         return self.active and not self.dispatch.pausing and pair < self._pairs
 
     @property
@@ -367,7 +367,7 @@ class Net(VirtioDevice):
         self._set_before = True
 
     def close(self) -> None:
-        """Close the back end and the capture, and serve nobody any more; once is enough."""
+        """Close the back end and the capture, and serve nobody any more; idempotent."""
         with self.lock:
             self.active = False
             for receiver in self._receivers:

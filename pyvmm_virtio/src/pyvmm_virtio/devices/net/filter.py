@@ -60,7 +60,7 @@ class ReceiveFilter:
         self.multicast = frozenset(() if self.multicast_overflow else multicast)
 
     def wants(self, frame: memoryview) -> bool:
-        """Whether the driver wants a frame, given from its destination on."""
+        """Say whether the driver wants a frame, given from its destination on."""
         if self.vlans is not None and frame[12:14] == VLAN_TAG:
             tag = int.from_bytes(frame[14:16], "big") & VLANS - 1
             if tag not in self.vlans:
