@@ -336,8 +336,6 @@ class Dispatcher:
         """Begin to serve; raises what `activate` does, and the device is not active then."""
         with self.lock:
             self.interrupt = interrupt
-            self._completed.clear()
-            self._owed.clear()
             activate(self._device.memory, self._device.queues, interrupt)
             self.active = True
 
