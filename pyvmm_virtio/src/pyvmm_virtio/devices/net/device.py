@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from pyvmm_virtio.backends.net import HEADER_SIZE, MAX_FRAME
 from pyvmm_virtio.constants import net as c
 from pyvmm_virtio.constants.device_ids import VIRTIO_ID_NET
@@ -22,6 +24,7 @@ from pyvmm_virtio.devices.net.control import MAX_COMMAND, Control
 from pyvmm_virtio.devices.net.filter import ReceiveFilter
 from pyvmm_virtio.devices.net.receive import Receiver
 from pyvmm_virtio.devices.throttle import Throttle
+from pyvmm_virtio.devices.watch import Watch
 from pyvmm_virtio.errors import BufferTooShort, VirtioUsageError
 from pyvmm_virtio.features import RING_FEATURES
 
@@ -118,7 +121,7 @@ class Net(VirtioDevice):
         self._receivers = [Receiver(self, pair, Throttle(self, receive_limiter, loop)) for pair in range(pairs)]
         # of a frame of which the network took only a part, where it does that
         self._send_rest: Callable[[], bool] = getattr(backend, "send_rest", _nothing_left)
-        self._waiting_for_room: set[int] = set()
+        self._room = [Watch(loop, partial(self._on_room, pair)) for pair in range(pairs)]
         self._paid: set[int] = set()  # queues whose next frame has paid for its rate, and then found no room
         self._pairs = 1
         self.set_status(c.VIRTIO_NET_S_LINK_UP, backend.link_up)
@@ -305,18 +308,11 @@ class Net(VirtioDevice):
         return reader.views()
 
     def _wait_for_room(self, index: int) -> None:
-        if self.loop is None or index in self._waiting_for_room:
-            return
-        fd = self.backend.fileno(index >> 1)
-        self._waiting_for_room.add(index)
+        self._room[index >> 1].listen(writing=self.backend.fileno(index >> 1))
 
-        def room() -> None:
-            if self.loop is not None:
-                self.loop.remove_writer(fd)
-            self._waiting_for_room.discard(index)
-            self.kick(index)
-
-        self.loop.add_writer(fd, room)
+    def _on_room(self, pair: int) -> None:
+        self._room[pair].listen()
+        self.kick(2 * pair + 1)
 
     # the end of things
 
@@ -372,9 +368,8 @@ class Net(VirtioDevice):
             self.active = False
             for receiver in self._receivers:
                 receiver.reset()
-            if self.loop is not None:
-                for index in self._waiting_for_room:
-                    self.loop.remove_writer(self.backend.fileno(index >> 1))
+            for room in self._room:
+                room.listen()
             self.backend.close()
             if self.capture is not None:
                 self.capture.close()
