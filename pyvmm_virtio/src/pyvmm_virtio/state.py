@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pyvmm_device.errors import DeviceStateError
-from pyvmm_device.state import FLAG, blob, uint
+from pyvmm_device.state import FLAG, blob, load_fields, uint
 from pyvmm_virtio.constants.features import VIRTIO_F_RING_PACKED
 from pyvmm_virtio.queue.packed import PackedQueue
 from pyvmm_virtio.queue.split import SplitQueue
@@ -38,8 +38,6 @@ def save(device: VirtioDevice) -> dict[str, Any]:
 def check(device: VirtioDevice, state: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a state, with its queues made; raises DeviceStateError, and changes nothing."""
     name = type(device).__name__
-    if not isinstance(state, dict) or state.get("device") != name or state.get("version") != VERSION:
-        raise DeviceStateError(name, f"it is not of {name}, version {VERSION}")
     kinds = {
         "offered": uint(64),
         "features": uint(64),
@@ -48,8 +46,8 @@ def check(device: VirtioDevice, state: Mapping[str, Any]) -> dict[str, Any]:
         "config": blob(len(device.config)),
         "config_generation": uint(32),
     }
+    fields = load_fields(name, kinds, state, version=VERSION)
     try:
-        fields = {field: kind.load(state[field]) for field, kind in kinds.items()}
         fields["own"] = state["own"]
         if not isinstance(fields["own"], dict):
             raise ValueError("what is the device's own is no dictionary")

@@ -10,6 +10,8 @@ import errno
 import os
 import select
 
+from pyvmm_device.tally import ERROR, Tally
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -173,15 +175,12 @@ class FilePort(BasePort):
     Args:
         path: of the file.
         append: add to what is there.
-
-    Attributes:
-        lost: how many bytes could not be written; the first time is logged.
     """
 
     def __init__(self, path: str, *, append: bool = False) -> None:
         super().__init__()
         self.path = path
-        self.lost = 0
+        self._lost = Tally(__name__)
         mode = os.O_APPEND if append else os.O_TRUNC
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | mode, 0o644)
 
@@ -190,12 +189,14 @@ class FilePort(BasePort):
         try:
             return os.write(self._fd, data)
         except OSError as error:
-            if not self.lost:
-                import logging
+            size = len(memoryview(data))
+            self._lost.count("output", "%s: output is lost: %s", self.path, error.strerror, level=ERROR, amount=size)
+            return size
 
-                logging.getLogger(__name__).error("%s: output is lost: %s", self.path, error.strerror)
-            self.lost += len(memoryview(data))
-            return len(memoryview(data))
+    @property
+    def lost(self) -> int:
+        """How many bytes could not be written; the first time is logged."""
+        return self._lost["output"]
 
     def close(self) -> None:
         """Close the file; idempotent."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from _thread import RLock
 
-from pyvmm_device.state import uint
+from pyvmm_device.state import PART, load_fields, save_fields, uint
+from pyvmm_device.tally import Tally
 from pyvmm_virtio.constants import features as f
 from pyvmm_virtio.errors import QueueConfigError
 from pyvmm_virtio.features import mask
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
+    from pyvmm_device.state import Kind
     from pyvmm_virtio.device import VirtioDevice
     from pyvmm_virtio.interrupt import VirtioInterrupt
     from pyvmm_virtio.memory import MemorySource
@@ -25,8 +27,13 @@ if TYPE_CHECKING:
 VIRTIO_F_NOTIFICATION_DATA = 38
 VIRTIO_F_NOTIF_CONFIG_DATA = 39
 
-CONTROL = {"status": uint(8), "device_select": uint(32), "driver_select": uint(32), "queue_select": uint(32)}
-CONTROL["accepted"] = uint(64)
+REGISTERS = {
+    "status": uint(8),
+    "device_select": uint(32),
+    "driver_select": uint(32),
+    "queue_select": uint(32),
+    "accepted": uint(64),
+}
 
 
 class NotifyAddress:
@@ -70,7 +77,7 @@ class Control:
         self.lock = RLock()
         self.device = device
         self.interrupt = interrupt
-        self.ignored: dict[str, int] = {}
+        self.ignored = Tally(__name__)
         if iommu:
             device.device_features |= mask(f.VIRTIO_F_ACCESS_PLATFORM)
         device.attach(memory)
@@ -83,11 +90,7 @@ class Control:
 
     def ignore(self, what: str, details: str = "") -> None:
         """Count something a driver must not do, and log it with details the first time."""
-        self.ignored[what] = self.ignored.get(what, 0) + 1
-        if self.ignored[what] == 1:
-            import logging
-
-            logging.getLogger(__name__).warning("%r: ignored from now on: %s %s", self.device, what, details)
+        self.ignored.count(what, "%r: ignored from now on: %s %s", self.device, what, details)
 
     # status
 
@@ -240,15 +243,27 @@ class Control:
     def state(self) -> dict[str, Any]:
         """Return the registers and the device."""
         with self.lock:
-            return {**{name: getattr(self, name) for name in CONTROL}, "virtio": self.device.state()}
+            return {**save_fields(self, REGISTERS), "virtio": self.device.state()}
 
-    def check_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the registers of a state, each checked; raises ValueError, KeyError or TypeError."""
-        return {name: kind.load(state[name]) for name, kind in CONTROL.items()}
+    def check_state(
+        self, name: str, own: Mapping[str, Kind], state: object, *, version: int | None = None
+    ) -> dict[str, Any]:
+        """Return the fields of a transport's state, each checked: the registers, the device, and what is its own.
 
-    def restore(self, state: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
-        """Become what a state says; `fields` is what `check_state` made of it. Raises DeviceStateError."""
+        Args:
+            name: of the transport.
+            own: the kind of each field that is not here, by its name.
+            state: what was saved, or claims to be.
+            version: as `load_fields` takes it.
+
+        Raises:
+            DeviceStateError: it is no such state.
+        """
+        return load_fields(name, {**REGISTERS, "virtio": PART, **own}, state, version=version)
+
+    def restore(self, fields: Mapping[str, Any]) -> None:
+        """Become what a state says, of which `check_state` made the fields. Raises DeviceStateError."""
         with self.lock:
-            self.device.restore(state["virtio"], self.interrupt)
-            for name, value in fields.items():
-                setattr(self, name, value)
+            self.device.restore(fields["virtio"], self.interrupt)
+            for name in REGISTERS:
+                setattr(self, name, fields[name])

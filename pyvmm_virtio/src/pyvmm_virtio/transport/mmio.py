@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from _thread import allocate_lock
 
-from pyvmm_device.errors import DeviceStateError
 from pyvmm_device.state import uint
 from pyvmm_virtio.constants import features as f
 from pyvmm_virtio.constants import mmio as m
@@ -30,6 +29,8 @@ VENDOR = 0x554D4551
 VIRTIO_MMIO_QUEUE_RESET = 0xC0
 """Not in ``linux/virtio_mmio.h`` yet."""
 SIZE = 0x1000
+OWN = {"interrupt_status": uint(2), "shared": uint(32)}
+"""What the state has beside that of any transport."""
 ABSENT = 0xFFFF_FFFF_FFFF_FFFF
 
 
@@ -218,19 +219,12 @@ class VirtioMmio:
         Raises:
             DeviceStateError: it is not a state of this transport and this kind of device.
         """
-        if not isinstance(state, dict) or state.get("device") != "VirtioMmio" or state.get("version") != 1:
-            raise DeviceStateError("VirtioMmio", "it is not of VirtioMmio, version 1")
-        try:
-            fields = self.control.check_state(state)
-            pending, shared = uint(2).load(state["interrupt_status"]), uint(32).load(state["shared"])
-            state["virtio"]
-        except (KeyError, ValueError, TypeError) as error:
-            raise DeviceStateError("VirtioMmio", repr(error)) from None
-        self.control.restore(state, fields)
-        self._shared = shared
+        fields = self.control.check_state("VirtioMmio", OWN, state, version=1)
+        self.control.restore(fields)
+        self._shared = fields["shared"]
         self._acknowledge(0xFF)
-        if pending:
-            self._signal(pending)
+        if fields["interrupt_status"]:
+            self._signal(fields["interrupt_status"])
 
     def __repr__(self) -> str:
         return f"<VirtioMmio of {self.device!r}>"

@@ -295,15 +295,12 @@ class _State:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Become what a state says. Raises DeviceStateError."""
         transport = self.transport
-        count = len(transport.queue_vectors)
-        try:
-            fields = transport.control.check_state(state)
-            isr, config_vector = uint(2).load(state["isr"]), uint(16).load(state["config_vector"])
-            vectors = array(uint(16), count, count).load(state["queue_vectors"])
-            if any(NO_VECTOR > vector >= transport.vector_count() for vector in (config_vector, *vectors)):
-                raise ValueError("it has vectors that are not there")
-            state["virtio"]
-        except (KeyError, ValueError, TypeError) as error:
-            raise DeviceStateError(type(transport).__name__, repr(error)) from None
-        transport.control.restore(state, fields)
-        transport.isr, transport.config_vector, transport.queue_vectors = isr, config_vector, vectors
+        name, count = type(transport).__name__, len(transport.queue_vectors)
+        kinds = {"isr": uint(2), "config_vector": uint(16), "queue_vectors": array(uint(16), count, count)}
+        fields = transport.control.check_state(name, kinds, state)
+        vectors = (fields["config_vector"], *fields["queue_vectors"])
+        if any(NO_VECTOR > vector >= transport.vector_count() for vector in vectors):
+            raise DeviceStateError(name, "it has vectors that are not there")
+        transport.control.restore(fields)
+        transport.isr, transport.config_vector = fields["isr"], fields["config_vector"]
+        transport.queue_vectors = fields["queue_vectors"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from pyvmm_device.state import FLAG, array, blob
+from pyvmm_device.state import FLAG, array, blob, load_fields, save_fields
 from pyvmm_virtio.constants import console as c
 from pyvmm_virtio.constants.device_ids import VIRTIO_ID_CONSOLE
 from pyvmm_virtio.device import VirtioDevice
@@ -35,6 +35,8 @@ MAX_WAITING = 2048
 """Control messages that may wait for a driver that does not take them."""
 MAX_MESSAGE = 4096
 """Bytes in one of them: the longest name of a port, and more."""
+STATE = {"driver_ready": FLAG, "waiting": array(blob(CONTROL.size, MAX_MESSAGE), MAX_WAITING)}
+ATTRIBUTES = {"driver_ready": "_driver_ready", "waiting": "_waiting"}
 
 
 def check_size(columns: int, rows: int) -> None:
@@ -316,8 +318,7 @@ class Console(VirtioDevice):
     def device_state(self) -> dict[str, Any]:
         """Return what the driver knows of each port, and what it has not been told yet."""
         return {
-            "driver_ready": self._driver_ready,
-            "waiting": [message.hex() for message in self._waiting],
+            **save_fields(self, STATE, ATTRIBUTES),
             "ports": [port.state() for _, port in sorted(self.ports.items())],
         }
 
@@ -326,16 +327,15 @@ class Console(VirtioDevice):
         from pyvmm_device.errors import DeviceStateError
 
         ports = [port for _, port in sorted(self.ports.items())]
+        own = load_fields(type(self).__name__, STATE, state)
         try:
-            driver_ready = FLAG.load(state["driver_ready"])
-            waiting = array(blob(CONTROL.size, MAX_MESSAGE), MAX_WAITING).load(state["waiting"])
             if len(state["ports"]) != len(ports):
                 raise ValueError(f"it has {len(state['ports'])} ports, and {len(ports)} are plugged in here")
             fields = [port.check_state(each) for port, each in zip(ports, state["ports"], strict=True)]
         except (KeyError, ValueError, TypeError) as error:
             raise DeviceStateError(type(self).__name__, repr(error)) from None
-        self._driver_ready = driver_ready
-        self._waiting = [bytes(message) for message in waiting]
+        self._driver_ready = own["driver_ready"]
+        self._waiting = [bytes(message) for message in own["waiting"]]
         for port, values in zip(ports, fields, strict=True):
             port.restore(values)
 
