@@ -1,0 +1,38 @@
+"""One hand: the same form of facade and of exceptions to lint in all packages, and the field's words."""
+
+import re
+
+from source import ROOT, modules
+
+# paraphrases, and the word that the field has for them
+PARAPHRASES = {
+    r"once is enough": "idempotent",
+    r"\bbe as new\b": "be reset",
+    r"\bwhose\.": "say of which object",
+}
+NOQA = re.compile(r"# ?noqa(?P<codes>: [A-Z]+\d+(?:, [A-Z]+\d+)*)?(?P<why>.*)")
+
+
+def test_every_exception_to_lint_says_why() -> None:
+    """An exception names its code, and after a dash its reason."""
+    paths = [
+        path for path in ROOT.rglob("*.py") if not {".venv", "build", "_build"} & set(path.relative_to(ROOT).parts)
+    ]
+    wrong = [
+        f"{path.relative_to(ROOT)}:{number}: {found[0]}"
+        for path in sorted(paths)
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if (found := NOQA.search(line)) and not (found["codes"] and re.fullmatch(r" - \S.*", found["why"]))
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_fields_own_words() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{number}: {phrase} (say {word})"
+        for path in modules().values()
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        for phrase, word in PARAPHRASES.items()
+        if re.search(phrase, line)
+    ]
+    assert not wrong, "\n".join(wrong)
