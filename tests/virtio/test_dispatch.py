@@ -34,7 +34,20 @@ MANY_TURNS = 40
 """More than a driver that refills so often can keep a device busy with."""
 
 moods = st.sampled_from(
-    ["answer", "answer", "keep", "keep", "batches", "stopped batches", "leave", "one by one", "nest", "bug", "fault"]
+    [
+        "answer",
+        "answer",
+        "keep",
+        "keep",
+        "batches",
+        "stopped batches",
+        "leave",
+        "one by one",
+        "one by one",
+        "nest",
+        "bug",
+        "fault",
+    ]
 )
 queues = st.integers(0, QUEUES - 1)
 
@@ -272,6 +285,19 @@ class Dispatching(RuleBasedStateMachine):
         self.notify(index)
         self.say_late()
 
+    @precondition(lambda self: self.served())
+    @rule(index=queues, count=st.integers(1, SIZE))
+    def have_kept(self, index: int, count: int) -> None:
+        self.offer_and_notify(index, count, "keep", 0)
+
+    @precondition(lambda self: self.device.kept)
+    @rule(one_queue=st.booleans())
+    def reset_what_is_kept(self, one_queue: bool) -> None:
+        if one_queue:
+            self.reset_queue(self.device.kept[-1][0])
+        else:
+            self.reset()
+
     @rule(index=queues)
     def offer_silently(self, index: int) -> None:
         if self.submit(index):
@@ -345,12 +371,12 @@ class Dispatching(RuleBasedStateMachine):
         elif not expected:
             self.device.kept.append(kept)
 
-    @rule()
-    def fail(self) -> None:
-        self.device.fail(VirtqueueError(0, None, None, "as asked for"))
-
-    @rule()
-    def close(self) -> None:
+    @precondition(lambda self: self.served())
+    @rule(close=st.booleans())
+    def end(self, close: bool) -> None:
+        if not close:
+            self.device.fail(VirtqueueError(0, None, None, "as asked for"))
+            return
         with self.device.lock:
             self.device.active = False
 
