@@ -34,7 +34,7 @@ What there is to know, and who changes it. All of it changes under the lock:
 `_owed`         Queues that are owed a turn. Filled when a budget is used up; a queue leaves when its turn begins, or
                 by a reset.
 `_coming`       Somebody is on the way to the next turn that is owed: a callback waits in the loop, or a thread is
-                between two turns. Set by `_set_out`; cleared by `_take_turns` when it arrives.
+                between two turns. Set by `_set_out`; cleared by `_arrive`.
 
 A device is *served* when it is `active`, not `paused` and does not need a reset; it is *at rest* when `_depth` is 0 and
 nobody holds the lock. Then this holds, and `check_invariants` says so:
@@ -53,6 +53,8 @@ being saved. `_coming` with nothing owed, or with nobody served: who is on the w
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 from pyvmm_memory import GuestMemoryError
 from pyvmm_virtio.errors import VirtqueueError
@@ -253,50 +255,52 @@ class Dispatcher:
         """Make a call; see `VirtioDevice.serve`."""
         with self.lock:
             went_well = self._call(function, *arguments)
-            following = self._set_out(-1) if went_well else -1
-        if following >= 0:
-            self._go(following)
+            following = self._set_out(-1) if went_well and self._owed else -1
+        self._go(following)
         return went_well
 
     def kick(self, index: int) -> None:
         """Take a notification of the driver; see `VirtioDevice.kick`."""
-        if 0 <= index < len(self._device.queues):
-            self._take_turns(index, arriving=False)
+        if not 0 <= index < len(self._device.queues):
+            return
+        with self.lock:
+            following = self._turn(index)
+        if following >= 0:
+            self._go(following)
 
-    def _take_turns(self, index: int, *, arriving: bool) -> None:
-        """Call for the turn of a queue, and set out for others; `arriving` says whether somebody had set out for it."""
-        while True:
-            with self.lock:
-                if arriving:
-                    self._coming = False
-                self._owed.discard(index)
-                # `quiesce` waits without the lock: what was taken meanwhile would be under way when it has returned
-                if self.pausing or not self._call(self._device.process_queue, index):
-                    return
-                index = self._set_out(index)
-            if index < 0:
-                return
-            if self._device.loop is not None:
-                self._go(index)
-                return
-            arriving = True
+    def _turn(self, index: int) -> int:
+        """Call for the turn of a queue, under the lock; returns what `_set_out` does, or -1 where no turn is owed."""
+        self._owed.discard(index)
+        # `quiesce` waits without the lock: what was taken meanwhile would be under way when it has returned
+        if self.pausing or not self._call(self._device.process_queue, index) or not self._owed:
+            return -1
+        return self._set_out(index)
 
     def _set_out(self, last: int) -> int:
-        """Return whose turn is next after that of `last`, or -1 where none is owed, or somebody else is on the way."""
-        if self._depth or not self._owed or self._coming:
+        """Return which of the turns that are owed is next after that of `last`, or -1 where somebody else goes."""
+        if self._depth or self._coming:
             return -1
         self._coming = True
         # those behind it come first, so that all have their turn
         return min((other for other in self._owed if other > last), default=min(self._owed))
 
     def _go(self, index: int) -> None:
-        """Take a turn for which `_set_out` said so, without the lock."""
-        loop = self._device.loop
-        if loop is None:
-            self._take_turns(index, arriving=True)
-        else:
-            # whatever else waits there comes first, however busy a guest keeps this queue
-            loop.call_soon(lambda: self._take_turns(index, arriving=True))
+        """Have the turn taken that `_set_out` said, and those after it; called without the lock."""
+        while index >= 0:
+            loop = self._device.loop
+            if loop is not None:
+                # whatever else waits there comes first, however busy a guest keeps this queue
+                loop.call_soon(partial(self._come_back, index))
+                return
+            index = self._arrive(index)
+
+    def _come_back(self, index: int) -> None:
+        self._go(self._arrive(index))
+
+    def _arrive(self, index: int) -> int:
+        with self.lock:
+            self._coming = False
+            return self._turn(index)
 
     def _call(self, function: Callable[..., object], *arguments: object) -> bool:
         """Do what `serve` says, under the lock; who calls this sets out afterwards."""
@@ -304,7 +308,9 @@ class Dispatcher:
             return False
         self._depth += 1
         try:
-            self.guard(function, *arguments)
+            function(*arguments)
+        except Exception as error:  # noqa: BLE001 - a subclass has written it, and this is the thread of a vCPU
+            self._note(error)
         finally:
             self._depth -= 1
             self._notify_driver()
@@ -314,16 +320,19 @@ class Dispatcher:
         """Call what a subclass has written: nothing that goes wrong there may end the thread of a vCPU."""
         try:
             function(*arguments)
-        except (VirtqueueError, GuestMemoryError) as error:
-            self._device.fail(error)
-        except Exception as error:  # noqa: BLE001 - a bug in a device: it is shown
+        except Exception as error:  # noqa: BLE001 - see above
+            self._note(error)
+
+    def _note(self, error: Exception) -> None:
+        """Take an error out of a subclass: the driver's, or else the device's own, which is shown."""
+        if not isinstance(error, (VirtqueueError, GuestMemoryError)):
             import logging
             from traceback import format_exc
 
             self.bugs += 1
             # as text: somebody may keep the record, and the frames hold views of guest memory
             logging.getLogger(__name__).error("%r: an error of its own\n%s", self._device, format_exc())
-            self._device.fail(error)
+        self._device.fail(error)
 
     def guard_locked(self, function: Callable[..., object], *arguments: object) -> None:
         """Do as `guard`, under the lock, whether anybody is served or not."""
