@@ -21,7 +21,7 @@ from pyvmm_virtio.backends.net import HEADER_SIZE
 from pyvmm_virtio.backends.passt import Passt
 from pyvmm_virtio.backends.pcap import PcapWriter
 from pyvmm_virtio.backends.stream import StreamNet
-from pyvmm_virtio.backends.tap import VIRTIO_NET_F_HOST_USO, Tap
+from pyvmm_virtio.backends.tap import Tap
 from pyvmm_virtio.constants import net as c
 
 TYPE_CHECKING = False
@@ -193,7 +193,7 @@ def test_a_tap_has_headers_and_offloads() -> None:
                 if frame[HEADER_SIZE:] == FRAME:
                     break
             assert frame
-        tap.set_offloads((1 << 64) - 1 if tap.features >> VIRTIO_NET_F_HOST_USO & 1 else 0xFFFFFF)
+        tap.set_offloads((1 << 64) - 1 if tap.features >> c.VIRTIO_NET_F_HOST_USO & 1 else 0xFFFFFF)
         tap.set_offloads(0)
         tap.set_queue_pairs(1)
         assert tap.name in repr(tap)

@@ -157,7 +157,7 @@ class VirtioDevice:
 
     @active.setter
     def active(self, active: bool) -> None:
-        self.dispatch.set_active(active)
+        self.dispatch.set_flag("active", active)
 
     @property
     def paused(self) -> bool:
@@ -166,7 +166,7 @@ class VirtioDevice:
 
     @paused.setter
     def paused(self, paused: bool) -> None:
-        self.dispatch.set_paused(paused)
+        self.dispatch.set_flag("paused", paused)
 
     @property
     def needs_reset(self) -> bool:
@@ -175,7 +175,7 @@ class VirtioDevice:
 
     @needs_reset.setter
     def needs_reset(self, needs_reset: bool) -> None:
-        self.dispatch.set_needs_reset(needs_reset)
+        self.dispatch.set_flag("needs_reset", needs_reset)
 
     @property
     def interrupt(self) -> VirtioInterrupt:
@@ -311,7 +311,8 @@ class VirtioDevice:
 
     def driver_write_config(self, offset: int, data: memoryview) -> None:
         """Take a driver's write to the configuration space; what is wrong with it ends in `fail`."""
-        self.dispatch.guard_locked(self.write_config, offset, data)
+        with self.lock:
+            self.dispatch.guard(self.write_config, offset, data)
 
     def driver_reset(self) -> None:
         """Be as before a driver came. When this returns, nothing of the device touches guest memory."""

@@ -54,8 +54,6 @@ being saved. `_coming` with nothing owed, or with nobody served: who is on the w
 
 from __future__ import annotations
 
-from functools import partial
-
 from pyvmm_memory import GuestMemoryError
 from pyvmm_virtio.errors import VirtqueueError
 from pyvmm_virtio.interrupt import NoInterrupt
@@ -286,16 +284,14 @@ class Dispatcher:
 
     def _go(self, index: int) -> None:
         """Have the turn taken that `_set_out` said, and those after it; called without the lock."""
-        while index >= 0:
-            loop = self._device.loop
-            if loop is not None:
-                # whatever else waits there comes first, however busy a guest keeps this queue
-                loop.call_soon(partial(self._come_back, index))
-                return
-            index = self._arrive(index)
-
-    def _come_back(self, index: int) -> None:
-        self._go(self._arrive(index))
+        loop = self._device.loop
+        if index >= 0 and loop is not None:
+            # whatever else waits there comes first, however busy a guest keeps this queue
+            loop.call_soon(lambda: self._go(self._arrive(index)))
+            return
+        following = index
+        while following >= 0:
+            following = self._arrive(following)
 
     def _arrive(self, index: int) -> int:
         with self.lock:
@@ -333,11 +329,6 @@ class Dispatcher:
             # as text: somebody may keep the record, and the frames hold views of guest memory
             logging.getLogger(__name__).error("%r: an error of its own\n%s", self._device, format_exc())
         self._device.fail(error)
-
-    def guard_locked(self, function: Callable[..., object], *arguments: object) -> None:
-        """Do as `guard`, under the lock, whether anybody is served or not."""
-        with self.lock:
-            self.guard(function, *arguments)
 
     # beginnings and ends
 
@@ -427,18 +418,10 @@ class Dispatcher:
         for index in range(len(queues)):
             self.kick(index)
 
-    def set_active(self, active: bool) -> None:
-        """Note that a driver drives the device, or none any more, where a device knows by itself."""
-        self.active = active
-
-    def set_paused(self, paused: bool) -> None:
-        """Serve nobody, or again, without any of what `pause` and `resume` do."""
-        self.paused = paused
-        self._restored = self._restored and paused
-
-    def set_needs_reset(self, needs_reset: bool) -> None:
-        """Note that only a reset heals the device, without telling the driver."""
-        self.needs_reset = needs_reset
+    def set_flag(self, name: str, value: bool) -> None:
+        """Set `active`, `paused` or `needs_reset`, where a device knows by itself; nothing else follows from it."""
+        setattr(self, name, value)
+        self._restored = self._restored and self.paused
 
     # the invariants
 

@@ -29,8 +29,6 @@ IFREQ = struct.Struct("16sH22x")
 MAX_QUEUES = 256
 """The kernel's limit for one interface."""
 
-# of VIRTIO 1.3, 5.1.3; older headers do not have them
-VIRTIO_NET_F_GUEST_USO4, VIRTIO_NET_F_GUEST_USO6, VIRTIO_NET_F_HOST_USO = 54, 55, 56
 TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_TSO_ECN, TUN_F_USO4, TUN_F_USO6 = 0x01, 0x02, 0x04, 0x08, 0x20, 0x40
 RECEIVE_OFFLOADS = {
     c.VIRTIO_NET_F_GUEST_CSUM: TUN_F_CSUM,
@@ -118,7 +116,7 @@ class Tap:
             fcntl.ioctl(self._fds[0], TUNSETOFFLOAD, everything)
         except OSError:
             return features  # before Linux 6.2
-        uso = (VIRTIO_NET_F_GUEST_USO4, VIRTIO_NET_F_GUEST_USO6, VIRTIO_NET_F_HOST_USO)
+        uso = (c.VIRTIO_NET_F_GUEST_USO4, c.VIRTIO_NET_F_GUEST_USO6, c.VIRTIO_NET_F_HOST_USO)
         return features | sum(1 << bit for bit in uso)
 
     def _probe_mtu(self) -> int:
@@ -167,7 +165,7 @@ class Tap:
     def set_offloads(self, features: int) -> None:
         """Tell the kernel which unfinished frames the guest takes."""
         wanted = sum(flag for bit, flag in RECEIVE_OFFLOADS.items() if features >> bit & 1)
-        if features >> VIRTIO_NET_F_GUEST_USO4 & features >> VIRTIO_NET_F_GUEST_USO6 & 1:
+        if features >> c.VIRTIO_NET_F_GUEST_USO4 & features >> c.VIRTIO_NET_F_GUEST_USO6 & 1:
             wanted |= TUN_F_USO4 | TUN_F_USO6
         for fd in self._fds:
             fcntl.ioctl(fd, TUNSETOFFLOAD, wanted)

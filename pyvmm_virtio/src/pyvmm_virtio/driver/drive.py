@@ -13,7 +13,6 @@ from pyvmm_virtio.driver.arena import Arena
 from pyvmm_virtio.driver.driver import RING_BITS, Driver
 from pyvmm_virtio.errors import VirtioUsageError
 from pyvmm_virtio.features import mask
-from pyvmm_virtio.transport.base import VIRTIO_F_NOTIFICATION_DATA
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -130,7 +129,7 @@ def drive(
     _check(device, transport, ring, queue_size)
     own = memory is None
     memory = memory or GuestMemoryMmap.from_ranges([(0, MEMORY_SIZE)])
-    made_to_offer = {f.VIRTIO_F_IN_ORDER: in_order, VIRTIO_F_NOTIFICATION_DATA: notification_data}
+    made_to_offer = {f.VIRTIO_F_IN_ORDER: in_order, f.VIRTIO_F_NOTIFICATION_DATA: notification_data}
     device.device_features |= mask(*(bit for bit, wanted in made_to_offer.items() if wanted))
     optional = {VIRTIO_RING_F_INDIRECT_DESC: indirect, VIRTIO_RING_F_EVENT_IDX: event_idx}
     wanted = {**made_to_offer, **optional, f.VIRTIO_F_RING_PACKED: ring == "packed"}

@@ -10,7 +10,6 @@ from pyvmm_virtio.constants.ring import VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_I
 from pyvmm_virtio.driver.rings import WRITE, PackedRing, RingFull, SplitRing
 from pyvmm_virtio.errors import VirtioError, VirtioUsageError
 from pyvmm_virtio.transport import status as s
-from pyvmm_virtio.transport.base import VIRTIO_F_NOTIFICATION_DATA
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ RING_BITS = (
     f.VIRTIO_F_RING_PACKED,
     f.VIRTIO_F_IN_ORDER,
     f.VIRTIO_F_RING_RESET,
-    VIRTIO_F_NOTIFICATION_DATA,
+    f.VIRTIO_F_NOTIFICATION_DATA,
 )
 """What a driver of any type knows."""
 
@@ -277,7 +276,7 @@ class Driver:
         ring = self.queues[queue]
         if not ring.should_kick() and not always:
             return False
-        if self.has(VIRTIO_F_NOTIFICATION_DATA):
+        if self.has(f.VIRTIO_F_NOTIFICATION_DATA):
             self.port.notify(queue, queue | ring.notification_data() << 16, 4)
         else:
             self.port.notify(queue, queue, 2)

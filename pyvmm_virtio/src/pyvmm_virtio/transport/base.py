@@ -23,10 +23,6 @@ if TYPE_CHECKING:
     from pyvmm_virtio.memory import MemorySource
     from pyvmm_virtio.queue.protocol import Queue
 
-# newer than the oldest headers of Linux that the others are compared with
-VIRTIO_F_NOTIFICATION_DATA = 38
-VIRTIO_F_NOTIF_CONFIG_DATA = 39
-
 REGISTERS = {
     "status": uint(8),
     "device_select": uint(32),

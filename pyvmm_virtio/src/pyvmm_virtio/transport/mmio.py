@@ -11,7 +11,7 @@ from _thread import allocate_lock
 from pyvmm_device.state import uint
 from pyvmm_virtio.constants import features as f
 from pyvmm_virtio.constants import mmio as m
-from pyvmm_virtio.transport.base import VIRTIO_F_NOTIFICATION_DATA, Control, NotifyAddress
+from pyvmm_virtio.transport.base import Control, NotifyAddress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class VirtioMmio:
 
     def notify_addresses(self) -> list[NotifyAddress]:
         """Say where a driver notifies each queue, for ioeventfds: nowhere with NOTIFICATION_DATA, whose values vary."""
-        if self.device.device_features >> VIRTIO_F_NOTIFICATION_DATA & 1:
+        if self.device.device_features >> f.VIRTIO_F_NOTIFICATION_DATA & 1:
             return []
         queues = range(len(self.device.queues))
         return [NotifyAddress(index, m.VIRTIO_MMIO_QUEUE_NOTIFY, 4, index) for index in queues]
@@ -118,7 +118,7 @@ class VirtioMmio:
         """Take a driver's write to a register (4 bytes, aligned) or to the configuration space (any)."""
         if offset == m.VIRTIO_MMIO_QUEUE_NOTIFY and len(data) == 4:
             index = int.from_bytes(data, "little")
-            if self.device.negotiated(VIRTIO_F_NOTIFICATION_DATA):
+            if self.device.negotiated(f.VIRTIO_F_NOTIFICATION_DATA):
                 index &= 0xFFFF  # the upper half says how far the driver is, which the ring does as well
             self.device.kick(index)
             return

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from pyvmm_virtio.constants import features as f
 from pyvmm_virtio.constants import pci as p
-from pyvmm_virtio.transport.base import VIRTIO_F_NOTIF_CONFIG_DATA
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ class CommonConfig:
             (8, queue.desc_table() if queue is not None else 0),
             (8, queue.avail_ring() if queue is not None else 0),
             (8, queue.used_ring() if queue is not None else 0),
-            (2, c.queue_select & 0xFFFF if t.device.negotiated(VIRTIO_F_NOTIF_CONFIG_DATA) else 0),
+            (2, c.queue_select & 0xFFFF if t.device.negotiated(f.VIRTIO_F_NOTIF_CONFIG_DATA) else 0),
             # a reset is over when the write that began it returns
             (2, 0),
             # no administration queues
