@@ -316,7 +316,7 @@ class Dispatcher:
         """Call what a subclass has written: nothing that goes wrong there may end the thread of a vCPU."""
         try:
             function(*arguments)
-        except Exception as error:  # noqa: BLE001 - see above
+        except Exception as error:  # noqa: BLE001 - as in `_call`
             self._note(error)
 
     def _note(self, error: Exception) -> None:
