@@ -32,9 +32,7 @@ def tree(path: Path) -> ast.Module:
 
 
 def is_type_checking(test: ast.expr) -> bool:
-    """Whether a condition is `TYPE_CHECKING`, alone or as one side of an `or`."""
-    if isinstance(test, ast.BoolOp):
-        return False
+    """Whether a condition is `TYPE_CHECKING` and nothing else."""
     return isinstance(test, ast.Name) and test.id == "TYPE_CHECKING"
 
 

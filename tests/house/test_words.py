@@ -1,6 +1,8 @@
 """One hand: the same form of facade and of exceptions to lint in all packages, and the field's words."""
 
 import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from source import ROOT, modules
 
@@ -13,15 +15,20 @@ PARAPHRASES = {
 NOQA = re.compile(r"# ?noqa(?P<codes>: [A-Z]+\d+(?:, [A-Z]+\d+)*)?(?P<why>.*)")
 
 
+def lines(paths: Iterable[Path]) -> Iterator[tuple[str, str]]:
+    """Yield the lines of some files, each with where it is."""
+    for path in sorted(paths):
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            yield f"{path.relative_to(ROOT)}:{number}", line
+
+
 def test_every_exception_to_lint_says_why() -> None:
     """An exception names its code, and after a dash its reason."""
-    paths = [
-        path for path in ROOT.rglob("*.py") if not {".venv", "build", "_build"} & set(path.relative_to(ROOT).parts)
-    ]
+    others = {".venv", "build", "_build"}
+    paths = [path for path in ROOT.rglob("*.py") if not others & set(path.relative_to(ROOT).parts)]
     wrong = [
-        f"{path.relative_to(ROOT)}:{number}: {found[0]}"
-        for path in sorted(paths)
-        for number, line in enumerate(path.read_text().splitlines(), 1)
+        f"{where}: {found[0]}"
+        for where, line in lines(paths)
         if (found := NOQA.search(line)) and not (found["codes"] and re.fullmatch(r" - \S.*", found["why"]))
     ]
     assert not wrong, "\n".join(wrong)
@@ -29,9 +36,8 @@ def test_every_exception_to_lint_says_why() -> None:
 
 def test_the_fields_own_words() -> None:
     wrong = [
-        f"{path.relative_to(ROOT)}:{number}: {phrase} (say {word})"
-        for path in modules().values()
-        for number, line in enumerate(path.read_text().splitlines(), 1)
+        f"{where}: {phrase} (say {word})"
+        for where, line in lines(modules().values())
         for phrase, word in PARAPHRASES.items()
         if re.search(phrase, line)
     ]
