@@ -16,11 +16,11 @@ static int pyvmm_madvise(uint64_t address, uint64_t length, int advice)
 }
 
 /* Make every page present and writable, as a kernel without MADV_POPULATE_WRITE is asked: an atomic or with nothing
- * changes no byte that a guest may be writing meanwhile. */
+ * changes no byte that a guest may be writing meanwhile. A word, for not every processor has atomics of bytes. */
 static void pyvmm_touch(uint64_t address, uint64_t length, uint64_t page)
 {
     for (uint64_t done = 0; done < length; done += page)
-        __atomic_fetch_or((unsigned char *)(uintptr_t)(address + done), 0, __ATOMIC_RELAXED);
+        __atomic_fetch_or((uint32_t *)(uintptr_t)((address + done) & ~3ull), 0, __ATOMIC_RELAXED);
 }
 
 static int pyvmm_mbind(uint64_t address, uint64_t length, int mode, const uint64_t *nodes, uint64_t bits, unsigned flags)
