@@ -40,6 +40,7 @@ from pyvmm_device import (
     Pit,
     Pl011,
     Pl031,
+    Plic,
     Port92,
     PostPort,
     Ps2Keyboard,
@@ -51,6 +52,7 @@ from pyvmm_device import (
     Sci,
     Serial,
 )
+from pyvmm_device.riscv import plic
 
 HOSTILE = int(os.environ.get("PYVMM_HOSTILE", "4000"))
 
@@ -140,6 +142,31 @@ class WholeRoot:
     def write(self, offset: int, data: memoryview) -> None:
         _, write, address = self._place(offset)
         write(address, data)
+
+
+class SmallPlic:
+    """A PLIC of 40 sources and two contexts, its registers closer together: what they are, and then where."""
+
+    PLACES = (
+        *map(plic.priority_at, range(41)), plic.PENDING, plic.PENDING + 4, plic.enables_at(0), plic.enables_at(0, 32),
+        plic.enables_at(1), plic.enables_at(1, 32), plic.threshold_at(0), plic.claim_at(0), plic.threshold_at(1),
+        plic.claim_at(1), plic.claim_at(2),
+    )  # fmt: skip
+    SIZE = 4 * len(PLACES)
+
+    def __init__(self, output: Output, clock: ManualClock) -> None:
+        self.plic = Plic([output.events.append] * 2, 40)
+        self.state, self.restore, self.reset = self.plic.state, self.plic.restore, self.plic.reset
+
+    def read(self, offset: int, buffer: memoryview) -> None:
+        self.plic.read(self.PLACES[offset // 4] + offset % 4, buffer)
+
+    def write(self, offset: int, data: memoryview) -> None:
+        self.plic.write(self.PLACES[offset // 4] + offset % 4, data)
+
+    def happen(self, value: int) -> None:
+        source = value % 40 + 1
+        self.plic.send_edge(source) if value & 64 else self.plic.set_level(source, value > 127)
 
 
 class ConfigAndBar:
@@ -272,6 +299,7 @@ DEVICES = {
     "pvpanic": Case(lambda output, clock: Pvpanic(output.events.append), 1),
     "pvpanic by pci": Case(lambda output, clock: ConfigAndBar(Pvpanic(output.events.append)), 0x110),
     "ioapic": Case(lambda output, clock: Ioapic(lambda *message: output.events.append(message)), 0x44, set_input),
+    "plic": Case(SmallPlic, SmallPlic.SIZE, SmallPlic.happen, frozenset({"levels", "pending"})),
     "fw_cfg": Case(fw_cfg, 12, ask),
     "acpi fixed hardware": Case(lambda output, clock: AcpiPm(Sci(output), clock, output.events.append), 12, happen),
     "acpi, timer of 24 bits": Case(lambda output, clock: AcpiPm(Sci(output), clock, wide=False), 12, happen),

@@ -308,13 +308,13 @@ def test_msi_with_several_vectors_and_masks() -> None:
     assert not sent  # not enabled: INTx, which has no pin here
     machine.put(1, at + 2, 0x21, 2)  # all four
     function.interrupt(2)
-    assert sent == [MsiIrqConfig(0, 0xFEE00000, 0x42)]
+    assert sent == [MsiIrqConfig(0, 0xFEE00000, 0x42, devid=1 << 3)]
     machine.put(1, at + 16, 0b0100)
     function.interrupt(2)
     assert len(sent) == 1
     assert machine.get(1, at + 20) == 0b0100
     machine.put(1, at + 16, 0)
-    assert sent[1:] == [MsiIrqConfig(0, 0xFEE00000, 0x42)]
+    assert sent[1:] == [MsiIrqConfig(0, 0xFEE00000, 0x42, devid=1 << 3)]
     assert machine.get(1, at + 20) == 0
     machine.put(1, at + 2, 0x01, 2)  # only one allowed
     function.interrupt(3)
@@ -347,7 +347,7 @@ def test_msix_table_masks_and_pending_bits() -> None:
     assert not sent
     assert machine.mmio(pba, 8) == 2
     machine.mmio_put(bar + 28, 0)
-    assert sent == [MsiIrqConfig(0, 0xFEE01000, 0x31)]
+    assert sent == [MsiIrqConfig(0, 0xFEE01000, 0x31, devid=1 << 3)]
     assert machine.mmio(pba, 8) == 0
     machine.put(1, at + 2, 0xC000, 2)  # function mask
     function.interrupt(1)
@@ -357,7 +357,7 @@ def test_msix_table_masks_and_pending_bits() -> None:
     machine.mmio_put(bar + 16, 0x00000031_FEE02000, 8)
     machine.io.mmio_write(bar + 24, memoryview(b"\x77"))  # neither 4 nor 8 bytes: ignored
     function.interrupt(1)
-    assert sent[2] == MsiIrqConfig(0x31, 0xFEE02000, 0x31)
+    assert sent[2] == MsiIrqConfig(0x31, 0xFEE02000, 0x31, devid=1 << 3)
     machine.mmio_put(pba, 0xFF)
     assert machine.mmio(pba) == 0
 
@@ -386,7 +386,7 @@ def test_msix_through_eventfds() -> None:
         assert not router.routes
         assert machine.mmio(bar + 0x1000) == 1
         machine.mmio_put(bar + 12, 0)
-        assert router.routes == {fd: MsiIrqConfig(0, 0xFEE00000, 0x40)}
+        assert router.routes == {fd: MsiIrqConfig(0, 0xFEE00000, 0x40, devid=1 << 3)}
         import os
 
         assert os.eventfd_read(fd) == 1  # handed on to whoever was attached

@@ -105,6 +105,7 @@ if TYPE_CHECKING:
     from pyvmm_device.register_device import Register as Register
     from pyvmm_device.register_device import RegisterDevice as RegisterDevice
     from pyvmm_device.resources import DeviceResources as DeviceResources
+    from pyvmm_device.riscv.plic import Plic as Plic
     from pyvmm_device.tally import Tally as Tally
     from pyvmm_device.trace import Access as Access
 
@@ -152,6 +153,7 @@ _HOMES = {
     "ram": "Ram",
     "register_device": "Register RegisterDevice",
     "resources": "DeviceResources",
+    "riscv.plic": "Plic",
     "tally": "Tally",
     "trace": "Access",
 }

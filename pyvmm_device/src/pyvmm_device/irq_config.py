@@ -4,7 +4,12 @@ from __future__ import annotations
 
 
 class MsiIrqConfig:
-    """The message of one interrupt: a write of 32 bits to an address, and the device it comes from."""
+    """The message of one interrupt: a write of 32 bits to an address, and the device it comes from.
+
+    Attributes:
+        devid: the device, as an interrupt controller that translates messages by device wants to know it (Arm's ITS);
+            of a PCI function its bus, device and function in 16 bits.
+    """
 
     __slots__ = ("data", "devid", "high_addr", "low_addr")
 

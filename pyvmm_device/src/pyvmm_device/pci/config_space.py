@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from pyvmm_device.bus import Device
+    from pyvmm_device.pci.bus import PciBus
     from pyvmm_device.state import Lock
 
     # the offset within the part that was watched, and the length
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
         config: ConfigSpace
         lock: Lock
+        bus: PciBus | None
+        place: tuple[int, int]
 
         def add_bar(self, index: int, size: int, device: Device) -> object:
             """Give it a range in which a device answers."""
@@ -45,6 +48,12 @@ STATUS_CLEARS = 0xF900
 MULTIFUNCTION = 0x80
 
 CAP_POWER, CAP_MSI, CAP_VENDOR, CAP_EXPRESS, CAP_MSIX = 0x01, 0x05, 0x09, 0x10, 0x11
+
+
+def requester_id(function: Owner) -> int:
+    """Return bus, device and function in 16 bits, which go with a function's messages; 0 where it is on no bus."""
+    device, number = function.place
+    return 0 if function.bus is None else function.bus.number << 8 | device << 3 | number
 
 
 class ConfigSpace:

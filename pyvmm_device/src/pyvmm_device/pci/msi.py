@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pyvmm_device.errors import PciError
 from pyvmm_device.irq_config import MsiIrqConfig
-from pyvmm_device.pci.config_space import CAP_MSI
+from pyvmm_device.pci.config_space import CAP_MSI, requester_id
 from pyvmm_device.state import Stateful, load_fields
 
 TYPE_CHECKING = False
@@ -78,7 +78,7 @@ class MsiCapability:
             # "The function is permitted to modify the low order bits" of the data, as many as number the vectors
             message = data & ~(self.vectors - 1) | vector & (self.vectors - 1)
             (self.group.mask if masks >> vector & 1 else self.group.unmask)(vector)
-            self.group.update(vector, MsiIrqConfig(high, low, message))
+            self.group.update(vector, MsiIrqConfig(high, low, message, requester_id(self.function)))
         if self.enabled:
             self.group.enable()
         self.function.update_intx()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pyvmm_device.composite import Composite
 from pyvmm_device.errors import PciError
 from pyvmm_device.irq_config import MsiIrqConfig
-from pyvmm_device.pci.config_space import CAP_MSIX
+from pyvmm_device.pci.config_space import CAP_MSIX, requester_id
 from pyvmm_device.state import PART, Stateful, blob, load_fields
 
 TYPE_CHECKING = False
@@ -87,7 +87,7 @@ class MsixCapability(Stateful):
         if masked:
             self.group.mask(vector)
         else:
-            self.group.update(vector, MsiIrqConfig(high, low & ~3, data))
+            self.group.update(vector, MsiIrqConfig(high, low & ~3, data, requester_id(self.function)))
             self.group.unmask(vector)
 
     def table_read(self, offset: int, buffer: memoryview) -> None:

@@ -1,0 +1,1 @@
+"""RISC-V's platform-level interrupt controller."""
