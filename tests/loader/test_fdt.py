@@ -19,6 +19,7 @@ from pyvmm_loader.fdt.machine import Chosen, PcieHost
 from pyvmm_loader.fdt.reader import MAX_DEPTH
 from pyvmm_loader.riscv64 import layout as riscv64_layout
 from pyvmm_loader.riscv64 import virt as riscv64
+from pyvmm_loader.riscv64.interrupts import AiaLayout, PlicLayout
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -129,17 +130,38 @@ def test_arm64_machine() -> None:
 def test_riscv64_machine() -> None:
     root = MACHINES["riscv64 AIA"]().root
     hart = root.find("/cpus/cpu@3")
-    assert hart.strings("riscv,isa") == ["rv64imafdc_zicntr_zicsr_zifencei_zihpm"]
+    assert hart.strings("riscv,isa") == ["rv64imafdc_zicntr_zicsr_zifencei_zihpm_ssaia"]
+    assert hart.strings("riscv,isa-extensions")[-1] == "ssaia", "or Linux has no driver for the IMSIC"
     assert hart.strings("mmu-type") == ["riscv,sv48"]
     imsic = root.find(f"/soc/interrupt-controller@{riscv64_layout.IMSIC:x}")
     assert imsic.cells("interrupts-extended")[-2:] == (hart.find("interrupt-controller").phandle, 9)
     assert root.find(f"/soc/pcie@{riscv64_layout.PCIE_ECAM:x}").cells("msi-parent") == (imsic.phandle,)
     plic = MACHINES["riscv64 PLIC"]().root.find(f"/soc/plic@{riscv64_layout.PLIC:x}")
     assert plic.cells("interrupts-extended")[1::4] == (0xFFFFFFFF,) * 4, "no contexts for machine mode"
+    assert "ssaia" not in MACHINES["riscv64 PLIC"]().root.find("/cpus/cpu@0").strings("riscv,isa-extensions")
     firmware = MACHINES["riscv64 with firmware"]().root
     assert firmware.find(f"/soc/clint@{riscv64_layout.CLINT:x}").cells("interrupts-extended")[1::2] == (3, 7, 3, 7)
     with pytest.raises(KeyError):
         root.find(f"/soc/clint@{riscv64_layout.CLINT:x}")
+
+
+def test_riscv64_interrupts_as_laid_out() -> None:
+    plic = PlicLayout(0x8000000, 0x400000, sources=31, contexts=1)
+    root = riscv64.virt_tree([(0x80000000, GIB)], 2, interrupts=plic, clock=False, timebase=24_000_000).root
+    node = root.find("/soc/plic@8000000")
+    assert unpack_from(">QQ", node["reg"]) == (0x8000000, 0x400000)
+    assert node.cells("riscv,ndev") == (31,)
+    harts = [root.find(f"/cpus/cpu@{hart}/interrupt-controller").phandle for hart in range(2)]
+    assert node.cells("interrupts-extended") == (harts[0], 9, harts[1], 9)
+    assert root.find("/cpus").cells("timebase-frequency") == (24_000_000,)
+    with pytest.raises(KeyError):
+        root.find(f"/soc/rtc@{riscv64_layout.RTC:x}")
+    aia = AiaLayout(0xC000000, 0x4000, 0x24000000, sources=64, ids=127)
+    root = riscv64.virt_tree([(0x80000000, GIB)], 2, interrupts=aia, extensions=["i", "m", "ssaia"]).root
+    assert root.find("/cpus/cpu@1").strings("riscv,isa-extensions") == ["i", "m", "ssaia"]
+    assert unpack_from(">QQ", root.find("/soc/interrupt-controller@24000000")["reg"]) == (0x24000000, 0x2000)
+    assert root.find("/soc/interrupt-controller@24000000").cells("riscv,num-ids") == (127,)
+    assert root.find("/soc/interrupt-controller@c000000").cells("riscv,num-sources") == (64,)
 
 
 def test_what_is_no_tree() -> None:
@@ -157,6 +179,13 @@ def test_what_is_no_tree() -> None:
         lambda: riscv64.virt_tree([(0, GIB)], 0),
         lambda: riscv64.virt_tree([(0, GIB)], virtio=9),
         lambda: riscv64.virt_tree([(0, GIB)], interrupts="xics"),
+        lambda: riscv64.virt_tree([(0, GIB)], interrupts="aia", machine_mode=True),
+        lambda: riscv64.virt_tree([(0, GIB)], interrupts=PlicLayout(contexts=1), machine_mode=True),
+        lambda: PlicLayout(sources=0),
+        lambda: PlicLayout(sources=1024),
+        lambda: PlicLayout(contexts=3),
+        lambda: AiaLayout(sources=1024),
+        lambda: AiaLayout(ids=256),
         lambda: PcieHost((0, 1 << 20), (0, 1), [1, 2]),
         lambda: PcieHost((0, 1), (0, 1), [1, 2, 3, 4]),
     ]

@@ -15,10 +15,13 @@ from pyvmm_loader.aarch64 import registers as arm64_registers
 from pyvmm_loader.aarch64 import virt as arm64_virt
 from pyvmm_loader.acpi import AcpiTables
 from pyvmm_loader.riscv64 import registers as riscv64_registers
+from pyvmm_loader.riscv64.interrupts import PlicLayout
 from pyvmm_memory import GuestMemoryMmap
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from pyvmm_loader.riscv64.interrupts import Interrupts
 
 IMAGES = {"arm64": arm64, "riscv64": riscv64}
 TREE = {"arm64": "x0", "riscv64": "a1"}
@@ -117,3 +120,21 @@ def test_register_ids_of_kvm() -> None:
 
 def test_arm64_affinities_are_unique() -> None:
     assert len({arm64_virt.mpidr(number) for number in range(123)}) == 123
+
+
+def test_interrupts_of_a_riscv64_guest() -> None:
+    places: list[tuple[Interrupts | None, str]] = [
+        (None, "/soc/plic@c000000"),
+        ("plic", "/soc/plic@c000000"),
+        ("aia", "/soc/interrupt-controller@d000000"),
+        (PlicLayout(0x8000000), "/soc/plic@8000000"),
+    ]
+    for interrupts, place in places:
+        with BootPlan(riscv64(), SIZE, interrupts=interrupts) as plan:
+            assert "interrupt-controller" in tree_of(plan).root.find(place)
+    with pytest.raises(ProtocolViolation, match="interrupts are chosen for the riscv64"):
+        BootPlan(arm64(), SIZE, interrupts="plic")
+    with pytest.raises(ProtocolViolation, match="interrupts are chosen for the riscv64"):
+        BootPlan(riscv64(), SIZE, dtb=bytes(Fdt()), interrupts="plic")
+    with pytest.raises(ValueError, match="there are plic and aia"):
+        BootPlan(riscv64(), SIZE, interrupts="gic")

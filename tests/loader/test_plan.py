@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from struct import unpack_from
@@ -25,6 +26,7 @@ from pyvmm_loader import (
     WrongArchitecture,
     inspect,
     place_initrd,
+    reads_acpi,
     split_ram,
 )
 from pyvmm_loader.__main__ import main
@@ -307,3 +309,25 @@ def test_a_boot_imports_nothing_slow() -> None:
 def test_a_guest_without_memory(image: bytes) -> None:
     with pytest.raises(MemoryTooSmall, match="without RAM"):
         BootPlan(image, [])
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"\x7fELF" + bytes(100), False),
+        (b"\x7fELF" + bytes(4090) + b"RSD PTR " + bytes(10), True),
+        (bytes(0x202) + b"HdrS" + bytes(100), True),
+        (b"", True),
+        (b"\x7f", True),
+    ],
+)
+def test_whether_a_kernel_reads_acpi(tmp_path: Path, content: bytes, expected: bool) -> None:
+    path = tmp_path / "kernel"
+    path.write_bytes(content)
+    assert reads_acpi(path) is expected
+
+
+def test_what_is_no_file_is_refused_by_who_loads_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for name in ("fifo", "nothing", "."):
+        assert reads_acpi(tmp_path / name)

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from pyvmm_loader.errors import WrongArchitecture as WrongArchitecture
     from pyvmm_loader.fdt.reader import read_fdt as read_fdt
     from pyvmm_loader.fdt.tree import Fdt as Fdt
+    from pyvmm_loader.images.acpi_support import reads_acpi as reads_acpi
     from pyvmm_loader.images.bzimage import BzImage as BzImage
     from pyvmm_loader.images.elf import Elf as Elf
     from pyvmm_loader.images.extraction import extract as extract
@@ -89,6 +90,7 @@ _HOMES = {
     ),
     "fdt.reader": "read_fdt",
     "fdt.tree": "Fdt",
+    "images.acpi_support": "reads_acpi",
     "images.bzimage": "BzImage",
     "images.elf": "Elf",
     "images.extraction": "extract",

@@ -45,6 +45,7 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     parser.add_argument("--variables", metavar="FILE", help="the variable store of UEFI firmware")
     parser.add_argument("--load-address", type=address, metavar="ADDRESS", help="where a flat binary goes")
     parser.add_argument("--dtb", metavar="FILE", help="the device tree of an arm64 or riscv64 guest")
+    parser.add_argument("--interrupts", choices=("plic", "aia"), help="what a riscv64 guest without --dtb has for them")
     parser.add_argument(
         "--tables", choices=("mptable", "acpi"), default="mptable", help="how the guest learns of CPUs (%(default)s)"
     )
@@ -76,6 +77,7 @@ def run(options: argparse.Namespace) -> str:
         variables=options.variables,
         load_address=options.load_address,
         dtb=options.dtb,
+        interrupts=options.interrupts,
     ) as plan:
         if options.svg:
             with open(options.svg, "w", encoding="utf-8") as file:

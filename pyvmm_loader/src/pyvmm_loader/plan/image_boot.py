@@ -63,7 +63,7 @@ def _virt_tree(boot: Layout) -> Fdt:
         return arm64.virt_tree(boot.ranges, boot.vcpus)
     from pyvmm_loader.riscv64 import virt as riscv64
 
-    return riscv64.virt_tree(boot.ranges, boot.vcpus)
+    return riscv64.virt_tree(boot.ranges, boot.vcpus, interrupts=boot.interrupts or "plic")
 
 
 def complete(tree: Fdt, cmdline: str, initrd: tuple[int, int] | None = None) -> None:

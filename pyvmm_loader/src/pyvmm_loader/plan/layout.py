@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from pyvmm_loader.images.source import Source
     from pyvmm_loader.plan.placement import Role
+    from pyvmm_loader.riscv64.interrupts import Interrupts
     from pyvmm_loader.x86_64.e820 import E820Entry
     from pyvmm_loader.x86_64.firmware_tables import FirmwareTables
 
@@ -36,7 +37,7 @@ class Layout:
 
     `kernel` and `entry` are names for messages and for protocols with several entries; `ranges` are the (start, size)
     pairs of RAM, `tables` what firmware leaves there. The rest is what a protocol places as it sees fit: `initrd`,
-    `modules` as (file, words) pairs, `variables`, `dtb` and `load_address` as in `BootPlan`.
+    `modules` as (file, words) pairs, `variables`, `dtb`, `load_address` and `interrupts` as in `BootPlan`.
 
     What protocols write: `placements` and `roms` by the methods, `cmdline` as the kernel will read it, and `e820` where
     the kernel is told of memory by such a map.
@@ -58,6 +59,7 @@ class Layout:
         variables: Source | None = None,
         dtb: Source | None = None,
         load_address: int | None = None,
+        interrupts: Interrupts | None = None,
     ) -> None:
         self.kernel = kernel
         self.entry = entry
@@ -70,6 +72,7 @@ class Layout:
         self.variables = variables
         self.dtb = dtb
         self.load_address = load_address
+        self.interrupts = interrupts
         self.cmdline = ""
         self.placements: list[Placement] = []
         self.roms: list[tuple[int, int]] = []

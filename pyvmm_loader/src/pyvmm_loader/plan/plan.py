@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pyvmm_loader.images.source import ImageLike
     from pyvmm_loader.memory import GuestMemory
     from pyvmm_loader.plan.placement import Placement, Role
+    from pyvmm_loader.riscv64.interrupts import Interrupts
     from pyvmm_loader.smbios.tables import Smbios
     from pyvmm_loader.x86_64.e820 import E820Entry
 
@@ -42,9 +43,10 @@ class BootPlan:
     ACPI tables of your own begin, or 0. `initrd` may be a list of several; `bootconfig` is text that goes behind them.
     `modules` are (file, words) pairs for the protocols that know modules (PVH, multiboot). `variables` is the variable
     store of UEFI firmware. `load_address` says where a flat binary goes. `dtb` is the device tree of an arm64 or
-    riscv64 guest, that of its virt machine if none is given; its /chosen learns the command line and the initrd. `arch`
-    is what the guest is (`x86_64`, `arm64`, `riscv64`): a kernel for another one is refused; without it, the kernel
-    decides.
+    riscv64 guest, that of its virt machine if none is given; its /chosen learns the command line and the initrd.
+    `interrupts` is what takes the interrupts of the riscv64 virt machine: plic (what it has if none is given), aia, or
+    a layout of one. `arch` is what the guest is (`x86_64`, `arm64`, `riscv64`): a kernel for another one is refused;
+    without it, the kernel decides.
 
     A plan is complete and checked when it exists. `str(plan)` is a table, `plan.apply(memory)` writes it, and
     `plan.registers` is the state of the first CPU. Firmware lies in `roms`, ranges beyond RAM that `memory` must have
@@ -72,8 +74,10 @@ class BootPlan:
         load_address: int | None = None,
         dtb: ImageLike | None = None,
         arch: str | None = None,
+        interrupts: Interrupts | None = None,
     ) -> None:
         self.vcpus = vcpus
+        self.interrupts = interrupts
         self.load_address = load_address
         self._sources: list[Source] = []
         self._held: list[KernelImage | Layout] = []  # they have views of the sources
@@ -94,6 +98,10 @@ class BootPlan:
             if (acpi or smbios) and (self.entry == "reset" or self.arch != "x86_64"):
                 raise ProtocolViolation(
                     f"{self.kernel}: started by {self.entry}, which takes no ACPI or SMBIOS tables; omit them"
+                )
+            if interrupts is not None and (self.arch != "riscv64" or dtb is not None):
+                raise ProtocolViolation(
+                    f"{self.kernel}: interrupts are chosen for the riscv64 virt machine's tree only; omit them"
                 )
             self.layout = self._empty_layout()
             self._state = self._protocol(image, str(cmdline))
@@ -148,6 +156,7 @@ class BootPlan:
             variables=self.variables,
             dtb=self.dtb,
             load_address=self.load_address,
+            interrupts=self.interrupts,
         )
         self._held.append(layout)
         return layout
