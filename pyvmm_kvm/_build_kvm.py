@@ -1,8 +1,8 @@
 """Builds pyvmm_kvm._kvm with cffi in API mode: the C compiler checks every number and layout against linux/kvm.h."""
 
 import os
-import platform
 import runpy
+import sysconfig
 from pathlib import Path
 
 from cffi import FFI
@@ -33,4 +33,5 @@ def declare(arch: str) -> FFI:
     return ffi
 
 
-ffibuilder = declare(platform.machine())
+# what is built for, which in a cross build is not what builds: "linux-aarch64"
+ffibuilder = declare(sysconfig.get_platform().rpartition("-")[2])

@@ -30,11 +30,8 @@ def test_the_packages_are_lazy() -> None:
 def test_lazy_facades_have_one_form(name: str) -> None:
     text = INITS[name].read_text()
     form = text[text.index("_HOME = {") :]
-    if name == "pyvmm_kvm":  # which has a home for each architecture
-        assert form.startswith(FORM[: FORM.index("    value:")].removesuffix("\n"))
-        assert form.endswith(FORM[FORM.index("    globals()") :])
-    else:
-        assert form == FORM
+    # pyvmm_kvm says of a name that another architecture has where it exists
+    assert form.replace("{_elsewhere(name)}", "") == FORM
 
 
 @pytest.mark.parametrize("name", LAZY)

@@ -51,10 +51,11 @@ def test_text_and_json_say_the_same() -> None:
     assert "api version: 12" in text.stdout
     for name, value in facts["kvm"]["capabilities"].items():
         assert f"    {name}: {value}\n" in text.stdout
-    assert facts["kvm"]["cpuid"]["entries"] > 2
-    assert facts["kvm"]["cpuid"]["vendor"] in text.stdout
-    assert facts["kvm"]["msrs"]["saved"] > 2
-    assert all(value.startswith(("0x", "cannot")) for value in facts["kvm"]["msrs"]["features"].values())
+    if os.uname().machine == "x86_64":
+        assert facts["kvm"]["cpuid"]["entries"] > 2
+        assert facts["kvm"]["cpuid"]["vendor"] in text.stdout
+        assert facts["kvm"]["msrs"]["saved"] > 2
+        assert all(value.startswith(("0x", "cannot")) for value in facts["kvm"]["msrs"]["features"].values())
 
 
 @pytest.fixture

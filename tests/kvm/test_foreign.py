@@ -140,8 +140,9 @@ def test_arm_vcpu_calls(monkeypatch: pytest.MonkeyPatch) -> None:
 class MadeUpVcpu:
     """Registers in a dict, as KVM keeps them, with the refusals that KVM makes."""
 
-    def __init__(self, registers: dict[int, int], *, sve: bool = False) -> None:
+    def __init__(self, registers: dict[int, int], *, sve: bool = False, refusal: Exception | None = None) -> None:
         self.registers = dict(registers)
+        self.refusal = refusal
         self.sve = sve
         self.fixed: set[int] = set()
         self.log: list[object] = []
@@ -162,6 +163,8 @@ class MadeUpVcpu:
         return RegList(self.registers)
 
     def get_one_reg(self, register: int) -> int:
+        if register not in self.registers and self.refusal is not None:
+            raise self.refusal
         return self.registers[register]
 
     def set_one_reg(self, register: int, value: int) -> None:
@@ -240,6 +243,20 @@ def test_boot_states() -> None:
     riscv_modes.setup_boot(vcpu, 0x80200000, 0x88000000, hart=2)  # type: ignore[arg-type]
     assert [vcpu.registers[riscv.core(name)] for name in ("pc", "a0", "a1", "mode")] == [0x80200000, 2, 0x88000000, 1]
     assert vcpu.registers[riscv.csr("satp")] == 0
+
+
+def test_what_a_riscv_vcpu_is() -> None:
+    has = {riscv.isa_ext(name): 1 for name in ("M", "I", "C", "SSTC", "ZBA", "A")} | {riscv.isa_ext("V"): 0}
+    vcpu = MadeUpVcpu({**has, riscv.config("satp_mode"): 9, riscv.timer("frequency"): 24_000_000})
+    vcpu.refusal = KvmError(2, "KVM_GET_ONE_REG")
+    assert riscv_modes.extensions(vcpu) == ["i", "m", "a", "c", "sstc", "zba"]
+    assert (riscv_modes.paging_mode(vcpu), riscv_modes.timebase(vcpu)) == ("sv48", 24_000_000)
+    del vcpu.registers[riscv.config("satp_mode")]
+    assert riscv_modes.paging_mode(vcpu) == "sv39"
+    vcpu.refusal = KvmError(9, "KVM_GET_ONE_REG")  # not "there is none"
+    for call in (riscv_modes.extensions, riscv_modes.paging_mode, riscv_modes.timebase):
+        with pytest.raises(KvmError, match="EBADF"):
+            call(MadeUpVcpu({}, refusal=vcpu.refusal))
 
 
 def test_arm_breakpoints_are_encoded_as_the_architecture_says() -> None:
@@ -352,6 +369,7 @@ def test_interrupt_controllers_are_attributes() -> None:
     aia.place(0xD000000, [0x28000000, 0x28001000])
     aia.init()
     assert aia.get_config(riscv_platform.CONFIG_SRCS) == 32
+    assert (0, riscv_platform.CONFIG_MODE) not in vm.device.values, "KVM chooses what the host can"
     assert [vm.device.values[1, number] for number in (0, 1, 2)] == [
         struct.pack("<Q", address) for address in (0xD000000, 0x28000000, 0x28001000)
     ]
@@ -360,7 +378,9 @@ def test_interrupt_controllers_are_attributes() -> None:
     assert (aia.get_aplic_reg(4), aia.get_imsic_reg(1, 0x70)) == (6, 1)
     assert vm.device.values[4, 0x1070] == struct.pack("<Q", 1)
     aia.close()
-    assert vm.kinds == [DeviceFd.RISCV_AIA]
+    riscv_platform.Aia(vm, mode=riscv_platform.MODE_HWACCEL)  # type: ignore[arg-type]
+    assert vm.device.values[0, riscv_platform.CONFIG_MODE] == struct.pack("<I", 1)
+    assert vm.kinds == [DeviceFd.RISCV_AIA] * 2
 
 
 def test_riscv_vcpu_calls(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -376,7 +396,7 @@ def test_riscv_vcpu_calls(monkeypatch: pytest.MonkeyPatch) -> None:
         ("KVM_SET_GUEST_DEBUG", struct.pack("<II", 1, 0)),
     ]
     assert opened(RiscvKvm).default_vm_type() == 0
-    assert not set(vars(RiscvVm)) & set(vars(VmFd)) - {"__doc__", "__module__", "__slots__"}
+    assert not {name for name in vars(RiscvVm) if not name.startswith("__")} & set(vars(VmFd))
 
 
 @pytest.mark.parametrize("kind", [ArmVcpu, RiscvVcpu])

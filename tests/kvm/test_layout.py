@@ -20,6 +20,7 @@ from pyvmm_kvm.aarch64 import registers as arm
 from pyvmm_kvm.aarch64 import structs as arm_structs
 from pyvmm_kvm.aarch64 import vcpu as arm_vcpu
 from pyvmm_kvm.aarch64 import vm as arm_vm
+from pyvmm_kvm.device import DeviceFd
 from pyvmm_kvm.mp_state import MpState
 from pyvmm_kvm.riscv64 import platform as riscv_platform
 from pyvmm_kvm.riscv64 import registers as riscv
@@ -105,6 +106,10 @@ ARM = {
     "KVM_ARM_VCPU_SVE": arm_structs.VcpuInit.SVE,
     "KVM_ARM_VCPU_PTRAUTH_GENERIC": arm_structs.VcpuInit.PTRAUTH_GENERIC,
     "KVM_ARM_TARGET_GENERIC_V8": arm_structs.VcpuInit.GENERIC_V8,
+    "KVM_DEV_TYPE_VFIO": DeviceFd.VFIO,
+    "KVM_DEV_TYPE_ARM_VGIC_V2": DeviceFd.ARM_VGIC_V2,
+    "KVM_DEV_TYPE_ARM_VGIC_V3": DeviceFd.ARM_VGIC_V3,
+    "KVM_DEV_TYPE_ARM_VGIC_ITS": DeviceFd.ARM_VGIC_ITS,
     "KVM_DEV_ARM_VGIC_GRP_ADDR": arm_platform.GRP_ADDR,
     "KVM_DEV_ARM_VGIC_GRP_REDIST_REGS": arm_platform.GRP_REDIST_REGS,
     "KVM_DEV_ARM_VGIC_GRP_ITS_REGS": arm_platform.GRP_ITS_REGS,
@@ -148,6 +153,7 @@ LATER = {
     "sta": (riscv.sbi_sta("shmem_hi"), 0x803000000A000001),
     "vtype": (riscv.vector_csr(2), 0x8030000009000002),
     "v1": (riscv.vector(1, 16), 0x8040000009000007),
+    "aia device": (DeviceFd.RISCV_AIA, 11),
     "imsic": (riscv_platform.imsic_attr(2, 0x80), 0x2080),
 }
 
@@ -185,7 +191,7 @@ def test_the_three_packages_have_the_same_files() -> None:
     names = {arch: {path.name for path in (SOURCE / arch).glob("*.py")} for arch in ("x86_64", *PACKAGES)}
     assert names["aarch64"] == names["riscv64"]
     assert names["x86_64"] - names["aarch64"] == {
-        f"{name}.py" for name in ("cpuid", "msrs", "msr_filter", "cpuid_policy", "page_walk", "xsave")
+        f"{name}.py" for name in ("cpuid", "msrs", "msr_filter", "cpuid_policy", "page_walk", "topology", "xsave")
     }
     assert names["aarch64"] <= names["x86_64"]
 

@@ -14,6 +14,7 @@ import pyvmm_kvm
 import pyvmm_kvm.aarch64.system
 import pyvmm_kvm.one_reg
 import pyvmm_kvm.system
+import pyvmm_kvm.x86_64.cpuid_policy
 from pyvmm_kvm import Kvm, VcpuFd, VmFd
 from pyvmm_kvm._kvm import ffi, lib
 from pyvmm_kvm.cap import Cap
@@ -40,6 +41,7 @@ BASES = {
     "ArchKvm": "Kvm",
     "ArchVm": "VmFd",
     "ArchVcpu": "VcpuFd",
+    "Extensions": "VmFd",
     "ReadableAttrs": "VcpuFd",
     "DeviceAttrs": "VcpuFd",
 }
@@ -118,7 +120,7 @@ def test_nearly_every_x86_ioctl_is_wrapped_and_the_table_says_so() -> None:
 
 
 def test_the_numbers_that_a_boot_asks_for_are_those_of_the_enumeration() -> None:
-    for module in (pyvmm_kvm.system, pyvmm_kvm.aarch64.system):
+    for module in (pyvmm_kvm.system, pyvmm_kvm.aarch64.system, pyvmm_kvm.x86_64.cpuid_policy):
         kept = {name: number for name, number in vars(module).items() if name.startswith("_CAP_")}
         assert kept == {name: Cap[name.removeprefix("_CAP_")] for name in kept} != {}
 

@@ -13,11 +13,13 @@ What the kernel refuses is a `KvmError`, an `OSError` that names the ioctl and t
 stays alive as long as the VM. Nothing here starts a thread or handles a signal unless `RunControl` is asked to.
 
 The names below load their modules when they are first used: a VMM pays at start-up for what it touches. Those of
-`x86_64` come from `aarch64` or `riscv64` on such a host, where the architecture has them; each of the three packages
-imports on any host.
+`x86_64` come from `aarch64` or `riscv64` on such a host, and those that its architecture does not have are not among
+`__all__` there. Each of the three packages imports on any host.
 """
 
 from __future__ import annotations
+
+from os import uname
 
 __version__ = "0.1.0"
 
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from pyvmm_kvm.exits.foreign import Osi as Osi
     from pyvmm_kvm.exits.foreign import PaprHcall as PaprHcall
     from pyvmm_kvm.exits.foreign import RiscvCsr as RiscvCsr
+    from pyvmm_kvm.exits.foreign import RiscvDebug as RiscvDebug
     from pyvmm_kvm.exits.foreign import RiscvSbi as RiscvSbi
     from pyvmm_kvm.exits.foreign import S390Reset as S390Reset
     from pyvmm_kvm.exits.foreign import S390Sieic as S390Sieic
@@ -148,8 +151,8 @@ _HOMES = {
     "errors": "ClosedError KvmError MsrError StateError",
     "exits.hot": "Again Hlt Intr IoIn IoOut MmioRead MmioWrite Shutdown StringIn StringOut Unknown VcpuExit",
     "exits.foreign": (
-        "ArmDebug ArmNisv ArmSea Dcr Epr LoongarchIocsr Osi PaprHcall RiscvCsr RiscvSbi S390Reset S390Sieic "
-        "S390Stsi S390Tsch S390Ucontrol Watchdog"
+        "ArmDebug ArmNisv ArmSea Dcr Epr LoongarchIocsr Osi PaprHcall RiscvCsr RiscvDebug RiscvSbi S390Reset "
+        "S390Sieic S390Stsi S390Tsch S390Ucontrol Watchdog"
     ),
     "exits.rare": (
         "ApResetHold Debug DirtyRingFull FailEntry GuestException Hypercall Hyperv InternalError "
@@ -171,18 +174,41 @@ _HOMES = {
     "trace": "ExitTrace read_trace",
     "vcpu": "VcpuFd",
     "vm": "VmFd",
-    "x86_64.cpuid": "CpuId CpuIdEntry",
-    "x86_64.debug": "GuestDebug",
-    "x86_64.modes": "code_segment data_segment descriptor setup_long_mode setup_protected_mode setup_real_mode",
-    "x86_64.msr_filter": "MsrFilterRange",
-    "x86_64.msrs": "MsrList Msrs",
-    "x86_64.platform": "ClockData IoApicState IrqChip PicState PitChannelState PitState2",
-    "x86_64.cpuid_policy": "CpuidPolicy Template",
-    "x86_64.state": "VcpuState VmState",
-    "x86_64.structs": "DebugRegs Dtable Fpu LapicState Regs Segment Sregs Sregs2 VcpuEvents Xcr",
-    "x86_64.xsave": "NestedState Xsave2",
-    "x86_64.page_walk": "Mapping mappings walk",
 }
+# names of an architecture: the modules of the three have the same names, and no other has all that x86_64 has
+_ARCHITECTURES = {
+    "x86_64": {
+        "x86_64.cpuid": "CpuId CpuIdEntry",
+        "x86_64.cpuid_policy": "CpuidPolicy Template",
+        "x86_64.debug": "GuestDebug",
+        "x86_64.modes": "code_segment data_segment descriptor setup_long_mode setup_protected_mode setup_real_mode",
+        "x86_64.msr_filter": "MsrFilterRange",
+        "x86_64.msrs": "MsrList Msrs",
+        "x86_64.page_walk": "Mapping mappings walk",
+        "x86_64.platform": "ClockData IoApicState IrqChip PicState PitChannelState PitState2",
+        "x86_64.state": "VcpuState VmState",
+        "x86_64.structs": "DebugRegs Dtable Fpu LapicState Regs Segment Sregs Sregs2 VcpuEvents Xcr",
+        "x86_64.xsave": "NestedState Xsave2",
+    },
+    "aarch64": {
+        "aarch64.debug": "GuestDebug",
+        "aarch64.state": "VcpuState VmState",
+        "aarch64.structs": "Regs VcpuEvents",
+    },
+    "riscv64": {
+        "riscv64.debug": "GuestDebug",
+        "riscv64.state": "VcpuState VmState",
+        "riscv64.structs": "Regs",
+    },
+}
+_HOMES |= _ARCHITECTURES.get(uname().machine, {})
+
+
+def _elsewhere(name: str) -> str:
+    where = [machine for machine, homes in _ARCHITECTURES.items() if name in " ".join(homes.values()).split()]
+    return f": it exists on {' and '.join(where)} hosts only" if where else ""
+
+
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 
 __all__ = list(_HOME)
@@ -191,18 +217,10 @@ __all__ = list(_HOME)
 def __getattr__(name: str) -> object:
     home = _HOME.get(name)
     if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{_elsewhere(name)}")
     from importlib import import_module
 
-    if home.startswith("x86_64"):
-        from pyvmm_kvm._arch import ARCH
-
-        home = home.replace("x86_64", ARCH)
-    try:
-        value: object = getattr(import_module(f"{__name__}.{home}"), name)
-    except ModuleNotFoundError as error:
-        # CPUID and the like: an architecture without such a module has no such name either
-        raise AttributeError(f"{__name__}.{name} exists on x86_64 hosts only") from error
+    value: object = getattr(import_module(f"{__name__}.{home}"), name)
     globals()[name] = value
     return value
 

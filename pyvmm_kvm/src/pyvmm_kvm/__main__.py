@@ -25,7 +25,50 @@ def kind_of_host() -> str:
     for module, text in (("kvm_intel", "Intel VT-x"), ("kvm_amd", "AMD-V")):
         if os.path.exists(f"/sys/module/{module}"):
             return f"hardware: {text}"
-    return "unknown: no KVM module of x86 is loaded" if platform.machine() == "x86_64" else "hardware"
+    match platform.machine():
+        case "aarch64":
+            return kind_of_arm(content("/proc/interrupts"))
+        case "riscv64":
+            return kind_of_riscv(content("/proc/cpuinfo"))
+        case _:
+            return "unknown: no KVM module of x86 is loaded"
+
+
+def content(path: str) -> str:
+    """Return what a file of /proc says; nothing where it cannot be read."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def kind_of_arm(interrupts: str) -> str:
+    """Say from /proc/interrupts how an arm64 kernel runs guests.
+
+    A kernel that runs in EL2 itself (VHE) leaves the physical timer to guests and KVM takes its interrupt; one in EL1
+    (nVHE) uses that timer, and KVM has the virtual one only.
+
+    >>> kind_of_arm("11: 0 GICv3 27 Level kvm guest vtimer")
+    'hardware: Arm EL2, nVHE'
+    """
+    if "kvm guest vtimer" not in interrupts:
+        return "unknown: KVM did not start, as it does where the kernel is started in EL2"
+    return f"hardware: Arm EL2, {'VHE' if 'kvm guest ptimer' in interrupts else 'nVHE'}"
+
+
+def kind_of_riscv(cpuinfo: str) -> str:
+    """Say from /proc/cpuinfo whether a RISC-V host's processors have the hypervisor extension.
+
+    >>> kind_of_riscv("isa : rv64imafdch_zicntr")
+    'hardware: RISC-V H extension'
+    """
+    for line in cpuinfo.splitlines():
+        name, _, value = line.partition(":")
+        # the single letters come first, and h is none of the others' names
+        if name.strip() == "isa" and "h" in value.strip().lower().partition("_")[0]:
+            return "hardware: RISC-V H extension"
+    return "unknown: no processor has the H extension"
 
 
 def permissions(path: str) -> Facts:

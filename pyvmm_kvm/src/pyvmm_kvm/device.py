@@ -16,7 +16,7 @@ class DeviceFd(DeviceAttrs):
     ARM_VGIC_V2 = 5
     ARM_VGIC_V3 = 7
     ARM_VGIC_ITS = 8
-    RISCV_AIA = 13
+    RISCV_AIA = 11
 
     def __init__(self, fd: int, device_type: int) -> None:
         super().__init__(fd)

@@ -36,6 +36,10 @@ if TYPE_CHECKING:
         def data(self) -> int:
             """What is written there."""
 
+        @property
+        def devid(self) -> int:
+            """Which device writes it."""
+
 
 class GsiRouter:
     """Lets eventfds of devices become messages to the guest without a detour through this process.
@@ -47,11 +51,21 @@ class GsiRouter:
         lines: the routes of the controllers' pins; by default those that KVM begins with on x86. Give an empty table
             where the IOAPIC is not KVM's.
         gsis: the numbers that eventfds may have, above those of the pins; the first are taken first.
+        devids: whether each message goes with the number of the device that sends it, which Arm's ITS needs
+            (KVM_CAP_MSI_DEVID).
     """
 
-    def __init__(self, vm: VmFd, lines: IrqRouting | None = None, gsis: Iterable[int] = range(24, 1024)) -> None:
+    def __init__(
+        self,
+        vm: VmFd,
+        lines: IrqRouting | None = None,
+        gsis: Iterable[int] = range(24, 1024),
+        *,
+        devids: bool = False,
+    ) -> None:
         self.vm = vm
         self.lines = IrqRouting.legacy() if lines is None else lines
+        self.devids = devids
         self._free = iter(gsis)
         self._gsi_of: dict[int, int] = {}  # by eventfd
         self._messages: dict[int, IrqRoute] = {}  # by GSI
@@ -94,7 +108,7 @@ class GsiRouter:
 
     def send(self, config: Message) -> int:
         """Send one message now; return what `VmFd.signal_msi` does."""
-        return self.vm.signal_msi(config.address, config.data)
+        return self.vm.signal_msi(config.address, config.data, self._devid(config))
 
     def table(self) -> IrqRouting:
         """Return the table that KVM has: the pins, and the messages in the order of their first routes."""
@@ -106,8 +120,13 @@ class GsiRouter:
         """The eventfds that become messages now."""
         return frozenset(self._attached)
 
+    def _devid(self, config: Message) -> int | None:
+        return config.devid if self.devids else None
+
     def _replace(self, gsi: int, config: Message | None) -> None:
-        route = None if config is None else IrqRoute.msi(gsi, config.address, config.data)
+        route = None
+        if config is not None:
+            route = IrqRoute.msi(gsi, config.address, config.data, self._devid(config))
         if self._messages.get(gsi) == route:
             return
         messages = dict(self._messages)

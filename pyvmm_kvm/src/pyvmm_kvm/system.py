@@ -8,6 +8,7 @@ import os
 from pyvmm_kvm._arch import ArchKvm
 from pyvmm_kvm.device_attrs import ReadableAttrs
 from pyvmm_kvm.errors import KvmError
+from pyvmm_kvm.extensions import Extensions
 from pyvmm_kvm.vm import VmFd
 
 # as in `Cap`, which takes longer to make than a boot has for it
@@ -17,7 +18,7 @@ _NR_VCPUS_UNSAID, _NR_MEMSLOTS_UNSAID = 4, 32
 _IPA_SIZE_MASK = 0xFF  # KVM_VM_TYPE_ARM_IPA_SIZE_MASK
 
 
-class Kvm(ArchKvm, ReadableAttrs):
+class Kvm(ArchKvm, Extensions, ReadableAttrs):
     """The system file descriptor.
 
     Raises:
@@ -41,16 +42,6 @@ class Kvm(ArchKvm, ReadableAttrs):
     def get_api_version(self) -> int:
         """Return 12 on every kernel that is not an antique; a VMM must refuse any other number."""
         return self.ioctl_value("KVM_GET_API_VERSION")
-
-    def check_extension_raw(self, number: int) -> int:
-        """Return what KVM_CHECK_EXTENSION says about a capability: 0 is no, some answer with a size or a mask."""
-        return self.ioctl_value("KVM_CHECK_EXTENSION", number)
-
-    check_extension_int = check_extension_raw
-
-    def check_extension(self, number: int) -> bool:
-        """Say whether the capability is there at all."""
-        return self.check_extension_raw(number) > 0
 
     def get_vcpu_mmap_size(self) -> int:
         """Return how many bytes of a vCPU's file descriptor can be mapped: the run page and what follows it."""

@@ -6,7 +6,7 @@ import errno
 import mmap
 import struct
 
-from pyvmm_kvm._arch import ARCH, ArchVcpu
+from pyvmm_kvm._arch import ArchVcpu
 from pyvmm_kvm._kvm import ffi, lib
 from pyvmm_kvm.device_attrs import DeviceAttrs
 from pyvmm_kvm.errors import ClosedError, KvmError
@@ -138,11 +138,8 @@ class VcpuFd(ArchVcpu, DeviceAttrs):
             return self._string_io(payload)
         if reason == MmioRead.reason:
             return self._wide_mmio(payload)
-        from pyvmm_kvm.exits.foreign import ArmDebug
         from pyvmm_kvm.exits.rare import BY_REASON
 
-        if reason == ArmDebug.reason and ARCH == "aarch64":
-            return ArmDebug.decode(payload)
         kind = BY_REASON.get(reason)
         return kind.decode(payload) if kind else Unknown(reason, bytes(payload))
 

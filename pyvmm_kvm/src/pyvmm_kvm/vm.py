@@ -9,6 +9,7 @@ from pyvmm_kvm._arch import ArchVm
 from pyvmm_kvm._kvm import ffi
 from pyvmm_kvm.device_attrs import DeviceAttrs
 from pyvmm_kvm.errors import KvmError
+from pyvmm_kvm.extensions import Extensions
 from pyvmm_kvm.memory_slot import MEM_GUEST_MEMFD, MemorySlot
 
 TYPE_CHECKING = False
@@ -30,7 +31,7 @@ _MSI_VALID_DEVID = 1 << 0
 _DATAMATCH_WIDTH = 4
 
 
-class VmFd(ArchVm, DeviceAttrs):
+class VmFd(ArchVm, Extensions, DeviceAttrs):
     """A VM's file descriptor.
 
     It and each of its vCPUs keep a reference to all memory in its slots; the memory can be unmapped once the VM and
@@ -58,16 +59,6 @@ class VmFd(ArchVm, DeviceAttrs):
     def run_size(self) -> int:
         """Return how many bytes of each vCPU are mapped."""
         return self._run_size
-
-    def check_extension_raw(self, number: int) -> int:
-        """Return the same as `Kvm.check_extension_raw`, for this VM: some answers depend on its type."""
-        return self.ioctl_value("KVM_CHECK_EXTENSION", number)
-
-    check_extension_int = check_extension_raw
-
-    def check_extension(self, number: int) -> bool:
-        """Say whether this VM has the capability."""
-        return self.check_extension_raw(number) > 0
 
     def enable_cap(self, cap: int, *args: int, flags: int = 0) -> int:
         """Switch a capability on for the VM, with up to four numbers that its documentation explains."""

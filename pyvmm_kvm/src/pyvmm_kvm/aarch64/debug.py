@@ -1,6 +1,6 @@
 """A debugger's view of an arm64 vCPU: single steps, hardware breakpoints and watchpoints through KVM_SET_GUEST_DEBUG.
 
-Control registers are encoded as the Arm ARM (D13.3, DBGBCR and DBGWCR) says; nothing here ran on an arm64 host yet.
+Control registers are encoded as the Arm ARM (D13.3, DBGBCR and DBGWCR) says, and exits decoded as it says of ESR_EL2.
 """
 
 from __future__ import annotations
@@ -33,6 +33,12 @@ _MOST = 16
 _ENABLED, _EL0_AND_EL1, _BYTES = 1 << 0, 3 << 1, 5
 _BREAKPOINT = _ENABLED | _EL0_AND_EL1 | 0xF << _BYTES  # all four bytes of the instruction
 _ACCESS = {"read": 1, "write": 2, "access": 3}
+# exception classes of ESR_EL2, in its bits 31 to 26, that KVM gives to debuggers
+BREAKPOINT, STEP, WATCHPOINT, BRK = 0x30, 0x32, 0x34, 0x3C
+_CLASS = 26
+# FAR is an address between the lowest one of the access and the highest watched one, so it may lie below what is
+# watched; no access is longer than a vector of 2048 bits
+_LONGEST = 256
 
 
 class GuestDebug(Debugger):
@@ -68,6 +74,34 @@ class GuestDebug(Debugger):
         self._arch.dbg_wcr[number] = _ENABLED | _EL0_AND_EL1 | _ACCESS[kind] << 3 | bytes_selected << _BYTES
         return _MOST + number
 
+    def hit(self, exit_: ArmDebug) -> list[int]:
+        """Return the numbers of the breakpoints or watchpoints that an exit reports; none for a step or a `brk`."""
+        kind = exit_.hsr >> _CLASS
+        if kind == BREAKPOINT:
+            pc = self.position(exit_)
+            points = zip(self._arch.dbg_bcr, self._arch.dbg_bvr, strict=True)
+            return [number for number, (control, value) in enumerate(points) if control & _ENABLED and value == pc]
+        if kind != WATCHPOINT:
+            return []
+        watched = self._watched()
+        inside = [number for number, (start, end) in watched.items() if start <= exit_.far < end]
+        if inside or not watched:
+            return inside
+        # an access that began below what is watched
+        above = {number: start - exit_.far for number, (start, _) in watched.items()}
+        above = {number: distance for number, distance in above.items() if 0 < distance < _LONGEST}
+        return [number for number, distance in above.items() if distance == min(above.values())]
+
+    def _watched(self) -> dict[int, tuple[int, int]]:
+        """Return the range of each watchpoint."""
+        found = {}
+        for number, (control, value) in enumerate(zip(self._arch.dbg_wcr, self._arch.dbg_wvr, strict=True)):
+            if control & _ENABLED:
+                selected = control >> _BYTES & 0xFF
+                first = (selected & -selected).bit_length() - 1
+                found[_MOST + number] = value + first, value + selected.bit_length()
+        return found
+
     def clear(self, number: int) -> None:
         """Forget one."""
         control = self._arch.dbg_bcr if number < _MOST else self._arch.dbg_wcr
@@ -90,4 +124,14 @@ class GuestDebug(Debugger):
         return self.vcpu.get_one_reg(core("pc"))
 
 
-__all__ = ["ENABLE", "SINGLESTEP", "USE_HW", "USE_SW_BP", "GuestDebug"]
+__all__ = [
+    "BREAKPOINT",
+    "BRK",
+    "ENABLE",
+    "SINGLESTEP",
+    "STEP",
+    "USE_HW",
+    "USE_SW_BP",
+    "WATCHPOINT",
+    "GuestDebug",
+]

@@ -1,7 +1,4 @@
-"""How an arm64 vCPU starts: the state in which a kernel expects to find it (Documentation/arch/arm64/booting.rst).
-
-Nothing here ran on an arm64 host yet.
-"""
+"""How an arm64 vCPU starts: the state in which a kernel expects to find it (Documentation/arch/arm64/booting.rst)."""
 
 from __future__ import annotations
 

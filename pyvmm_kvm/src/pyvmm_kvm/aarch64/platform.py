@@ -1,6 +1,6 @@
 """Arm's interrupt controller as KVM devices: addresses, size, and registers by attribute (kvm/devices/arm-vgic-v3.rst).
 
-Nothing here ran on an arm64 host yet.
+`state.VmState` saves and restores what is in them.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ GRP_ADDR, GRP_DIST_REGS, GRP_CPU_REGS, GRP_NR_IRQS, GRP_CTRL, GRP_REDIST_REGS = 
 GRP_CPU_SYSREGS, GRP_LEVEL_INFO, GRP_ITS_REGS, GRP_MAINT_IRQ = range(6, 10)
 V2_ADDR_DIST, V2_ADDR_CPU, V3_ADDR_DIST, V3_ADDR_REDIST, ITS_ADDR, V3_ADDR_REDIST_REGION = range(6)
 CTRL_INIT, ITS_SAVE_TABLES, ITS_RESTORE_TABLES, SAVE_PENDING_TABLES, ITS_CTRL_RESET = range(5)
+_LINE_LEVEL = 0 << 10  # VGIC_LEVEL_INFO_LINE_LEVEL
 V2_DIST_SIZE, V2_CPU_SIZE = 0x1000, 0x2000
 V3_DIST_SIZE, V3_REDIST_SIZE, V3_ITS_SIZE = 0x10000, 0x20000, 0x20000
 
@@ -58,6 +59,10 @@ class _Vgic:
     def set_nr_irqs(self, count: int) -> None:
         """Set how many interrupts there are, the 32 private ones included: a multiple of 32 up to 1024."""
         self._put(GRP_NR_IRQS, 0, "<I", count)
+
+    def get_nr_irqs(self) -> int:
+        """Return that number."""
+        return int.from_bytes(self.device.get_device_attr(GRP_NR_IRQS, 0, 4), "little")
 
     def init(self) -> None:
         """Complete it, once addresses, size and vCPUs are settled."""
@@ -110,6 +115,15 @@ class VgicV3(_Vgic):
     def set_cpu_sysreg(self, mpidr: int, encoding: int, value: int) -> None:
         """Write one."""
         self._put(GRP_CPU_SYSREGS, v3_attr(mpidr, encoding & 0xFFFF), "<Q", value)
+
+    def get_levels(self, first: int, mpidr: int = 0) -> int:
+        """Return which of 32 input lines are asserted, from interrupt `first` on, a multiple of 32."""
+        data = self.device.get_device_attr(GRP_LEVEL_INFO, v3_attr(mpidr, _LINE_LEVEL | first), 4)
+        return int.from_bytes(data, "little")
+
+    def set_levels(self, first: int, lines: int, mpidr: int = 0) -> None:
+        """Set them."""
+        self._put(GRP_LEVEL_INFO, v3_attr(mpidr, _LINE_LEVEL | first), "<I", lines)
 
     def save_pending_tables(self) -> None:
         """Write the pending bits of all LPIs into guest memory, before it is saved."""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from pyvmm_kvm.fd import Fd
+from pyvmm_kvm.extensions import Extensions
 
 # as in `Cap`, which takes longer to make than a boot has for it
 _CAP_GUEST_DEBUG_HW_BPS, _CAP_GUEST_DEBUG_HW_WPS, _CAP_ARM_VM_IPA_SIZE = 119, 120, 165
 _IPA_SIZE_MASK = 0xFF  # KVM_VM_TYPE_ARM_IPA_SIZE_MASK
 
 
-class ArchKvm(Fd):
-    """What `Kvm` adds on arm64. Written from the kernel's document; nothing here ran on an arm64 host yet."""
+class ArchKvm(Extensions):
+    """What `Kvm` adds on arm64."""
 
     __slots__ = ()
 
@@ -20,12 +20,12 @@ class ArchKvm(Fd):
 
     def get_host_ipa_limit(self) -> int:
         """Return how many bits a guest physical address can have here; 0 where only the default of 40 can be had."""
-        return self.ioctl_value("KVM_CHECK_EXTENSION", _CAP_ARM_VM_IPA_SIZE)
+        return self.check_extension_raw(_CAP_ARM_VM_IPA_SIZE)
 
     def get_guest_debug_hw_bps(self) -> int:
         """Return how many hardware breakpoints `set_guest_debug` has."""
-        return self.ioctl_value("KVM_CHECK_EXTENSION", _CAP_GUEST_DEBUG_HW_BPS)
+        return self.check_extension_raw(_CAP_GUEST_DEBUG_HW_BPS)
 
     def get_guest_debug_hw_wps(self) -> int:
         """Return how many hardware watchpoints it has."""
-        return self.ioctl_value("KVM_CHECK_EXTENSION", _CAP_GUEST_DEBUG_HW_WPS)
+        return self.check_extension_raw(_CAP_GUEST_DEBUG_HW_WPS)

@@ -1,7 +1,4 @@
-"""The vCPU calls that only arm64 has.
-
-Written from the kernel's document and checked by layout against its headers; nothing here ran on an arm64 host yet.
-"""
+"""The vCPU calls that only arm64 has."""
 
 from __future__ import annotations
 
@@ -20,6 +17,7 @@ class ArchVcpu(DeviceAttrs):
     """What `VcpuFd` adds on arm64."""
 
     __slots__ = ()
+    in_reset_state = False  # KVM resets no vCPU of this architecture by itself
     run_page: memoryview  # the run page, which VcpuFd maps
 
     def vcpu_init(self, init: VcpuInit) -> None:

@@ -1,6 +1,7 @@
 """The VM calls that only arm64 has: the preferred processor, SMCCC filter, memory tags, counter offset, register masks.
 
-Written from the kernel's document and checked by layout against its headers; nothing here ran on an arm64 host yet.
+The SMCCC filter, the counter offset and the masks are checked byte for byte against the kernel's headers only: they
+need a kernel newer than any that this ran on.
 """
 
 from __future__ import annotations

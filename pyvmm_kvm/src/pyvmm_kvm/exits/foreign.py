@@ -30,6 +30,13 @@ class ArmDebug(RareExit):
     layout = struct.Struct("<IIQ")
 
 
+class RiscvDebug(RareExit):
+    """RISC-V: the guest executed an `ebreak`. KVM says no more: the program counter is still at it."""
+
+    __slots__ = ()
+    reason = 4
+
+
 class S390Sieic(RareExit):
     """s390: an intercept."""
 

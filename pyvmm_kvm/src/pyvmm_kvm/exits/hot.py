@@ -129,7 +129,7 @@ class Hlt(VcpuExit):
 
 
 class Shutdown(VcpuExit):
-    """A triple fault or another processor shutdown."""
+    """A triple fault or another processor shutdown. On AMD hosts KVM has reset the vCPU: its registers are lost."""
 
     __slots__ = ()
     reason = 8

@@ -1,11 +1,17 @@
-"""Every exit of x86 and of no particular architecture that is not on a hot path, and the table of them all."""
+"""Every exit of x86 and of no particular architecture that is not on a hot path, and the table of them all.
+
+A debug exit is the one whose payload differs between architectures (struct kvm_debug_exit_arch): `BY_REASON` has that
+of this host.
+"""
 
 from __future__ import annotations
 
 import struct
 
+from pyvmm_kvm._arch import ARCH
 from pyvmm_kvm.exits.base import Live, RareExit
 from pyvmm_kvm.exits.foreign import (
+    ArmDebug,
     ArmNisv,
     ArmSea,
     Dcr,
@@ -14,6 +20,7 @@ from pyvmm_kvm.exits.foreign import (
     Osi,
     PaprHcall,
     RiscvCsr,
+    RiscvDebug,
     RiscvSbi,
     S390Reset,
     S390Sieic,
@@ -340,12 +347,14 @@ class Tdx(RareExit):
         return cls(flags, nr, tuple(values), payload=payload)
 
 
+DEBUG_BY_ARCH: dict[str, type[RareExit]] = {"x86_64": Debug, "aarch64": ArmDebug, "riscv64": RiscvDebug}
 BY_REASON: dict[int, type[RareExit]] = {
     kind.reason: kind
     for kind in (
-        GuestException, Hypercall, Debug, IrqWindowOpen, FailEntry, SetTpr, TprAccess, S390Sieic, S390Reset, Dcr, Nmi,
-        InternalError, Osi, PaprHcall, S390Ucontrol, Watchdog, S390Tsch, Epr, SystemEvent, S390Stsi, IoapicEoi, Hyperv,
-        ArmNisv, X86Rdmsr, X86Wrmsr, DirtyRingFull, ApResetHold, X86BusLock, Xen, RiscvSbi, RiscvCsr, Notify,
+        GuestException, Hypercall, DEBUG_BY_ARCH[ARCH], IrqWindowOpen, FailEntry, SetTpr, TprAccess, S390Sieic,
+        S390Reset, Dcr, Nmi, InternalError, Osi, PaprHcall, S390Ucontrol, Watchdog, S390Tsch, Epr, SystemEvent,
+        S390Stsi, IoapicEoi, Hyperv, ArmNisv, X86Rdmsr, X86Wrmsr, DirtyRingFull, ApResetHold, X86BusLock, Xen,
+        RiscvSbi, RiscvCsr, Notify,
         LoongarchIocsr, MemoryFault, Tdx, ArmSea,
     )
 }  # fmt: skip

@@ -1,13 +1,13 @@
 """A debugger's view of a RISC-V vCPU: KVM hands the guest's `ebreak` to us, and has no other breakpoints.
 
-The kernel (arch/riscv/kvm/vcpu.c) knows KVM_GUESTDBG_ENABLE with KVM_GUESTDBG_USE_SW_BP and refuses nothing else, but
-does nothing with it either: there is no single step. Nothing here ran on a RISC-V host yet.
+The kernel (arch/riscv/kvm/vcpu.c) knows KVM_GUESTDBG_ENABLE and refuses nothing else, but does nothing with it
+either: there is no single step.
 """
 
 from __future__ import annotations
 
 from pyvmm_kvm.debugger import ENABLE, Debugger
-from pyvmm_kvm.exits.rare import Debug
+from pyvmm_kvm.exits.foreign import RiscvDebug
 from pyvmm_kvm.riscv64.registers import core
 
 TYPE_CHECKING = False
@@ -30,7 +30,7 @@ USE_SW_BP = 1 << 16
 class GuestDebug(Debugger):
     """Debugging of one vCPU, switched off again by `with`: put an `ebreak` into memory, then `resume()`."""
 
-    stop_kind = Debug
+    stop_kind = RiscvDebug
     vcpu: DebugVcpu
 
     def arm(self, extra: int = 0) -> None:

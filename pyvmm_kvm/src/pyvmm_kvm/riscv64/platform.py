@@ -1,6 +1,6 @@
 """RISC-V's advanced interrupt architecture as a KVM device: APLIC and IMSIC by attribute (asm/kvm.h).
 
-Nothing here ran on a RISC-V host yet.
+`state.VmState` saves and restores what is in it.
 """
 
 from __future__ import annotations
@@ -35,15 +35,27 @@ def imsic_attr(vcpu: int, selector: int) -> int:
 
 
 class Aia:
-    """The interrupt controller of a VM; set it up, create the vCPUs, place it, then `init()`."""
+    """The interrupt controller of a VM; set it up, create the vCPUs, place it, then `init()`.
 
-    def __init__(self, vm: VmFd, *, sources: int = 96, ids: int = 255, mode: int = MODE_AUTO) -> None:
+    Lines are for `VmFd.set_irq_line`: an irqfd raises one and never lowers it (arch/riscv/kvm/vm.c,
+    kvm_arch_set_irq_inatomic), so that it is for messages.
+
+    Args:
+        vm: whose it is; none of its vCPUs has run.
+        sources: how many lines the APLIC has.
+        ids: the highest message of an IMSIC: 63, 127 and so on.
+        mode: `MODE_EMUL`, `MODE_HWACCEL` or `MODE_AUTO`; without it KVM's own choice. A host whose processors have no
+            guest interrupt files takes the first only.
+    """
+
+    def __init__(self, vm: VmFd, *, sources: int = 96, ids: int = 255, mode: int | None = None) -> None:
         device = vm.create_device(DeviceFd.RISCV_AIA)
         if device is None:
             raise TypeError("create_device answers None only to a test")
         self.device: DeviceFd = device
         for attr, value in ((CONFIG_MODE, mode), (CONFIG_SRCS, sources), (CONFIG_IDS, ids)):
-            self.set_config(attr, value)
+            if value is not None:
+                self.set_config(attr, value)
 
     def set_config(self, attr: int, value: int) -> None:
         """Set one of the numbers that shape it, such as how many bits of a hart's index there are."""

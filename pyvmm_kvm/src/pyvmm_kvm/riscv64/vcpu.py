@@ -1,6 +1,6 @@
 """The vCPU calls that only RISC-V has.
 
-Written from the kernel's document and checked by layout against its headers; nothing here ran on a RISC-V host yet.
+`interrupt` may be called by any thread while the vCPU runs: KVM_INTERRUPT is an asynchronous ioctl there.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ class ArchVcpu(Fd):
     """What `VcpuFd` adds on RISC-V."""
 
     __slots__ = ()
+    in_reset_state = False  # KVM resets no vCPU of this architecture by itself
 
     def interrupt(self, active: bool) -> None:
         """Raise or lower the supervisor's external interrupt; without an in-kernel AIA."""

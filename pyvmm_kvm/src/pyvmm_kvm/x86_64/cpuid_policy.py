@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pyvmm_kvm.x86_64 import topology
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -76,6 +78,10 @@ TEMPLATES: dict[str, Template] = {
     "amd-v2": Template([*LEVEL_2, "rdtscp"], "AuthenticAMD", 0x600F20),
     "amd-v3": Template([*LEVEL_3, "rdtscp", "fsgsbase", "smep", "smap", "adx", "sha"], "AuthenticAMD", 0x800F12),
 }
+_KVM_FEATURES, _PV_UNHALT = 0x40000001, 1 << 7
+_FDP_EXCPTN_ONLY, _ZERO_FCS_FDS = 1 << 6, 1 << 13
+# of `Cap`, which a boot does not import
+_CAP_TSC_DEADLINE_TIMER = 72
 # leaves that only one vendor's processors have
 _ONLY_INTEL = frozenset({2, 4, 0xA, 0x14, 0x16})
 _ONLY_AMD = frozenset({0x80000005, 0x8000000A, *range(0x80000019, 0x80000023)})
@@ -107,9 +113,28 @@ class CpuidPolicy:
         return self
 
     @classmethod
-    def host(cls, kvm: Kvm) -> Self:
-        """Give all that this host can."""
-        return cls(kvm.get_supported_cpuid())
+    def host(cls, kvm: Kvm, *, kernel_apic: bool = True) -> Self:
+        """Return all that this host can give, with what KVM leaves to the VMM to say.
+
+        The guest is told that it is one: without that Linux looks for no KVM clock. "The TSC deadline timer feature
+        (CPUID leaf 1, ecx[24]) is always returned as false, since the feature depends on KVM_CREATE_IRQCHIP for local
+        APIC support" (Documentation/virt/kvm/api.rst, 4.46); x2APIC and KVM_FEATURE_PV_UNHALT depend on it as well and
+        are returned as true (9.1). The two bits of leaf 7 that say which x87 features are missing are set, as
+        Documentation/virt/kvm/x86/errata.rst recommends.
+
+        Args:
+            kvm: whose offer it is.
+            kernel_apic: whether the machine's local APICs are KVM's: `VmFd.create_irq_chip` or Cap.SPLIT_IRQCHIP.
+        """
+        policy = cls(kvm.get_supported_cpuid()).with_("hypervisor")
+        table = policy._table
+        if extended := table.find(7):
+            extended.ebx |= _FDP_EXCPTN_ONLY | _ZERO_FCS_FDS
+        if kernel_apic:
+            return policy.with_("tsc_deadline") if kvm.check_extension_raw(_CAP_TSC_DEADLINE_TIMER) else policy
+        if paravirtual := table.find(_KVM_FEATURES):
+            paravirtual.eax &= ~_PV_UNHALT
+        return policy.without("x2apic", "tsc_deadline")
 
     @classmethod
     def minimal(cls, kvm: Kvm) -> Self:
@@ -156,14 +181,16 @@ class CpuidPolicy:
         return sorted(shown)
 
     def table(self, vcpu_id: int = 0, vcpus: int = 1) -> CpuId:
-        """Return the table for one vCPU: its APIC id in leaves 1, 0xb and 0x1f, how many processors in leaf 1."""
-        table = self._table.copy()
-        for entry in table:
-            if entry.function == 1:
-                entry.ebx = entry.ebx & 0xFFFF | (min(vcpus, 255) << 16) | (vcpu_id & 0xFF) << 24
-            elif entry.function in (0xB, 0x1F):
-                entry.edx = vcpu_id
-        return table
+        """Return the table for one vCPU of so many: what the leaves that differ between processors say.
+
+        The guest sees one package of `vcpus` cores with a thread each, and the APIC id is `vcpu_id`. What KVM's table
+        says there differs between its versions: "userspace should not rely on it" (Documentation/virt/kvm/api.rst, 9.1,
+        "CPU topology").
+
+        Raises:
+            ValueError: there is no vCPU of that number among so many.
+        """
+        return topology.describe(self._table.copy(), vcpu_id, vcpus)
 
     def _change(self, name: str, shown: bool) -> None:
         if name not in FEATURES:

@@ -168,6 +168,8 @@ class ArchVcpu(DeviceAttrs):
     def set_xcrs(self, registers: Mapping[int, int]) -> None:
         """Replace the extended control registers."""
         entries = [(number, 0, value) for number, value in registers.items()]
+        if not entries:
+            return  # what a host without XSAVE gives, whose KVM takes nothing either
         self.ioctl("KVM_SET_XCRS", ffi.new("struct kvm_xcrs *", {"nr_xcrs": len(entries), "xcrs": entries}))
 
     def get_xsave(self) -> Xsave2:
@@ -304,6 +306,12 @@ class ArchVcpu(DeviceAttrs):
 
     # what Rust calls the same when it is to be written
     sync_regs_mut = sync_regs
+
+    @property
+    def in_reset_state(self) -> bool:
+        """Whether it stands where a processor starts: at 0xFFFFFFF0, before its first instruction."""
+        code = self.get_sregs().cs
+        return (code.base, self.get_regs().rip) == (0xFFFF0000, 0xFFF0)
 
     @property
     def registers(self) -> str:

@@ -22,6 +22,7 @@ APIC_SVR, APIC_IRR = 0xF0, 0x200
 class Message(NamedTuple):
     address: int
     data: int
+    devid: int = 0x18
 
 
 def message(vector: int) -> Message:
@@ -143,6 +144,15 @@ def test_when_all_numbers_are_taken(machine: Machine, events: list[int]) -> None
     router.attach(events[0], message(0x41))
     os.eventfd_write(events[0], 1)
     assert machine.arrived() == {0x41}
+
+
+def test_messages_say_who_sends_them_where_that_is_wanted(machine: Machine, events: list[int]) -> None:
+    router = GsiRouter(machine.vm, gsis=[24], devids=True)
+    router.attach(events[0], message(0x30))
+    assert router.table()[-1] == IrqRoute.msi(24, 0xFEE00000, 0x30, 0x18)
+    assert router.send(message(0x31)) == 1
+    os.eventfd_write(events[0], 1)
+    assert machine.arrived() == {0x30, 0x31}
 
 
 def test_a_table_that_kvm_refuses_changes_nothing(machine: Machine, events: list[int]) -> None:

@@ -207,7 +207,8 @@ def test_a_full_ring_exits_and_goes_on(boot: Callable[..., Guest]) -> None:
         entries.append(entry[1][0])
     capacity = (mmap.PAGESIZE - 8) // 24
     assert entries == [value & 0xFF for value in range(len(entries))]
-    assert capacity - 2 <= len(entries) < capacity
+    # Linux before 6.11 subtracts without a sign, and so finds the ring full at another place
+    assert len(entries) in (capacity - 1, capacity - 2, (1 << 32) % capacity - 1)
     assert exit_.data[0] == len(entries) & 0xFF
 
 
