@@ -26,12 +26,15 @@ class KvmInterrupts:
         vm: with its interrupt controllers, in KVM or split.
         loop: in which ends of level interrupts are taken.
         lines: the routes of the controllers' lines, as `GsiRouter` takes them.
+        router: what takes the messages, where it is not made of the lines alone.
     """
 
-    def __init__(self, vm: VmFd, loop: EventLoop, lines: IrqRouting | None = None) -> None:
+    def __init__(
+        self, vm: VmFd, loop: EventLoop, lines: IrqRouting | None = None, router: GsiRouter | None = None
+    ) -> None:
         self.vm = vm
         self.loop = loop
-        self.router = GsiRouter(vm, lines)
+        self.router = router or GsiRouter(vm, lines)
         self.owned: list[Any] = []
 
     def edge(self, gsi: int) -> EventFdInterrupt:

@@ -9,18 +9,19 @@ what happens on each exit, when the machine has ended. Read it from `main` downw
 
 What the guest prints and the person types is in `terminal.py` beside it; disks, networks and their like are in
 `virtio_devices.py`, and how they meet KVM in `virtio_machine.py`. A machine of your own is a subclass of `Machine` that
-overrides one of its `add_` steps.
+overrides one of its `add_` steps; `arm64_vmm.py` is one that is no PC.
 
 Some modules are imported where they are first needed: a guest of ten instructions says its first byte sooner.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 
 from pyvmm_device import I8042, BusRange, Cmos, EventFdInterrupt, EventLoop, IoManager, Serial
 from pyvmm_kvm import Intr, IoIn, IoOut, Kvm, MmioRead, MmioWrite, RunControl, Shutdown
-from pyvmm_loader import BootPlan, LoaderError, split_ram
+from pyvmm_loader import BootPlan, LoaderError, reads_acpi, split_ram
 from pyvmm_memory import GuestMemoryMmap
 from terminal import Console, Terminal
 from virtio_options import add_virtio_options, virtio_wanted
@@ -28,10 +29,11 @@ from virtio_options import add_virtio_options, virtio_wanted
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
     from typing import Any
 
-    from pyvmm_device import EdgeInterrupt
-    from pyvmm_kvm import CpuId, VcpuExit, VcpuFd
+    from pyvmm_device import EdgeInterrupt, Pl011
+    from pyvmm_kvm import VcpuExit, VcpuFd
     from pyvmm_loader import AcpiTables
     from virtio_devices import TerminalPort
     from virtio_machine import VirtioMachine
@@ -56,6 +58,11 @@ class UsageError(Exception):
 class Machine:
     """A PC without a screen: RAM, processors, interrupt controllers and timer in KVM, and one serial port."""
 
+    name = "minimal_vmm"
+    host = "x86_64"  # whose KVM makes such machines
+    max_cpus = MAX_CPUS
+    serial: Serial | Pl011
+
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.end: tuple[int, str] | None = None  # the exit status and the reason, once there is one
         self.owned: list[Any] = []  # closed in reverse order
@@ -69,9 +76,12 @@ class Machine:
     def build(self, arguments: argparse.Namespace) -> None:
         """Make everything, a step at a time; nothing runs yet."""
         self.arguments = arguments
+        if os.uname().machine != self.host:
+            raise UsageError(f"its guests need KVM of {self.host}, this is {os.uname().machine}: see 'python -m lab'")
         self.kvm = self.own(Kvm())
-        if arguments.cpus > min(MAX_CPUS, self.kvm.get_max_vcpus()):
-            raise UsageError(f"{arguments.cpus} vCPUs: this VMM and this host allow 1 to {MAX_CPUS}; use --cpus")
+        most = min(self.max_cpus, self.kvm.get_max_vcpus())
+        if arguments.cpus > most:
+            raise UsageError(f"{arguments.cpus} vCPUs: this VMM and this host allow 1 to {most}; use --cpus")
         self.memory = self.own(GuestMemoryMmap.from_ranges(self.ranges()))
         self.vm = self.own(self.kvm.create_vm())
         for slot, region in enumerate(self.memory):
@@ -109,18 +119,23 @@ class Machine:
 
     def add_virtio(self) -> None:
         """Disks, networks, a second console and random numbers, where the command line asks for some."""
-        self.keyboard: Serial | TerminalPort = self.serial
+        self.keyboard: Serial | Pl011 | TerminalPort = self.serial
         self.virtio: VirtioMachine | None = None
         if not virtio_wanted(self.arguments):
             return
         from pyvmm_virtio.errors import VirtioUsageError
-        from virtio_machine import VirtioMachine
 
         try:
-            self.virtio = VirtioMachine(self)
+            self.virtio = self.make_virtio()
         except (VirtioUsageError, ValueError) as error:
             raise UsageError(str(error)) from error
         self.keyboard = self.virtio.terminal or self.keyboard
+
+    def make_virtio(self) -> VirtioMachine:
+        """Make the devices that the command line asks for, where this machine has room for them."""
+        from virtio_machine import VirtioMachine
+
+        return VirtioMachine(self)
 
     def make_console(self) -> Console:
         """Where the first serial port's output goes."""
@@ -136,7 +151,8 @@ class Machine:
         """Return what the kernel finds in memory, and where, before the first instruction."""
         asked = self.arguments
         kernel, dashes, init = asked.cmdline.partition(" -- ")
-        acpi = self.acpi_tables() if asked.tables == "acpi" else None
+        by_acpi = reads_acpi(asked.kernel) if asked.tables == "auto" else asked.tables == "acpi"
+        acpi = self.acpi_tables() if by_acpi else None
         words = self.virtio.words() if self.virtio and not acpi else []
         cmdline = " ".join([kernel, *words]) + dashes + init
         return BootPlan(
@@ -162,10 +178,12 @@ class Machine:
 
     def add_processors(self, plan: BootPlan) -> None:
         """Let the first start at the kernel's entry; the others wait for it to send INIT and SIPI."""
-        cpuid = self.kvm.get_supported_cpuid()
+        from pyvmm_kvm import CpuidPolicy
+
+        policy = CpuidPolicy.host(self.kvm)
         vcpus = [self.own(self.vm.create_vcpu(number)) for number in range(self.arguments.cpus)]
         for vcpu in vcpus:
-            vcpu.set_cpuid2(with_apic_id(cpuid, vcpu.id))
+            vcpu.set_cpuid2(policy.table(vcpu.id, len(vcpus)))
         regs, sregs = vcpus[0].get_regs(), vcpus[0].get_sregs()
         plan.registers.copy_to(regs, sregs)
         vcpus[0].set_sregs(sregs)
@@ -211,10 +229,13 @@ class Machine:
         """Take what a guest of this machine does at most once."""
         from pyvmm_kvm import SystemEvent
 
-        if isinstance(exit_, SystemEvent) and exit_.type in (1, 2):  # shutdown, reset
-            self.finish(0, "the guest powered off" if exit_.type == 1 else "the guest rebooted")
-        else:
-            self.finish(1, f"vCPU {vcpu.id} cannot go on: {exit_!r}")
+        match exit_:
+            case SystemEvent(SystemEvent.SHUTDOWN):
+                self.finish(0, "the guest powered off")
+            case SystemEvent(SystemEvent.RESET):
+                self.on_reset()
+            case _:
+                self.finish(1, f"vCPU {vcpu.id} cannot go on: {exit_!r}")
 
     def on_reset(self) -> None:
         """End the machine: the guest reset it, which is how it reboots, and also what it does after a panic."""
@@ -224,15 +245,16 @@ class Machine:
             self.finish(0, "the guest rebooted")
 
     def look_for_halt(self, vcpu: VcpuFd) -> None:
-        """See whether every processor sleeps with interrupts off: how a kernel without power control powers off."""
-        interrupts_on = vcpu.get_regs().rflags & 1 << 9
-        state = vcpu.get_mp_state()
-        if state.mp_state == state.UNINITIALIZED or (state.mp_state == state.HALTED and not interrupts_on):
-            self.halted.add(vcpu.id)
-        else:
-            self.halted.discard(vcpu.id)
+        """See whether every processor sleeps for good: how a kernel without power control powers off."""
+        (self.halted.add if self.is_halted(vcpu) else self.halted.discard)(vcpu.id)
         if len(self.halted) == len(self.control.vcpus):
             self.finish(0, "the guest powered off")
+
+    def is_halted(self, vcpu: VcpuFd) -> bool:
+        """Say whether a processor sleeps with interrupts off, or was never started."""
+        interrupts_on = vcpu.get_regs().rflags & 1 << 9
+        state = vcpu.get_mp_state()
+        return state.mp_state == state.UNINITIALIZED or (state.mp_state == state.HALTED and not interrupts_on)
 
     def check(self) -> None:
         """Look in from time to time: at a guest that halted, panicked and spins, or lost its threads."""
@@ -255,17 +277,6 @@ class Machine:
             self.owned.pop().close()
 
 
-def with_apic_id(cpuid: CpuId, apic_id: int) -> CpuId:
-    """Return what CPUID answers on one processor: all is shared but the id, in leaf 1 and in the topology leaves."""
-    own = cpuid.copy()
-    for entry in own:
-        if entry.function == 1:
-            entry.ebx = entry.ebx & 0x00FFFFFF | apic_id << 24
-        elif entry.function in (0xB, 0x1F):
-            entry.edx = apic_id
-    return own
-
-
 def size(text: str) -> int:
     """Read a size: a number of MiB, or one with a unit."""
     import argparse
@@ -278,18 +289,19 @@ def size(text: str) -> int:
     return int(number) << (unit or 20)
 
 
-def cpus(text: str) -> int:
+def cpus(text: str, most: int = MAX_CPUS) -> int:
     """Read a number of processors."""
     import argparse
 
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MAX_CPUS:
-        raise argparse.ArgumentTypeError(f"{text!r} vCPUs are not possible: give 1 to {MAX_CPUS}")
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= most:
+        raise argparse.ArgumentTypeError(f"{text!r} vCPUs are not possible: give 1 to {most}")
     return int(text)
 
 
-def parse(words: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line, or other words; leaves with status 2 where it makes no sense."""
+def make_parser(kind: type[Machine], kernels: str, cmdline: str) -> argparse.ArgumentParser:
+    """Make what reads the command line: the options of any machine. `kernels` says what it boots."""
     import argparse
+    from functools import partial
 
     parser = argparse.ArgumentParser(
         # a width of our own, because asking the terminal for its imports half of the standard library
@@ -297,31 +309,39 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
         description="Boot a Linux kernel on KVM, with a serial console on this terminal.",
         epilog="Ctrl-A x leaves, Ctrl-A h helps. The status is 0 when the guest powered off or rebooted, 1 when it "
         "crashed, 2 when what was asked for cannot be done. Example: "
-        "minimal_vmm.py --kernel vmlinux --initrd initramfs.cpio --memory 512 --cpus 2",
+        "%(prog)s --kernel vmlinux --initrd initramfs.cpio --memory 512 --cpus 2",
     )
+    most = kind.max_cpus
     add = parser.add_argument
-    add("--kernel", required=True, metavar="FILE", help="a bzImage (such as /boot/vmlinuz-*) or an ELF vmlinux")
+    add("--kernel", required=True, metavar="FILE", help=kernels)
     add("--initrd", metavar="FILE", help="an initramfs, compressed in a way the kernel knows")
-    add("--cmdline", default=DEFAULT_CMDLINE, metavar="TEXT", help="the kernel's command line (%(default)s)")
+    add("--cmdline", default=cmdline, metavar="TEXT", help="the kernel's command line (%(default)s)")
     add("--memory", type=size, default="256", metavar="SIZE", help="MiB, or with a unit: 2G (%(default)s MiB)")
-    add("--cpus", type=cpus, default="1", metavar="N", help=f"vCPUs, 1 to {MAX_CPUS} (%(default)s)")
-    add("--entry", choices=ENTRIES, default="auto", help="the boot protocol (%(default)s)")
-    add("--tables", choices=("mptable", "acpi"), default="mptable", help="how the guest finds it all (%(default)s)")
+    add("--cpus", type=partial(cpus, most=most), default="1", metavar="N", help=f"vCPUs, 1 to {most} (%(default)s)")
     add("--plan", action="store_true", help="print what lies where in guest memory before the first instruction")
     add_virtio_options(parser)
+    return parser
+
+
+def parse(words: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line, or other words; leaves with status 2 where it makes no sense."""
+    parser = make_parser(Machine, "a bzImage (such as /boot/vmlinuz-*) or an ELF vmlinux", DEFAULT_CMDLINE)
+    add = parser.add_argument
+    add("--entry", choices=ENTRIES, default="auto", help="the boot protocol (%(default)s)")
+    add("--tables", choices=("auto", "mptable", "acpi"), default="auto", help="how the guest finds it (%(default)s)")
     return parser.parse_args(words)
 
 
-def main(kind: type[Machine] = Machine) -> int:
-    """Boot what the command line says, in a machine of this kind; returns the exit status."""
+def main(kind: type[Machine] = Machine, read: Callable[[], argparse.Namespace] = parse) -> int:
+    """Boot what the command line says, as `read` reads it, in a machine of this kind; returns the exit status."""
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing to restore yet
-    arguments = parse()
+    arguments = read()
     try:
         machine = kind(arguments)
     except (UsageError, LoaderError, OSError) as error:
-        print(f"minimal_vmm: {error}", file=sys.stderr)
+        print(f"{kind.name}: {error}", file=sys.stderr)
         return 2
     # not by an exception, which could come between any two steps of starting and stopping
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -336,7 +356,7 @@ def main(kind: type[Machine] = Machine) -> int:
         status, reason, report = 1, str(error), machine.control.report()
     finally:
         machine.close()
-    print(f"\nminimal_vmm: {reason}", file=sys.stderr)
+    print(f"\n{kind.name}: {reason}", file=sys.stderr)
     if report:
         print(report, file=sys.stderr)
     return status

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from pyvmm_device import EventLoop, Serial
+    from pyvmm_device import EventLoop, Pl011, Serial
     from virtio_devices import TerminalPort
 
 CTRL_A = 0x01
@@ -48,7 +48,7 @@ class Console:
 class Terminal:
     """The person's side of the serial line: raw mode, Ctrl-A commands, and the terminal back as it was."""
 
-    def __init__(self, loop: EventLoop, serial: Serial | TerminalPort, leave: Callable[[], object]) -> None:
+    def __init__(self, loop: EventLoop, serial: Serial | Pl011 | TerminalPort, leave: Callable[[], object]) -> None:
         self.loop = loop
         self.serial = serial
         self.leave = leave

@@ -18,19 +18,31 @@ from virtio_devices import DeviceMaker, explain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+    from typing import Protocol
 
     from minimal_vmm import Machine
-    from pyvmm_device import PciRoot
+    from pyvmm_device import EdgeInterrupt, EventFdGroup, PciRoot
     from pyvmm_loader.acpi.aml import Device
     from pyvmm_loader.acpi.devices.pci import PciHost
     from pyvmm_virtio.device import VirtioDevice
     from pyvmm_virtio.transport import VirtioMmio, VirtioPci
     from virtio_devices import TerminalPort
 
+    class Interrupts(Protocol):
+        """What hands out a machine's interrupts."""
+
+        def edge(self, gsi: int, /) -> EdgeInterrupt:
+            """Return a line that is triggered."""
+
+        def group(self, count: int, /) -> EventFdGroup:
+            """Return so many messages."""
+
+
 MMIO_START, MMIO_SIZE = 0xD0000000, 0x1000
 MMIO_IRQS = (5, 6, 7, 9, 10, 11, 14, 15)
 """Of a PC's lines those that no device of ours has; a guest that is told of no others knows them."""
+MMIO_SLOTS = tuple((MMIO_START + number * MMIO_SIZE, irq) for number, irq in enumerate(MMIO_IRQS))
 PCI_MEMORY, PCI_PORTS = (0xC0000000, 0x10000000), (0x1000, 0xF000)
 """What the guest may give to PCI devices, as (start, size) pairs, where it is told by ACPI."""
 
@@ -41,6 +53,9 @@ class VirtioMachine:
     Args:
         machine: of which these are the devices.
         root: the PCI bus for `--transport pci`, where the machine has one.
+        interrupts: how the machine takes their interrupts; by default as `KvmInterrupts`, of their own.
+        slots: the address and the line that each device of `--transport mmio` can have.
+        slot_size: how many bytes are there.
 
     Attributes:
         devices: all of them, in the order of the command line's help.
@@ -48,10 +63,20 @@ class VirtioMachine:
         terminal: the console that takes what is typed, where `--console` asks for it.
     """
 
-    def __init__(self, machine: Machine, root: PciRoot | None = None) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        root: PciRoot | None = None,
+        *,
+        interrupts: Interrupts | None = None,
+        slots: Sequence[tuple[int, int]] = MMIO_SLOTS,
+        slot_size: int = MMIO_SIZE,
+    ) -> None:
         self.machine = machine
         self.asked = machine.arguments
-        self.interrupts = machine.own(KvmInterrupts(machine.vm, machine.loop))
+        self.interrupts: Interrupts = interrupts or machine.own(KvmInterrupts(machine.vm, machine.loop))
+        self.slots = slots
+        self.slot_size = slot_size
         self.places: list[tuple[int, int]] = []
         self.terminal: TerminalPort | None = None
         self.devices: list[VirtioDevice] = []
@@ -86,12 +111,12 @@ class VirtioMachine:
         from pyvmm_virtio.transport import VirtioMmio
 
         count = len(self.devices)
-        if count == len(MMIO_IRQS):
+        if count == len(self.slots):
             raise VirtioUsageError(f"--transport mmio has lines for {count} devices: use --transport pci")
-        base, irq = MMIO_START + count * MMIO_SIZE, MMIO_IRQS[count]
+        base, irq = self.slots[count]
         transport = VirtioMmio(device, self.machine.memory, self.interrupts.edge(irq))
         self.machine.own(AtTheEnd(transport.reset))
-        self.machine.io.register_mmio(transport, [BusRange(base, MMIO_SIZE)])
+        self.machine.io.register_mmio(transport, [BusRange(base, self.slot_size)])
         self.places.append((base, irq))
         self.events(transport).move(base)
 
@@ -112,7 +137,7 @@ class VirtioMachine:
 
     def words(self) -> list[str]:
         """Return what the kernel's command line has to say of them."""
-        return [f"virtio_mmio.device={MMIO_SIZE >> 10}K@{base:#x}:{irq}" for base, irq in self.places]
+        return [f"virtio_mmio.device={self.slot_size >> 10}K@{base:#x}:{irq}" for base, irq in self.places]
 
     def described(self) -> tuple[list[Device], PciHost | None]:
         """Return what ACPI has to say of them: devices with an address of their own, and the bus that others are on."""

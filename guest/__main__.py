@@ -1,6 +1,7 @@
 """Prepare the demo guest and boot it with the example VMM: ``python -m guest boot``."""
 
 import argparse
+import fcntl
 import json
 import os
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 from guest import distribution, initramfs, kernel
 from guest.host import GuestError, is_pvm, say
 
+KVM_GET_API_VERSION = 0xAE00
 VMM = Path(__file__).resolve().parent.parent / "examples" / "minimal_vmm.py"
 
 
@@ -23,6 +25,28 @@ def command_line(wait: int | None) -> str:
     """Return what the guest's kernel is told; ``wait`` is for the demo init."""
     words = ["console=ttyS0", "panic=-1", "reboot=k", "quiet"]
     return " ".join(words if wait is None else [*words, f"wait={wait}"])
+
+
+def kvm_refusal() -> str:
+    """Return why /dev/kvm is of no use, or nothing where it is."""
+    try:
+        with open("/dev/kvm", "r+b", buffering=0) as kvm:
+            fcntl.ioctl(kvm, KVM_GET_API_VERSION)
+    except OSError as error:
+        return f"/dev/kvm does not open ({error.strerror})"
+    return ""
+
+
+def boot_in_lab(initrd: Path, words: str, more: list[str]) -> int:
+    """Boot Debian's kernel with the example VMM in a host that has KVM, in an emulator; returns the exit status."""
+    from lab import ARCHITECTURES, Host, base_image
+
+    architecture = ARCHITECTURES["x86_64"]
+    with Host(architecture) as host:
+        host.put(base_image(architecture) / "vmlinuz", "/root/guest")
+        host.put(initrd, "/root/guest")
+        files = ["--kernel", "/root/guest/vmlinuz", "--initrd", f"/root/guest/{initrd.name}"]
+        return host.interact(["python3", "examples/minimal_vmm.py", *files, "--cmdline", words, *more])
 
 
 def boot(image: Path, initrd: Path, words: str, more: list[str]) -> None:
@@ -59,6 +83,11 @@ def main() -> int:
     if more and arguments.what == "prepare":
         parser.error(f"prepare does not take {' '.join(more)}")
     try:
+        if arguments.what != "prepare" and (refusal := kvm_refusal()):
+            say(f"{refusal}: booting the same guest in an emulated host that has KVM, which takes a minute or two.")
+            initrd = initramfs.demo() if arguments.what == "boot" else initramfs.shell()
+            words = command_line((60 if sys.stdin.isatty() else 0) if arguments.what == "boot" else None)
+            return boot_in_lab(initrd, words, more)
         image = guest_kernel(arguments.flavour)
         if arguments.what == "boot":
             boot(image, initramfs.demo(), command_line(60 if sys.stdin.isatty() else 0), more)

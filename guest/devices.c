@@ -11,12 +11,10 @@
 #include <dirent.h>
 #include <linux/reboot.h>
 #include <linux/rtc.h>
-#include <linux/time.h>
 #include <sys/mount.h>
 
 #include <asm/termbits.h>
 #include <asm/ioctls.h>
-#include <poll.h>
 
 #include "init.h"
 
@@ -61,7 +59,7 @@ static const char *join(const char *folder, const char *name, const char *file)
 static long slurp(const char *path)
 {
     long length = 0;
-    long fd = CALL(SYS_open, path, 0, 0);
+    long fd = open_path(path, 0, 0);
     if (fd < 0)
         return fd;
     for (long count; length < (long)sizeof buffer - 1; length += count) {
@@ -118,7 +116,7 @@ static void show_function(const char *name)
 static void show_pci(void)
 {
     static char names[8192];
-    long fd = CALL(SYS_open, PCI, 0, 0);
+    long fd = open_path(PCI, 0, 0);
     long count = fd < 0 ? 0 : CALL(SYS_getdents64, fd, names, sizeof names);
     /* struct linux_dirent64 is struct dirent of a 64-bit C library */
     for (long at = 0; at < count;) {
@@ -159,7 +157,7 @@ static void read_serial(void)
 {
     unsigned long total = decimal(setting(environment, "bytes", "1024")), seen = 0, sum = 0xcbf29ce484222325;
     struct termios raw;
-    long fd = CALL(SYS_open, "/dev/ttyS1", 0x902 /* O_RDWR | O_NOCTTY | O_NONBLOCK */, 0);
+    long fd = open_path("/dev/ttyS1", 0x902 /* O_RDWR | O_NOCTTY | O_NONBLOCK */, 0);
     struct pollfd port = {.fd = fd, .events = POLLIN};
 
     CALL(SYS_ioctl, fd, TCGETS, &raw);
@@ -168,7 +166,7 @@ static void read_serial(void)
     CALL(SYS_ioctl, fd, TCSETS, &raw);
     text("serial: ready\n");
     say();
-    while (seen < total && CALL(SYS_poll, &port, 1, 20000) > 0) {
+    while (seen < total && poll_file(&port, 20000) > 0) {
         long count = CALL(SYS_read, fd, buffer, sizeof buffer);
         if (count <= 0)
             break;
@@ -202,7 +200,7 @@ static void try_rtc(void)
     struct rtc_time time = {0};
     struct rtc_wkalrm alarm = {.enabled = 1};
     unsigned long events = 0;
-    long fd = CALL(SYS_open, "/dev/rtc0", 0, 0);
+    long fd = open_path("/dev/rtc0", 0, 0);
 
     if (fd < 0) {
         text("rtc: none\n");
@@ -220,7 +218,7 @@ static void try_rtc(void)
     text(CALL(SYS_ioctl, fd, RTC_WKALM_SET, &alarm) < 0 ? "rtc: no alarm\n" : "rtc: waiting\n");
     say();
     struct pollfd rtc = {.fd = fd, .events = POLLIN};
-    if (CALL(SYS_poll, &rtc, 1, 20000) > 0)
+    if (poll_file(&rtc, 20000) > 0)
         CALL(SYS_read, fd, &events, sizeof events);
     text("rtc: events ");
     hex(events, 8);
@@ -267,8 +265,8 @@ static void start(long *stack)
     };
     environment = (char **)(stack + 1 + stack[0] + 1);
     for (size_t i = 0; i < sizeof mounts / sizeof mounts[0]; i++) {
-        CALL(SYS_mkdir, mounts[i][1], 0755, 0);
-        syscall5(SYS_mount, (long)mounts[i][0], (long)mounts[i][1], (long)mounts[i][0], 0, 0);
+        make_folder(mounts[i][1], 0755);
+        CALL5(SYS_mount, mounts[i][0], mounts[i][1], mounts[i][0], 0, 0);
     }
     text("devices: begin\n");
     say();

@@ -10,9 +10,7 @@
  */
 #include <linux/reboot.h>
 #include <linux/sysinfo.h>
-#include <linux/time.h>
 #include <linux/utsname.h>
-#include <poll.h>
 
 #include "init.h"
 
@@ -37,9 +35,9 @@ static unsigned long ram(void)
     static const char label[] = " : System RAM\n";
     unsigned long total = 0;
 
-    CALL(SYS_mkdir, "/proc", 0555, 0);
-    syscall5(SYS_mount, (long)"proc", (long)"/proc", (long)"proc", 0, 0);
-    long fd = CALL(SYS_open, "/proc/iomem", 0, 0);
+    make_folder("/proc", 0555);
+    CALL5(SYS_mount, "proc", "/proc", "proc", 0, 0);
+    long fd = open_path("/proc/iomem", 0, 0);
     if (fd < 0)
         return 0;
     size_t length = 0;
@@ -119,7 +117,7 @@ static void echo(unsigned long seconds)
     number(seconds);
     text(" s of silence end this\n");
     say();
-    while (CALL(SYS_poll, &console, 1, seconds * 1000) > 0) {
+    while (poll_file(&console, seconds * 1000) > 0) {
         long count = CALL(SYS_read, 0, typed, sizeof typed - 1);
         if (count <= 0)
             return;

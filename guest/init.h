@@ -1,29 +1,11 @@
 /*
- * What the guest's inits share: system calls without a C library, and words and numbers for the console.
+ * What the guest's inits share beside system calls: words and numbers for the console.
  *
  * Static and small: on KVM-PVM each system call costs 0.3 ms, and each page it touches a page fault in an emulated
  * kernel.
  * An init defines `start`, which gets the stack as the kernel leaves it.
  */
-#include <stddef.h>
-#include <sys/syscall.h>
-
-/* No init needs all of it. */
-#define SHARED __attribute__((unused)) static
-
-SHARED long syscall5(long number, long a, long b, long c, long d, long e)
-{
-    long result;
-    register long r10 __asm__("r10") = d;
-    register long r8 __asm__("r8") = e;
-    __asm__ volatile("syscall"
-                     : "=a"(result)
-                     : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8)
-                     : "rcx", "r11", "memory");
-    return result;
-}
-
-#define CALL(number, a, b, c) syscall5(number, (long)(a), (long)(b), (long)(c), 0, 0)
+#include "system.h"
 
 /* The compiler may call this for what it copies itself. */
 void *memcpy(void *to, const void *from, size_t count)
@@ -76,7 +58,3 @@ SHARED const char *setting(char **environment, const char *name, const char *oth
     }
     return otherwise;
 }
-
-__attribute__((noreturn, used)) static void start(long *stack);
-
-__asm__(".globl _start\n_start: xor %ebp, %ebp\n mov %rsp, %rdi\n and $-16, %rsp\n call start\n");

@@ -1,9 +1,10 @@
 """The initramfs images: static C programs that say what they see, and busybox for people."""
 
 import hashlib
+import os
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from guest.host import GuestError, cache_folder, install, locked, run, say
@@ -13,6 +14,13 @@ CC_FLAGS = (
     "-Os -Wall -Wextra -Werror -static -nostdlib -ffreestanding -fno-stack-protector "
     "-fno-asynchronous-unwind-tables -fno-pic -no-pie -Wl,--build-id=none -Wl,-z,noseparate-code -s"
 ).split()
+
+THIS_MACHINE = os.uname().machine
+CROSS_COMPILERS = {
+    "aarch64": ("gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"),
+    "riscv64": ("gcc-riscv64-linux-gnu", "libc6-dev-riscv64-cross"),
+    "x86_64": ("gcc-x86-64-linux-gnu", "libc6-dev-amd64-cross"),
+}
 
 SHELL_INIT = """#!/bin/busybox sh
 /bin/busybox mkdir -p /proc /sys /dev
@@ -26,25 +34,44 @@ exec setsid cttyhack sh
 """
 
 
-def demo() -> Path:
-    """Return the initramfs whose only file is ``init``, compiled from ``init.c``."""
-    return _compiled("demo", HERE / "init.c")
+def demo(architecture: str = THIS_MACHINE) -> Path:
+    """Return the initramfs whose only file is ``init``, compiled from ``init.c``.
+
+    Args:
+        architecture: whose machine code it is: ``x86_64``, ``aarch64`` or ``riscv64``.
+
+    Raises:
+        GuestError: there is no compiler for that, or it could not be installed.
+    """
+    return _compiled("demo", HERE / "init.c", architecture)
 
 
-def devices() -> Path:
+def devices(architecture: str = THIS_MACHINE) -> Path:
     """Return the initramfs whose init says what Linux's drivers made of the machine's devices."""
-    return _compiled("devices", HERE / "devices.c")
+    return _compiled("devices", HERE / "devices.c", architecture)
 
 
-def virtio() -> Path:
-    """Return the initramfs whose init uses virtio devices as programs do."""
-    return _compiled("virtio", HERE / "virtio.c")
+def virtio(architecture: str = THIS_MACHINE, modules: Sequence[bytes] = ()) -> Path:
+    """Return the initramfs whose init uses virtio devices as programs do.
+
+    Args:
+        architecture: as for `demo`.
+        modules: what it loads first, in this order, for a kernel whose drivers are not built in.
+    """
+    return _compiled("virtio", HERE / "virtio.c", architecture, modules)
 
 
-def _compiled(name: str, source: Path) -> Path:
-    install(["gcc", "libc6-dev", "cpio"], "which build the guest's initramfs")
+def _compiled(name: str, source: Path, architecture: str, modules: Sequence[bytes] = ()) -> Path:
+    install(["cpio"], "which packs the guest's initramfs")
     ingredients = b"".join(path.read_bytes() for path in (source, *sorted(HERE.glob("*.h"))))
-    return _cached(name, ingredients, lambda folder: compile_init(source, folder))
+
+    def fill(folder: Path) -> None:
+        compile_init(source, folder, architecture)
+        for number, module in enumerate(modules):
+            (folder / "modules").mkdir(exist_ok=True)
+            (folder / f"modules/{number:02}.ko").write_bytes(module)
+
+    return _cached(f"{name}-{architecture}", ingredients + b"".join(modules), fill)
 
 
 def shell() -> Path:
@@ -62,9 +89,24 @@ def shell() -> Path:
     return _cached("shell", busybox + SHELL_INIT.encode(), fill)
 
 
-def compile_init(source: Path, folder: Path) -> None:
-    """Compile a C source without a C library into ``folder/init``."""
-    run(["gcc", *CC_FLAGS, "-o", folder / "init", source])
+def compile_init(source: Path, folder: Path, architecture: str = THIS_MACHINE) -> None:
+    """Compile a C source without a C library into ``folder/init``.
+
+    Raises:
+        GuestError: there is no compiler for that architecture, or it could not be installed, or it refuses the source.
+    """
+    # libgcc has what the processor lacks an instruction for
+    run([_compiler(architecture), *CC_FLAGS, "-o", folder / "init", source, "-lgcc"])
+
+
+def _compiler(architecture: str) -> str:
+    if architecture not in CROSS_COMPILERS:
+        raise GuestError(f"no compiler for {architecture!r}: there are {', '.join(CROSS_COMPILERS)}")
+    if architecture == THIS_MACHINE:
+        install(["gcc", "libc6-dev"], "which compile the guest's init")
+        return "gcc"
+    install(CROSS_COMPILERS[architecture], f"which compile the guest's init for {architecture}")
+    return f"{architecture}-linux-gnu-gcc"
 
 
 def archive(folder: Path) -> bytes:

@@ -38,7 +38,7 @@ def foreign_kernel(architecture: str, package: str, suite: str = "") -> Path:
         if not folder.is_dir():
             folder.parent.mkdir(exist_ok=True)
             with tempfile.TemporaryDirectory() as name, step(f"fetching Debian's {package} (about 30 s)"):
-                options = _private_lists(Path(name), architecture, suite)
+                options = private_lists(Path(name), architecture, suite)
                 run(["apt-get", *options, "update", "-qq"])
                 depends = run(["apt-cache", *options, "depends", "--important", package])
                 found = [word for word in depends.split() if word.startswith("linux-image-") and word != package]
@@ -51,11 +51,11 @@ def foreign_kernel(architecture: str, package: str, suite: str = "") -> Path:
     return kernels[0]
 
 
-def _private_lists(folder: Path, architecture: str, suite: str) -> list[str]:
+def private_lists(folder: Path, architecture: str, suite: str) -> list[str]:
     """Options that make apt keep lists for another architecture in `folder`."""
     folder.chmod(0o755)  # apt gives up root's rights before it fetches
     for name in ("lists/partial", "cache/archives/partial"):
-        (folder / name).mkdir(parents=True)
+        (folder / name).mkdir(parents=True, exist_ok=True)
     values: dict[str, object] = {
         "Dir::State::Lists": folder / "lists",
         "Dir::Cache": folder / "cache",

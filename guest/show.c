@@ -53,7 +53,7 @@ static void show(const char *path)
     say_text("== ");
     say_text(path);
     say_text("\n");
-    long fd = CALL(SYS_open, path, 0, 0);
+    long fd = open_path(path, 0, 0);
     if (fd < 0) {
         say_text("missing\n");
         return;
@@ -69,7 +69,7 @@ static void show(const char *path)
 static void await_button(const char *path)
 {
     struct input_event event;
-    long fd = CALL(SYS_open, path, 0, 0);
+    long fd = open_path(path, 0, 0);
     say_text(fd < 0 ? "no button\n" : "press the button\n");
     while (fd >= 0 && CALL(SYS_read, fd, &event, sizeof event) == sizeof event)
         if (event.type == EV_KEY && event.code == KEY_POWER && event.value) {
@@ -87,8 +87,8 @@ static void start(long *stack)
     char path[256];
 
     for (size_t i = 0; i < sizeof mounts / sizeof mounts[0]; i++) {
-        CALL(SYS_mkdir, mounts[i][1], 0755, 0);
-        syscall5(SYS_mount, (long)mounts[i][0], (long)mounts[i][1], (long)mounts[i][0], 0, 0);
+        make_folder(mounts[i][1], 0755);
+        CALL5(SYS_mount, mounts[i][0], mounts[i][1], mounts[i][0], 0, 0);
     }
     if (*button)
         await_button(button);

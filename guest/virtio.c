@@ -1,6 +1,6 @@
 /*
  * An init that uses virtio devices as programs do, and says what it saw. `do=WORD,WORD,...` on the kernel command line
- * says what to use, in order; then it powers off:
+ * says what to use, in order, once the modules that came along are loaded; then it powers off:
  *   features  each virtio device: its type and the features that its driver took
  *   online    start the processors that `maxcpus=` left alone, and have eth0 use a pair of queues for each
  *   queues    how many queues the drivers of /dev/vda and eth0 use
@@ -33,7 +33,7 @@ static void features(void)
     char type[] = "/sys/bus/virtio/devices/virtio0/device";
     for (char which = '0'; which <= '9'; which++) {
         path[30] = type[30] = which;
-        if (CALL(SYS_access, path, 0, 0))
+        if (!exists(path))
             break;
         text("virtio: type ");
         quote(type);
@@ -47,7 +47,7 @@ static void features(void)
 static int count(char *path, char *digit)
 {
     int found = 0;
-    for (*digit = '0'; *digit <= '9' && !CALL(SYS_access, path, 0, 0); ++*digit)
+    for (*digit = '0'; *digit <= '9' && exists(path); ++*digit)
         found++;
     return found;
 }
@@ -57,7 +57,7 @@ static void online(void)
     char path[] = "/sys/devices/system/cpu/cpu1/online";
 
     for (char *digit = path + 27; *digit <= '9'; ++*digit) {
-        long fd = CALL(SYS_open, path, O_WRONLY, 0);
+        long fd = open_path(path, O_WRONLY, 0);
         if (fd < 0)
             break;
         long length = CALL(SYS_write, fd, "1", 1);
@@ -123,7 +123,7 @@ static void disk(void)
     quote("/sys/block/vda/cache_type");
     text("\n");
     say();
-    CALL(SYS_mkdir, "/mnt", 0755, 0);
+    make_folder("/mnt", 0755);
     long error = CALL5(SYS_mount, "/dev/vda", "/mnt", "ext2", 0, 0);
     if (error) {
         failed("mount", error);
@@ -236,12 +236,13 @@ static void start(long *stack)
                  {"link", cable}, {"net", net}, {"interrupts", interrupts}};
 
     environment = (char **)(stack + 1 + stack[0] + 1);
-    CALL(SYS_mkdir, "/proc", 0555, 0);
-    CALL(SYS_mkdir, "/sys", 0555, 0);
-    CALL(SYS_mkdir, "/dev", 0755, 0);
+    make_folder("/proc", 0555);
+    make_folder("/sys", 0555);
+    make_folder("/dev", 0755);
     CALL5(SYS_mount, "proc", "/proc", "proc", 0, 0);
     CALL5(SYS_mount, "sysfs", "/sys", "sysfs", 0, 0);
     CALL5(SYS_mount, "devtmpfs", "/dev", "devtmpfs", 0, 0);
+    load_modules();
     for (const char *at = setting(environment, "do", "features"); *at;) {
         for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
             if (begins(at, words[i].word))

@@ -2,12 +2,8 @@
  * What the parts of virtio.c share: checksums, bytes to send, files, processors and waiting.
  */
 #define _GNU_SOURCE
-#include <fcntl.h>
-#include <time.h>
-
 #include "init.h"
 
-#define CALL5(number, a, b, c, d, e) syscall5(number, (long)(a), (long)(b), (long)(c), (long)(d), (long)(e))
 #define CHUNK 65536
 #define MIB (1 << 20)
 #define PATIENCE 600 /* rests */
@@ -15,19 +11,6 @@
 static char buffer[CHUNK] __attribute__((aligned(4096)));
 static char **environment;
 static unsigned int crc_table[256];
-
-static long syscall6(long number, long a, long b, long c, long d, long e, long f)
-{
-    register long r9 __asm__("r9") = f;
-    long result;
-    register long r10 __asm__("r10") = d;
-    register long r8 __asm__("r8") = e;
-    __asm__ volatile("syscall"
-                     : "=a"(result)
-                     : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
-                     : "rcx", "r11", "memory");
-    return result;
-}
 
 void *memset(void *to, int value, size_t count)
 {
@@ -106,7 +89,7 @@ static void sum_up(const char *what, unsigned long length, unsigned int crc)
 
 static long open_file(const char *path, int flags)
 {
-    long fd = CALL(SYS_open, path, flags, 0644);
+    long fd = open_path(path, flags, 0644);
     if (fd < 0)
         failed(path, fd);
     return fd;
@@ -115,7 +98,7 @@ static long open_file(const char *path, int flags)
 /* Say what a small file holds, up to its first line's end. */
 SHARED void quote(const char *path)
 {
-    long fd = CALL(SYS_open, path, O_RDONLY, 0);
+    long fd = open_path(path, O_RDONLY, 0);
     long count = fd < 0 ? 0 : CALL(SYS_read, fd, buffer, 256);
     if (fd >= 0)
         CALL(SYS_close, fd, 0, 0);
@@ -124,6 +107,23 @@ SHARED void quote(const char *path)
         if (*at == '\n')
             *at = 0;
     text(buffer);
+}
+
+/* Load what came along as /modules/00.ko, 01.ko and so on. */
+SHARED void load_modules(void)
+{
+    char path[] = "/modules/00.ko";
+    for (int which = 0; which < 100; which++) {
+        path[9] = '0' + which / 10;
+        path[10] = '0' + which % 10;
+        if (!exists(path))
+            break;
+        long fd = open_path(path, O_RDONLY | O_CLOEXEC, 0);
+        long error = CALL(SYS_finit_module, fd, "", 0);
+        if (error)
+            failed(path, error);
+        CALL(SYS_close, fd, 0, 0);
+    }
 }
 
 static void rest(void)

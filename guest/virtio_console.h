@@ -70,7 +70,7 @@ static int find_port(const char *wanted)
         for (char which = '0'; which <= '9'; which++) {
             port_path[10] = name[29] = device;
             port_path[12] = name[31] = which;
-            if (CALL(SYS_access, name, 0, 0))
+            if (!exists(name))
                 continue;
             quote(name);
             used = 0;

@@ -8,7 +8,17 @@ from collections.abc import Iterator
 import pytest
 
 from kvm_interrupts import KvmInterrupts
-from pyvmm_device import BusRange, EventFdGroup, EventLoop, IoManager, MessageGroup, MsiIrqConfig, PciFunction, PciRoot
+from pyvmm_device import (
+    BusRange,
+    EventFdGroup,
+    EventFdLevelInterrupt,
+    EventLoop,
+    IoManager,
+    MessageGroup,
+    MsiIrqConfig,
+    PciFunction,
+    PciRoot,
+)
 from pyvmm_kvm import IoIn, IoOut, Kvm, RunControl, VcpuExit, VcpuFd, VmFd, setup_real_mode
 
 pytestmark = pytest.mark.kvm
@@ -161,6 +171,7 @@ def test_a_level_interrupt_comes_again_until_its_device_is_content() -> None:
         vm.create_irq_chip()
         interrupts = KvmInterrupts(vm, loop)
         line = interrupts.level(10)
+        assert isinstance(line, EventFdLevelInterrupt)
         line.set_status_checker(lambda: wants > 0)
         with vm.create_vcpu(0) as vcpu:
             setup_real_mode(vcpu, 0x1000)
