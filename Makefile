@@ -9,7 +9,7 @@ RUN     := .venv/bin/python
 SUDO    := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help boot shell test unit lint types bench docs clean
+.PHONY: help boot shell lab test unit lint types bench docs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +19,9 @@ boot: .venv/.run ## boot a small Linux guest and show its console (ARGS="--cpus 
 
 shell: .venv/.run ## boot the same kernel into a busybox shell
 	@$(RUN) -m guest shell $(ARGS)
+
+lab: .venv/.run ## a host with hardware KVM in an emulator (ARGS="aarch64 -- python3 -m pyvmm_kvm")
+	@$(RUN) -m lab $(ARGS)
 
 test: .venv/.dev ## every test; real guests run where /dev/kvm opens
 	@if [ -w /dev/kvm ]; then $(RUN) -m guest prepare >/dev/null; fi
