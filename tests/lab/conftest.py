@@ -1,6 +1,7 @@
 """Hosts of the lab, one of each kind for all tests here."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from pathlib import Path
 
 import lab
 import pytest
@@ -8,15 +9,16 @@ from guest.host import GuestError
 from lab import image
 
 HostOf = Callable[..., lab.Host]
+HERE = Path(__file__).resolve().parent
+hosts: dict[tuple[str, ...], lab.Host] = {}
 
 
 @pytest.fixture(scope="session")
-def host_of(request: pytest.FixtureRequest) -> Iterator[HostOf]:
+def host_of(request: pytest.FixtureRequest) -> HostOf:
     """Return what gives the host of an architecture, with more of QEMU's words; each is started when first asked for.
 
     Making the images of the foreign architectures is left to whoever asks for slow tests, or has made them before.
     """
-    hosts: dict[tuple[str, ...], lab.Host] = {}
 
     def give(name: str, *arguments: str) -> lab.Host:
         key = (name, *arguments)
@@ -30,6 +32,12 @@ def host_of(request: pytest.FixtureRequest) -> Iterator[HostOf]:
                 pytest.skip(f"no {name} host: {error}") if "no packages" in str(error) else pytest.fail(str(error))
         return hosts[key]
 
-    yield give
-    for host in hosts.values():
-        host.close()
+    return give
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """End the hosts with the last test that may use them: even one that idles takes time from the tests that follow."""
+    if nextitem is None or HERE not in nextitem.path.parents:
+        while hosts:
+            hosts.popitem()[1].close()
