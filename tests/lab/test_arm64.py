@@ -56,7 +56,7 @@ def guests(host_of: Callable[..., lab.Host]) -> Guests:
     return Guests(host_of("aarch64"))
 
 
-@pytest.mark.parametrize("cpus", [1, 2])
+@pytest.mark.parametrize("cpus", [2, pytest.param(1, marks=pytest.mark.slow)])
 def test_linux_reaches_userspace_and_powers_off_by_psci(guests: Guests, cpus: int) -> None:
     done = guests.boot(guests.demo, "wait=0", "--cpus", str(cpus))
     assert done.status == 0, done.text + done.stderr.decode()
@@ -65,6 +65,7 @@ def test_linux_reaches_userspace_and_powers_off_by_psci(guests: Guests, cpus: in
     assert b"arm64_vmm: the guest powered off" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_restart_is_no_panic(guests: Guests) -> None:
     done = guests.boot(guests.demo, "wait=0 end=reboot")
     assert done.status == 0
@@ -75,7 +76,7 @@ def test_a_restart_is_no_panic(guests: Guests) -> None:
     assert b"sp_el1" in done.stderr
 
 
-@pytest.mark.parametrize("transport", ["mmio", "pci"])
+@pytest.mark.parametrize("transport", ["mmio", pytest.param("pci", marks=pytest.mark.slow)])
 def test_virtio_devices(guests: Guests, tmp_path: Path, transport: str) -> None:
     content, second = os.urandom(100_000), os.urandom(8 * MIB)
     make_ext2(tmp_path / "vda", content)
@@ -116,6 +117,7 @@ def test_virtio_devices(guests: Guests, tmp_path: Path, transport: str) -> None:
         assert after[3 * MIB + cpu * CHUNK : 3 * MIB + (cpu + 1) * CHUNK] == pattern(CHUNK, 100 + cpu)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cpus", [1, 2])
 def test_processors_get_their_registers_back(guests: Guests, cpus: int) -> None:
     done = guests.boot(guests.demo, "wait=60", "--cpus", str(cpus), program="tests/lab/vcpu_states.py")
@@ -126,6 +128,7 @@ def test_processors_get_their_registers_back(guests: Guests, cpus: int) -> None:
     assert b"arm64_vmm: the guest powered off" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "cure"),
     [

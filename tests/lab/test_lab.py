@@ -103,7 +103,10 @@ def test_the_command_has_the_status_and_the_shared_folder(tmp_path: Path) -> Non
     assert strays() == before
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 130, marks=pytest.mark.slow), (signal.SIGKILL, -9)],
+)
 def test_whatever_ends_the_lab_ends_its_host(number: int, status: int) -> None:
     before = strays()
     process = subprocess.Popen(

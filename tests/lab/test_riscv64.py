@@ -26,7 +26,7 @@ def guests(host_of: Callable[..., lab.Host]) -> Guests:
     return Guests(host_of("riscv64"))
 
 
-@pytest.mark.parametrize("cpus", [1, 2])
+@pytest.mark.parametrize("cpus", [2, pytest.param(1, marks=pytest.mark.slow)])
 def test_linux_reaches_userspace_and_powers_off_by_sbi(guests: Guests, cpus: int) -> None:
     done = guests.boot(guests.demo, "wait=0", "--cpus", str(cpus))
     assert done.status == 0, done.text + done.stderr.decode()
@@ -35,6 +35,7 @@ def test_linux_reaches_userspace_and_powers_off_by_sbi(guests: Guests, cpus: int
     assert b"riscv64_vmm: the guest powered off" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_restart_is_no_panic(guests: Guests) -> None:
     done = guests.boot(guests.demo, "wait=0 end=reboot")
     assert done.status == 0
@@ -45,6 +46,7 @@ def test_a_restart_is_no_panic(guests: Guests) -> None:
     assert b"SystemEvent(type=0x2" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cpus", [1, 2])
 def test_harts_and_plic_get_their_state_back(guests: Guests, cpus: int) -> None:
     done = guests.boot(guests.demo, "wait=60", "--cpus", str(cpus), program="tests/lab/riscv64_states.py")
@@ -83,6 +85,7 @@ def test_virtio_devices(guests: Guests, tmp_path: Path) -> None:
         assert after[3 * MIB + cpu * CHUNK : 3 * MIB + (cpu + 1) * CHUNK] == pattern(CHUNK, 100 + cpu)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "cure"),
     [

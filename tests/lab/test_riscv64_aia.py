@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     import lab
 
+pytestmark = pytest.mark.slow
 # without guest interrupt files: those come with an IMSIC of the machine's own, and this emulator's console dislikes it
 WITH_AIA = ("-cpu", "rv64,h=true,x-smaia=true,x-ssaia=true")
 
