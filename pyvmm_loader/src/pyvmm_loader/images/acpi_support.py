@@ -15,8 +15,9 @@ def reads_acpi(path: str | os.PathLike[str]) -> bool:
     """Say whether a kernel finds its processors and devices by ACPI.
 
     An ELF image is searched for what it would search for itself. A bzImage is taken for a distribution's, which all
-    read ACPI and, as Debian's for clouds, may read nothing else: to look into it, it would have to be unpacked. Firmware
-    and other programs bring tables of their own, or need none. What cannot be read is refused by whoever loads it.
+    read ACPI and, as Debian's for clouds, may read nothing else: to look into it, it would have to be unpacked.
+    Firmware and other programs bring tables of their own, or need none. What cannot be read is refused by whoever
+    loads it.
     """
     try:
         known = os.stat(path)
