@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pyvmm_kvm import Kvm
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+from .guests import ARCHITECTURES, MACHINE, PROGRAMS, Guest
 
-MACHINE = os.uname().machine
-ARCHITECTURES = ("x86_64", "aarch64", "riscv64")
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 
 class Elsewhere(pytest.Module):
@@ -35,3 +33,18 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
 def kvm() -> Iterator[Kvm]:
     with Kvm() as opened:
         yield opened
+
+
+@pytest.fixture
+def boot(kvm: Kvm) -> Iterator[Callable[..., Guest]]:
+    """Make guests of a program of `guests`, by its name."""
+    made = []
+
+    def make(program: str | bytes, **options: object) -> Guest:
+        code = PROGRAMS[program] if isinstance(program, str) else program
+        made.append(Guest(kvm, code, **options))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield make
+    for guest in made:
+        guest.close()

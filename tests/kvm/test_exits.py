@@ -19,8 +19,10 @@ from pyvmm_kvm import (
     X86Wrmsr,
     Xen,
 )
-from pyvmm_kvm.exits.foreign import ArmDebug
-from pyvmm_kvm.exits.rare import BY_REASON
+from pyvmm_kvm.exits.rare import BY_REASON, DEBUG_BY_ARCH
+from pyvmm_kvm.report import describe_exits
+
+from .guests import MACHINE
 
 if TYPE_CHECKING:
     from pyvmm_kvm.exits.base import RareExit
@@ -30,7 +32,10 @@ def payload(format_: str, *values: int) -> memoryview:
     return memoryview(bytearray(struct.pack(format_, *values).ljust(256, b"\0")))
 
 
-@pytest.mark.parametrize("kind", [*BY_REASON.values(), ArmDebug], ids=lambda kind: kind.__name__)
+EVERY = dict.fromkeys([*BY_REASON.values(), *DEBUG_BY_ARCH.values()])
+
+
+@pytest.mark.parametrize("kind", EVERY, ids=lambda kind: kind.__name__)
 def test_every_class_survives_any_payload(kind: type[RareExit]) -> None:
     for filler in (0, 0xFF, 0x5A):
         exit_ = kind.decode(memoryview(bytearray([filler]) * 256))
@@ -77,3 +82,21 @@ def test_others_read_their_fields() -> None:
     assert Unknown(0, struct.pack("<Q", 33).ljust(256, b"\0")).hardware_exit_reason == 33
     with pytest.raises(ValueError, match="shorter"):
         MemoryFault(1)
+
+
+def test_a_debug_exit_is_decoded_as_the_architectures_own() -> None:
+    kind = DEBUG_BY_ARCH[MACHINE]
+    assert BY_REASON[kind.reason] is kind
+    assert {other.reason for other in DEBUG_BY_ARCH.values()} == {4}
+    stale = memoryview(bytearray(range(256)))
+    assert repr(DEBUG_BY_ARCH["riscv64"].decode(stale)) == "RiscvDebug()", "KVM says nothing more there"
+    assert repr(DEBUG_BY_ARCH["aarch64"].decode(stale)).startswith("ArmDebug(hsr=0x3020100, ")
+
+    class Record:
+        reason, result, words = 4, 0, (1, 2, 3, 4)
+
+    class State:
+        exits, ring = 1, (Record,)
+
+    payload = memoryview(bytearray(struct.pack("<4Q", *Record.words).ljust(256, b"\0")))
+    assert describe_exits(State()) == [repr(kind.decode(payload))]

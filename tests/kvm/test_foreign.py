@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pyvmm_kvm import Debug, Hlt, RegList, StateError, VmFd
+from pyvmm_kvm import Hlt, RegList, StateError, VmFd
 from pyvmm_kvm._kvm import ffi, lib
 from pyvmm_kvm.aarch64 import modes as arm_modes
-from pyvmm_kvm.aarch64 import platform as arm_platform
 from pyvmm_kvm.aarch64 import registers as arm
 from pyvmm_kvm.aarch64.debug import GuestDebug as ArmGuestDebug
 from pyvmm_kvm.aarch64.state import VcpuState as ArmState
@@ -18,12 +17,10 @@ from pyvmm_kvm.aarch64.structs import GuestDebugArch, SmcccFilter, VcpuEvents, V
 from pyvmm_kvm.aarch64.system import ArchKvm as ArmKvm
 from pyvmm_kvm.aarch64.vcpu import ArchVcpu as ArmVcpu
 from pyvmm_kvm.aarch64.vm import ArchVm as ArmVm
-from pyvmm_kvm.device import DeviceFd
 from pyvmm_kvm.errors import KvmError
-from pyvmm_kvm.exits.foreign import ArmDebug, ArmSea
+from pyvmm_kvm.exits.foreign import ArmDebug, ArmSea, RiscvDebug
 from pyvmm_kvm.mp_state import MpState
 from pyvmm_kvm.riscv64 import modes as riscv_modes
-from pyvmm_kvm.riscv64 import platform as riscv_platform
 from pyvmm_kvm.riscv64 import registers as riscv
 from pyvmm_kvm.riscv64.debug import GuestDebug as RiscvGuestDebug
 from pyvmm_kvm.riscv64.state import VcpuState as RiscvState
@@ -31,13 +28,13 @@ from pyvmm_kvm.riscv64.system import ArchKvm as RiscvKvm
 from pyvmm_kvm.riscv64.vcpu import ArchVcpu as RiscvVcpu
 from pyvmm_kvm.riscv64.vm import ArchVm as RiscvVm
 
+from .made_up import MadeUpVcpu
 from .recorder import Recorder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeVar
 
-    from pyvmm_kvm import VcpuExit
     from pyvmm_kvm.fd import Fd
 
     F = TypeVar("F", bound=Fd)
@@ -137,64 +134,6 @@ def test_arm_vcpu_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     assert values == [23, -1, 27, 30, 0x9000]
 
 
-class MadeUpVcpu:
-    """Registers in a dict, as KVM keeps them, with the refusals that KVM makes."""
-
-    def __init__(self, registers: dict[int, int], *, sve: bool = False, refusal: Exception | None = None) -> None:
-        self.registers = dict(registers)
-        self.refusal = refusal
-        self.sve = sve
-        self.fixed: set[int] = set()
-        self.log: list[object] = []
-        self.state = MpState(mp_state=MpState.STOPPED)
-        self.events = VcpuEvents()
-        self.closed = False
-        self.exits: list[VcpuExit] = []
-        self.debug: list[tuple[int, GuestDebugArch | None]] = []
-
-    def set_kvm_immediate_exit(self, value: int) -> None:
-        self.log.append(("immediate_exit", value))
-
-    def run(self) -> VcpuExit:
-        self.log.append("run")
-        return self.exits.pop(0) if self.exits else Hlt()
-
-    def get_reg_list(self) -> RegList:
-        return RegList(self.registers)
-
-    def get_one_reg(self, register: int) -> int:
-        if register not in self.registers and self.refusal is not None:
-            raise self.refusal
-        return self.registers[register]
-
-    def set_one_reg(self, register: int, value: int) -> None:
-        if register in self.fixed and self.registers.get(register) != value:
-            raise KvmError(22, "KVM_SET_ONE_REG")
-        self.log.append(register)
-        self.registers[register] = value
-
-    def get_mp_state(self) -> MpState:
-        return self.state
-
-    def set_mp_state(self, state: MpState | int) -> None:
-        self.state = MpState(mp_state=state) if isinstance(state, int) else state
-
-    def vcpu_init(self, init: VcpuInit) -> None:
-        self.log.append(("init", init.target))
-
-    def vcpu_finalize(self, feature: int) -> None:
-        self.log.append(("finalize", feature))
-
-    def get_vcpu_events(self) -> VcpuEvents:
-        return self.events
-
-    def set_vcpu_events(self, events: VcpuEvents) -> None:
-        self.events = events
-
-    def set_guest_debug(self, control: int, debugreg: GuestDebugArch | None = None) -> None:
-        self.debug.append((control, debugreg.copy() if debugreg else None))
-
-
 def test_arm_snapshot_settles_vector_lengths_first_and_names_what_was_refused() -> None:
     pc, wide, midr = arm.core("pc"), arm.core("vregs", 3), arm.MIDR_EL1
     source = MadeUpVcpu({pc: 0x4000, wide: 1 << 127, arm.SVE_VLS: 0b11, midr: 0x410FD083})
@@ -279,6 +218,7 @@ def test_arm_breakpoints_are_encoded_as_the_architecture_says() -> None:
         debug.clear(second)
         debug.resume()
         assert vcpu.debug[-1][0] == 1
+        assert debug.hit(ArmDebug(0x30 << 26, 0, 0)) == [], "nothing is set"
         for _ in range(16):
             debug.watch(0x3000)
         with pytest.raises(ValueError, match="all are taken"):
@@ -290,97 +230,38 @@ def test_arm_breakpoints_are_encoded_as_the_architecture_says() -> None:
     assert vcpu.debug[-1] == (0, None)
 
 
+def test_arm_exits_say_which_point_was_hit() -> None:
+    """Exception classes of ESR_EL2 (Arm ARM, D17.2.37), and the address of a watchpoint in FAR_EL2 (D2.10.5)."""
+    breakpoint_, step, watchpoint, brk = (number << 26 for number in (0x30, 0x32, 0x34, 0x3C))
+    debug = ArmGuestDebug(MadeUpVcpu({arm.core("pc"): 0x1008}))
+    first, second = debug.watch(0x1004), debug.watch(0x1008)
+    byte, word, later = (
+        debug.watch(0x2006, 1, "write"),
+        debug.watch(0x2004, 4, "read"),
+        debug.watch(0x2010, 8, "access"),
+    )
+    assert debug.hit(ArmDebug(breakpoint_ | 0x22, 0, 0)) == [second] != [first]
+    for reason in (step, brk, 0):
+        assert debug.hit(ArmDebug(reason, 0, 0x2006)) == []
+    assert debug.hit(ArmDebug(watchpoint | 1 << 6, 0, 0x2006)) == [byte, word]
+    assert debug.hit(ArmDebug(watchpoint, 0, 0x2004)) == [word]
+    assert debug.hit(ArmDebug(watchpoint, 0, 0x2017)) == [later]
+    # a pair of registers stored from below on
+    assert debug.hit(ArmDebug(watchpoint, 0, 0x2008)) == [later]
+    assert debug.hit(ArmDebug(watchpoint, 0, 0x2018)) == debug.hit(ArmDebug(watchpoint, 0, 0x9000)) == []
+    debug.clear(later)
+    assert debug.hit(ArmDebug(watchpoint, 0, 0x2017)) == []
+
+
 def test_riscv_knows_only_software_breakpoints() -> None:
     vcpu = MadeUpVcpu({riscv.core("pc"): 0x80})
-    vcpu.exits = [Debug(3, 0x80, 0, 0)]
+    vcpu.exits = [RiscvDebug()]
     with RiscvGuestDebug(vcpu) as debug:
-        assert isinstance(debug.resume(), Debug)
+        assert isinstance(debug.resume(), RiscvDebug)
         assert debug.position(Hlt()) == 0x80
         with pytest.raises(ValueError, match="no single step"):
             debug.step()
     assert [control for control, _ in vcpu.debug] == [1 | 1 << 16, 0]
-
-
-class MadeUpDevice:
-    """A device file descriptor that keeps attributes in a dict."""
-
-    def __init__(self) -> None:
-        self.values: dict[tuple[int, int], bytes] = {}
-        self.closed = False
-
-    def set_device_attr(self, group: int, attr: int, data: bytes | bytearray | None = None) -> None:
-        self.values[group, attr] = bytes(data or b"")
-
-    def get_device_attr(self, group: int, attr: int, size: int = 8) -> bytes:
-        return self.values[group, attr].ljust(size, b"\0")
-
-    def close(self) -> None:
-        self.closed = True
-
-
-class MadeUpVm:
-    def __init__(self) -> None:
-        self.device = MadeUpDevice()
-        self.kinds: list[int] = []
-
-    def create_device(self, kind: int) -> MadeUpDevice:
-        self.kinds.append(kind)
-        return self.device
-
-
-def test_interrupt_controllers_are_attributes() -> None:
-    vm = MadeUpVm()
-    gic = arm_platform.VgicV3(vm, 0x8000000, 0x80A0000, 2)  # type: ignore[arg-type]
-    gic.set_nr_irqs(128)
-    gic.init()
-    assert vm.device.values[0, 2] == struct.pack("<Q", 0x8000000)
-    assert vm.device.values[0, 5] == struct.pack("<Q", 0x80A0000 | 2 << 52)
-    assert vm.device.values[3, 0] == struct.pack("<I", 128)
-    assert (4, 0) in vm.device.values
-    gic.set_dist_reg(0x104, 7)
-    assert gic.get_dist_reg(0x104) == 7
-    where = arm_platform.affinity(0x0000_0001_8100_0203)
-    assert where == 0x01_00_02_03
-    gic.set_redist_reg(where, 0x14, 2)
-    assert gic.get_redist_reg(where, 0x14) == 2
-    assert vm.device.values[5, where << 32 | 0x14] == struct.pack("<I", 2)
-    icc_pmr = arm.sys_reg(3, 0, 4, 6, 0)
-    gic.set_cpu_sysreg(where, icc_pmr, 0xF0)
-    assert gic.get_cpu_sysreg(where, icc_pmr) == 0xF0
-    assert vm.device.values[6, where << 32 | 0xC230] == struct.pack("<Q", 0xF0)
-    gic.save_pending_tables()
-    assert (4, 3) in vm.device.values
-    gic.close()
-    assert vm.device.closed
-    its = arm_platform.VgicIts(vm, 0x8080000)  # type: ignore[arg-type]
-    its.save_tables()
-    its.restore_tables()
-    its.reset()
-    its.set_reg(0x100, 1 << 63)
-    assert its.get_reg(0x100) == 1 << 63
-    arm_platform.VgicV2(vm, 0x8000000, 0x8010000)  # type: ignore[arg-type]
-    assert vm.device.values[0, 1] == struct.pack("<Q", 0x8010000)
-    assert vm.kinds == [DeviceFd.ARM_VGIC_V3, DeviceFd.ARM_VGIC_ITS, DeviceFd.ARM_VGIC_V2]
-    with pytest.raises(ValueError, match="64 KiB"):
-        arm_platform.redist_region(0x1000, 1)
-
-    vm = MadeUpVm()
-    aia = riscv_platform.Aia(vm, sources=32)  # type: ignore[arg-type]
-    aia.place(0xD000000, [0x28000000, 0x28001000])
-    aia.init()
-    assert aia.get_config(riscv_platform.CONFIG_SRCS) == 32
-    assert (0, riscv_platform.CONFIG_MODE) not in vm.device.values, "KVM chooses what the host can"
-    assert [vm.device.values[1, number] for number in (0, 1, 2)] == [
-        struct.pack("<Q", address) for address in (0xD000000, 0x28000000, 0x28001000)
-    ]
-    aia.set_aplic_reg(4, 6)
-    aia.set_imsic_reg(1, 0x70, 1)
-    assert (aia.get_aplic_reg(4), aia.get_imsic_reg(1, 0x70)) == (6, 1)
-    assert vm.device.values[4, 0x1070] == struct.pack("<Q", 1)
-    aia.close()
-    riscv_platform.Aia(vm, mode=riscv_platform.MODE_HWACCEL)  # type: ignore[arg-type]
-    assert vm.device.values[0, riscv_platform.CONFIG_MODE] == struct.pack("<I", 1)
-    assert vm.kinds == [DeviceFd.RISCV_AIA] * 2
 
 
 def test_riscv_vcpu_calls(monkeypatch: pytest.MonkeyPatch) -> None:

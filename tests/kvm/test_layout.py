@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -13,7 +14,6 @@ from typing import TYPE_CHECKING
 import pytest
 from guest.host import GuestError, install, installed
 
-import pyvmm_kvm
 from pyvmm_kvm._kvm import lib
 from pyvmm_kvm.aarch64 import platform as arm_platform
 from pyvmm_kvm.aarch64 import registers as arm
@@ -30,8 +30,9 @@ from pyvmm_kvm.struct import Struct
 if TYPE_CHECKING:
     from types import ModuleType
 
-SOURCE = Path(pyvmm_kvm.__file__).parent
-BUILD = SOURCE.parents[1] / "_build_kvm.py"
+# of the checkout that these tests lie in, wherever the package was installed
+BUILD = Path(__file__).parents[2] / "pyvmm_kvm" / "_build_kvm.py"
+SOURCE = BUILD.parent / "src" / "pyvmm_kvm"
 PACKAGES = {"aarch64": "linux-libc-dev-arm64-cross", "riscv64": "linux-libc-dev-riscv64-cross"}
 CHECKED = {"aarch64": "arm64_vcpu_init", "riscv64": "riscv64_core"}
 
@@ -40,6 +41,8 @@ pytestmark = pytest.mark.skipif(not BUILD.exists(), reason="needs the sources, n
 
 def headers(arch: str, folder: Path) -> Path:
     """That architecture's kernel headers, installed where they can be, and nothing of a C library beside them."""
+    if shutil.which("cc") is None:
+        pytest.skip("there is no C compiler here")
     if not installed(PACKAGES[arch]):
         try:
             install([PACKAGES[arch]], f"kernel headers of {arch}")
@@ -207,10 +210,6 @@ import pyvmm_kvm
 from pyvmm_kvm import Kvm, VcpuFd, VmFd, GuestDebug, Regs, VcpuState
 for kind in (Kvm, VmFd, VcpuFd, GuestDebug, Regs, VcpuState):
     print(kind.__name__, kind.__mro__[1].__module__ if kind.__module__.count('.') == 1 else kind.__module__)
-try:
-    pyvmm_kvm.CpuidPolicy
-except AttributeError as error:
-    print(error)
 print(hasattr(VcpuFd, 'get_sregs'), hasattr(VcpuFd, 'get_one_reg'), hasattr(VcpuFd, 'set_guest_debug'))
 """
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -218,8 +217,7 @@ print(hasattr(VcpuFd, 'get_sregs'), hasattr(VcpuFd, 'get_one_reg'), hasattr(Vcpu
     assert [line.split()[1] for line in lines[:6]] == [
         f"pyvmm_kvm.{arch}.{name}" for name in ("system", "vm", "vcpu", "debug", "structs", "state")
     ]
-    assert "x86_64 hosts only" in lines[6]
-    assert lines[7] == "False True True"
+    assert lines[6] == "False True True"
 
 
 def test_an_architecture_without_kvm_here_is_refused() -> None:

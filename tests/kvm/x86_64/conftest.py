@@ -1,48 +1,36 @@
-"""A VM with one page-sized program, for the tests of every file here."""
+"""A VM with one page-sized program of bytes in real mode, for the tests of every file here."""
 
 from __future__ import annotations
 
-import mmap
 from typing import TYPE_CHECKING
 
 import pytest
 
+from ..guests import ENTRY
+from ..guests import Guest as AnyGuest
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from pyvmm_kvm import Kvm, VcpuFd, VmFd
+    from pyvmm_kvm import Kvm, VcpuFd
 
 
-class Guest:
-    """A real-mode program at 0x1000 and everything that must be closed after it."""
+class Guest(AnyGuest):
+    """With all segments at 0."""
 
-    def __init__(self, kvm: Kvm, code: bytes, vcpus: int = 1, prepare: Callable[[VmFd], object] | None = None) -> None:
-        self.memory = mmap.mmap(-1, 0x10000)
-        self.memory[0x1000 : 0x1000 + len(code)] = code
-        self.vm = kvm.create_vm()
-        if prepare:
-            prepare(self.vm)
-        self.vm.set_user_memory_region(0, 0, self.memory)
-        self.vcpus = [self.vm.create_vcpu(number) for number in range(vcpus)]
-        self.vcpu: VcpuFd = self.vcpus[0]
-        self.vcpu.set_cpuid2(kvm.get_supported_cpuid())
-        self.point(0x1000)
+    vcpu: VcpuFd
+
+    def __init__(self, kvm: Kvm, code: bytes, **options: object) -> None:
+        super().__init__(kvm, code, **options)  # type: ignore[arg-type]
+        self.point(ENTRY)
 
     def point(self, rip: int) -> None:
         sregs = self.vcpu.get_sregs()
-        sregs.cs.base = 0
-        sregs.cs.selector = 0
+        sregs.cs.base, sregs.cs.selector, sregs.ds.base = 0, 0, 0
         self.vcpu.set_sregs(sregs)
         regs = self.vcpu.get_regs()
-        regs.rip = rip
-        regs.rflags = 2
+        regs.rip, regs.rflags = rip, 2
         self.vcpu.set_regs(regs)
-
-    def close(self) -> None:
-        for vcpu in self.vcpus:
-            vcpu.close()
-        self.vm.close()
-        self.memory.close()
 
 
 @pytest.fixture
@@ -50,7 +38,7 @@ def boot(kvm: Kvm) -> Iterator[Callable[..., Guest]]:
     guests = []
 
     def make(code: bytes | str, **options: object) -> Guest:
-        guest = Guest(kvm, bytes.fromhex(code) if isinstance(code, str) else code, **options)  # type: ignore[arg-type]
+        guest = Guest(kvm, bytes.fromhex(code) if isinstance(code, str) else code, **options)
         guests.append(guest)
         return guest
 

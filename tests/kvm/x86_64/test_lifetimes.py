@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import gc
-import mmap
 import os
 import struct
-import time
-import weakref
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pyvmm_kvm import (
-    MEM_LOG_DIRTY_PAGES,
     Cap,
     ClosedError,
     CpuId,
     CpuIdEntry,
     Hlt,
-    Intr,
     IoOut,
     Kvm,
     KvmError,
     MsrFilterRange,
     Regs,
-    VcpuFd,
-    VmFd,
-    setup_real_mode,
 )
 
 from .test_semantics import code_of
@@ -42,47 +32,25 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.kvm
 
 
-# 9. a dirty log is sized from the slot
-
-
-def test_dirty_logs_of_odd_sizes(kvm: Kvm) -> None:
-    pages = 65
-    memory = mmap.mmap(-1, pages * 4096)
-    # mov [0x3000],al; hlt
-    memory[0x1000:0x1004] = bytes.fromhex("a20030f4")
-    with kvm.create_vm() as vm, vm.create_vcpu(0) as vcpu:
-        vm.set_user_memory_region(0, 0, memory, MEM_LOG_DIRTY_PAGES)
-        setup_real_mode(vcpu, 0x1000)
-        assert isinstance(vcpu.run(), Hlt)
-        log = vm.get_dirty_log(0)
-        assert (len(log), log.format) == (2, "Q")
-        assert log[0] >> 3 & 1
-        assert log[1] == 0
-        assert not any(vm.get_dirty_log(0)), "reading clears"
-        vm.set_user_memory_region(1, 1 << 32, mmap.mmap(-1, 4096))
-        assert code_of(lambda: vm.get_dirty_log(1)) == errno.ENOENT
-        vm.set_user_memory_region(1, 0, None)
-    memory.close()
-
-
-# 10. the order of things
+# the order of things
 
 
 def test_the_order_of_creation_is_enforced_with_its_cure(kvm: Kvm) -> None:
     with kvm.create_vm() as vm:
+        # Linux 6.1 makes a PIT without a PIC
         try:
             vm.create_pit2()
         except KvmError as error:
-            assert "create_irq_chip" in str(error)  # noqa: PT017 - Linux 6.1 refuses nothing here
-    with kvm.create_vm() as vm, vm.create_vcpu(0):
-        with pytest.raises(KvmError, match=r"before the first vCPU|create the irqchip first"):
-            vm.create_irq_chip()
-        with pytest.raises(KvmError, match="before the first vCPU"):
-            vm.set_identity_map_address(0xFFFBC000)
-        with pytest.raises(KvmError, match="exists"):
-            vm.create_vcpu(0)
-        with pytest.raises(KvmError, match="max_vcpu_id"):
-            vm.create_vcpu(kvm.get_max_vcpu_id())
+            assert "create_irq_chip" in error.cause  # noqa: PT017 - one of two right answers
+        with vm.create_vcpu(0):
+            with pytest.raises(KvmError, match=r"before the first vCPU|create the irqchip first"):
+                vm.create_irq_chip()
+            with pytest.raises(KvmError, match="before the first vCPU"):
+                vm.set_identity_map_address(0xFFFBC000)
+            with pytest.raises(KvmError, match="exists"):
+                vm.create_vcpu(0)
+            with pytest.raises(KvmError, match="max_vcpu_id"):
+                vm.create_vcpu(kvm.get_max_vcpu_id())
     with kvm.create_vm() as vm:
         vm.create_irq_chip()
         with pytest.raises(KvmError, match="exists"):
@@ -100,7 +68,7 @@ def test_the_split_irqchip_leaves_the_ioapic_to_us(kvm: Kvm) -> None:
             assert vcpu.get_lapic().get_reg(0x30) & 0xFF
 
 
-# 11. MSR filters: what they deny comes to us only with the capability, and unhandled accesses fault
+# MSR filters: what they deny comes to us only with the capability, and unhandled accesses fault
 
 
 def test_an_msr_access_that_nobody_handles_faults_in_the_guest(boot: Callable[..., Guest]) -> None:
@@ -121,56 +89,7 @@ def test_an_msr_access_that_nobody_handles_faults_in_the_guest(boot: Callable[..
     assert answer.port == 0x66
 
 
-# 12. capabilities of the system and of a VM
-
-
-def test_capabilities_of_system_and_vm_are_asked_separately(kvm: Kvm) -> None:
-    with kvm.create_vm() as vm:
-        for cap in (Cap.USER_MEMORY, Cap.IRQCHIP, 4711):
-            assert isinstance(kvm.check_extension_raw(cap), int)
-            assert isinstance(vm.check_extension_raw(cap), int)
-        assert kvm.check_extension_raw(4711) == 0
-        assert kvm.check_extension_int(Cap.NR_MEMSLOTS) == vm.check_extension_int(Cap.NR_MEMSLOTS)
-
-
-# 13. memory: page-aligned, deleted by size 0, alive as long as the VM
-
-
-def test_memory_is_referenced_by_the_vm_and_by_its_vcpus(kvm: Kvm) -> None:
-    class Memory(mmap.mmap):
-        pass
-
-    memory = Memory(-1, 0x2000)
-    alive = weakref.ref(memory)
-    vm = kvm.create_vm()
-    vm.set_user_memory_region(0, 0, memory)
-    vcpu = vm.create_vcpu(0)
-    del memory
-    gc.collect()
-    assert alive() is not None
-    vm.close()
-    assert alive() is not None, "the kernel's VM lives as long as a vCPU does"
-    vcpu.close()
-    gc.collect()
-    assert alive() is None
-
-
-def test_slots_refuse_what_the_kernel_cannot_map(kvm: Kvm) -> None:
-    with kvm.create_vm() as vm, mmap.mmap(-1, 0x2000) as memory:
-        assert code_of(lambda: vm.set_user_memory_region(0, 0x100, memory)) == errno.EINVAL
-        assert code_of(lambda: vm.set_user_memory_region(0, 0, bytearray(100))) == errno.EINVAL
-        vm.set_user_memory_region(0, 0, memory)
-        assert code_of(lambda: vm.set_user_memory_region(1, 0x1000, memory)) == errno.EEXIST
-        with mmap.mmap(-1, 0x1000) as smaller:
-            assert code_of(lambda: vm.set_user_memory_region(0, 0, smaller)) == errno.EINVAL
-        # an existing slot may move
-        vm.set_user_memory_region(0, 0x10000, memory)
-        assert vm.memory_slots[0].guest_phys_addr == 0x10000
-        vm.set_user_memory_region(0, 0, b"")
-        assert vm.memory_slots == {}
-
-
-# 14. saved blocks of other kernels load
+# saved blocks of other kernels load
 
 
 def test_blocks_of_another_length_load() -> None:
@@ -202,56 +121,6 @@ def test_a_closed_vcpu_makes_no_system_call(boot: Callable[..., Guest], name: st
     finally:
         for fd in {other, number}:
             os.close(fd)
-
-
-def test_closed_systems_and_vms_refuse(kvm: Kvm) -> None:
-    vm = kvm.create_vm()
-    vm.close()
-    calls: tuple[Callable[[], object], ...] = (
-        vm.fileno,
-        vm.create_irq_chip,
-        lambda: vm.create_vcpu(0),
-        lambda: vm.set_user_memory_region(0, 0, None),
-        lambda: vm.get_clock(),
-        lambda: vm.check_extension(0),
-    )
-    for call in calls:
-        with pytest.raises(ClosedError, match="VmFd is closed"):
-            call()
-    other = Kvm()
-    other.close()
-    with pytest.raises(ClosedError, match="Kvm is closed"):
-        other.create_vm()
-    assert VmFd(-1, 0).closed
-    assert VcpuFd.__mro__[1].__module__.endswith("x86_64.vcpu")
-
-
-def test_closing_while_another_thread_runs_is_refused(boot: Callable[..., Guest]) -> None:
-    import threading
-
-    guest = boot("eb fe")
-    entered = threading.Event()
-
-    def enter() -> None:
-        entered.set()
-        while not isinstance(guest.vcpu.run(), Intr):
-            pass
-
-    thread = threading.Thread(target=enter)
-    thread.start()
-    entered.wait()
-    while not guest.vcpu._state.running:
-        time.sleep(0.001)
-    with pytest.raises(RuntimeError, match="running in another thread"):
-        guest.vcpu.close()
-    assert not guest.vcpu.closed
-    guest.vcpu.set_kvm_immediate_exit(1)
-    libc = ctypes.CDLL(None)
-    while thread.is_alive():
-        # a signal that nobody handles but that ends KVM_RUN
-        libc.pthread_kill(ctypes.c_ulong(thread.ident or 0), 28)
-        thread.join(0.01)
-    guest.vcpu.close()
 
 
 def test_a_cpuid_table_survives_the_kernel(boot: Callable[..., Guest], kvm: Kvm) -> None:

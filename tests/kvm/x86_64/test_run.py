@@ -1,30 +1,23 @@
-"""Byte programs as guests: each kind of exit that is on the hot path, and the threads that run vCPUs."""
+"""Byte programs as guests: ports, strings of them, the triple fault."""
 
 from __future__ import annotations
 
 import os
-import threading
-import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pyvmm_kvm import (
-    ClosedError,
     Hlt,
-    Intr,
     IoEventAddress,
     IoIn,
     IoOut,
-    Kvm,
     KvmError,
     MmioRead,
     MmioWrite,
-    RunControl,
     Segment,
     Shutdown,
-    VcpuExit,
-    VcpuFd,
+    crash_report,
 )
 
 if TYPE_CHECKING:
@@ -33,7 +26,6 @@ if TYPE_CHECKING:
     from .conftest import Guest
 
 pytestmark = pytest.mark.kvm
-LOOP = "eb fe"
 
 
 def test_port_and_memory_exits_carry_live_data(boot: Callable[..., Guest]) -> None:
@@ -87,30 +79,11 @@ def test_triple_fault_is_a_shutdown(boot: Callable[..., Guest]) -> None:
     sregs.cs.type = 11
     guest.vcpu.set_sregs(sregs)
     assert isinstance(guest.vcpu.run(), Shutdown)
-
-
-def test_immediate_exit_is_a_value(boot: Callable[..., Guest]) -> None:
-    guest = boot(LOOP)
-    guest.vcpu.set_kvm_immediate_exit(1)
-    assert isinstance(guest.vcpu.run(), Intr)
-
-
-def test_closed_vcpu_makes_no_system_call(boot: Callable[..., Guest]) -> None:
-    guest = boot(LOOP)
-    guest.vcpu.close()
-    with pytest.raises(ClosedError, match="VcpuFd is closed"):
-        guest.vcpu.run()
-    with pytest.raises(ClosedError):
-        guest.vcpu.get_regs()
-
-
-def test_errors_name_the_ioctl_and_the_cause(kvm: Kvm) -> None:
-    with kvm.create_vm() as vm:
-        vm.create_irq_chip()
-        with pytest.raises(KvmError, match="KVM_CREATE_IRQCHIP failed with EEXIST") as caught:
-            vm.create_irq_chip()
-    assert caught.value.ioctl == "KVM_CREATE_IRQCHIP"
-    assert "exists" in caught.value.cause
+    report = crash_report(guest.vcpu)
+    # an AMD host has reset the vCPU by now, and the report says whose registers it shows
+    lost = guest.vcpu.get_regs().rip == 0xFFF0
+    assert ("what the guest had in them is lost" in report) == lost
+    assert lost or f"rip {0x1000:016x}" in report
 
 
 def test_ioeventfd_takes_the_write_inside_the_kernel(boot: Callable[..., Guest]) -> None:
@@ -126,80 +99,3 @@ def test_ioeventfd_takes_the_write_inside_the_kernel(boot: Callable[..., Guest])
             guest.vm.unregister_ioevent(event, IoEventAddress.Pio(0x510), datamatch=(7, 1))
     finally:
         os.close(event)
-
-
-def test_pause_and_resume_many_times(boot: Callable[..., Guest]) -> None:
-    guest = boot(LOOP)
-    with RunControl([guest.vcpu], lambda vcpu, exit_: False) as control:
-        control.start()
-        for step in range(300):
-            control.pause(timeout=5)
-            assert control.state == "paused"
-            assert guest.vcpu.get_regs().rip == 0x1000
-            control.resume()
-            time.sleep(step % 3 * 2e-4)
-    assert control.state == "stopped"
-
-
-def test_kick_reaches_the_handler_once(boot: Callable[..., Guest]) -> None:
-    guest = boot(LOOP)
-    seen = threading.Semaphore(0)
-    kinds: list[type] = []
-
-    def handler(vcpu: VcpuFd, exit_: VcpuExit) -> None:
-        kinds.append(type(exit_))
-        seen.release()
-
-    with RunControl([guest.vcpu], handler) as control:
-        control.start()
-        control.pause(timeout=5)
-        control.resume()
-        for _ in range(100):
-            control.kick()
-            assert seen.acquire(timeout=5)
-    assert set(kinds) == {Intr}
-
-
-def test_stop_never_gets_lost_at_any_moment(boot: Callable[..., Guest]) -> None:
-    guest = boot(LOOP)
-    for delay in range(60):
-        control = RunControl([guest.vcpu], lambda vcpu, exit_: False)
-        control.start()
-        if delay:
-            time.sleep(delay * 2e-5)
-        control.stop()
-        control.join(timeout=5)
-
-
-def test_handler_ends_everything(boot: Callable[..., Guest]) -> None:
-    guest = boot("b0 41 e6 10 f4")
-    with RunControl([guest.vcpu], lambda vcpu, exit_: isinstance(exit_, Hlt)) as control:
-        control.start()
-        control.join(timeout=5)
-    assert control.ended_by is not None
-    assert isinstance(control.ended_by[1], Hlt)
-
-
-def test_exception_of_a_handler_is_raised_by_join_and_reported(boot: Callable[..., Guest]) -> None:
-    guest = boot("b0 41 e6 10 f4")
-
-    def handler(vcpu: VcpuFd, exit_: VcpuExit) -> None:
-        raise LookupError("no device at that port")
-
-    control = RunControl([guest.vcpu], handler)
-    control.start()
-    with pytest.raises(LookupError, match="no device"):
-        control.join(timeout=5)
-    report = control.report()
-    assert "LookupError: no device at that port" in report
-    assert "IoOut(0x10, <41>)" in report
-    assert "mode real" in report
-
-
-@pytest.mark.kvm
-def test_a_row_of_kicks_is_remembered_as_one(boot: Callable[..., Guest]) -> None:
-    guest = boot("ebfe")
-    guest.vcpu.set_kvm_immediate_exit(1)
-    for _ in range(3):
-        guest.vcpu.run()
-    assert guest.vcpu.last_exits == ["KVM_RUN returned EINTR"]

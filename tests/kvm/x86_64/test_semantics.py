@@ -17,22 +17,16 @@ from pyvmm_kvm import (
     Hlt,
     Intr,
     IoEventAddress,
-    IoIn,
     IoOut,
     IrqRoute,
     IrqRouting,
     Kvm,
     KvmError,
-    MemoryFault,
-    MmioRead,
     MmioWrite,
     MpState,
     MsrError,
     Msrs,
-    Unknown,
-    setup_real_mode,
 )
-from pyvmm_kvm._kvm import lib
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,21 +44,7 @@ def code_of(call: Callable[[], object]) -> int:
     return caught.value.errno
 
 
-# 1. run() never retries: EINTR and EAGAIN are values
-
-
-def test_immediate_exit_completes_pending_input_without_entering_the_guest(boot: Callable[..., Guest]) -> None:
-    # in al,0x10; out 0x11,al; hlt
-    guest = boot("e4 10 e6 11 f4")
-    exit_ = guest.vcpu.run()
-    assert isinstance(exit_, IoIn)
-    exit_.data[0] = 0x77
-    guest.vcpu.set_kvm_immediate_exit(1)
-    assert isinstance(guest.vcpu.run(), Intr)
-    regs = guest.vcpu.get_regs()
-    assert (regs.rax & 0xFF, regs.rip) == (0x77, 0x1002)
-    guest.vcpu.set_kvm_immediate_exit(0)
-    assert isinstance(guest.vcpu.run(), IoOut)
+# run() never retries: EINTR and EAGAIN are values
 
 
 def test_a_waiting_vcpu_answers_with_again_and_not_an_exception(kvm: Kvm) -> None:
@@ -77,44 +57,7 @@ def test_a_waiting_vcpu_answers_with_again_and_not_an_exception(kvm: Kvm) -> Non
             assert isinstance(second.run(), (Again, Intr))
 
 
-# 2. a memory fault is the one exit that comes with -1
-
-
-def test_a_memory_fault_comes_with_an_errno_and_only_then(kvm: Kvm) -> None:
-    backing = os.memfd_create("guest")
-    os.ftruncate(backing, 0x4000)
-    memory = mmap.mmap(backing, 0x4000)
-    # mov al,[0x2000]; hlt
-    memory[0x1000:0x1004] = bytes.fromhex("a00020f4")
-    with kvm.create_vm() as vm, vm.create_vcpu(0) as vcpu:
-        vm.set_user_memory_region(0, 0, memory)
-        setup_real_mode(vcpu, 0x1000)
-        # the page loses what backs it while the guest runs
-        os.ftruncate(backing, 0x2000)
-        try:
-            exit_ = vcpu.run()
-        except KvmError as error:
-            # older kernels say only this much
-            assert error.errno == errno.EFAULT  # noqa: PT017 - one of two right answers
-        else:
-            assert isinstance(exit_, (MemoryFault, MmioRead))
-            if isinstance(exit_, MemoryFault):
-                assert (exit_.gpa, exit_.size) == (0x2000, 4096)
-        os.ftruncate(backing, 0x4000)
-    os.close(backing)
-    memory.close()
-
-
-def test_an_old_memory_fault_is_not_reported_again(boot: Callable[..., Guest]) -> None:
-    guest = boot("f4")
-    page = guest.vcpu.get_kvm_run()
-    page[lib.PYVMM_RUN_EXIT_REASON : lib.PYVMM_RUN_EXIT_REASON + 4] = struct.pack("<I", MemoryFault.reason)
-    guest.vcpu.set_kvm_immediate_exit(1)
-    assert isinstance(guest.vcpu.run(), Intr)
-    assert struct.unpack_from("<I", page, lib.PYVMM_RUN_EXIT_REASON)[0] != MemoryFault.reason
-
-
-# 3. data are live, writable views into the run page, of exactly the size of the access
+# data are live, writable views into the run page, of exactly the size of the access
 
 
 @pytest.mark.parametrize(("code", "size"), [("ee", 1), ("ef", 2), ("66ef", 4)])
@@ -154,36 +97,7 @@ def test_the_same_event_is_the_same_object_and_many_do_not_pile_up(boot: Callabl
     assert loop.vcpu.run() is loop.vcpu.run()
 
 
-@pytest.mark.parametrize(
-    ("reason", "payload", "expected"),
-    [
-        (2, struct.pack("<BBHIQ", 1, 4, 0x10, 1, 1 << 40), KvmError),
-        (2, struct.pack("<BBHIQ", 2, 1, 0x10, 1, 4096), KvmError),
-        (6, struct.pack("<Q8sIB", 1 << 60, b"abcdefgh", 4, 1), MmioWrite),
-        (6, struct.pack("<Q8sIB", 1 << 60, b"abcdefgh", 4000, 0), MmioRead),
-        (77, bytes(32), Unknown),
-        (0x12345678, bytes(32), Unknown),
-    ],
-)
-def test_nonsense_from_below_stays_inside_the_page(
-    boot: Callable[..., Guest], reason: int, payload: bytes, expected: type
-) -> None:
-    vcpu = boot("f4").vcpu
-    start = lib.PYVMM_RUN_PAYLOAD
-    vcpu.get_kvm_run()[start : start + len(payload)] = payload
-    if expected is KvmError:
-        assert code_of(lambda: vcpu._decode(reason << lib.PYVMM_LENGTH_SHIFT)) == errno.EINVAL
-        return
-    exit_ = vcpu._decode(reason << lib.PYVMM_LENGTH_SHIFT)
-    assert isinstance(exit_, expected)
-    if isinstance(exit_, (MmioWrite, MmioRead)):
-        assert exit_.addr == 1 << 60
-        assert len(exit_.data) <= 8
-    if isinstance(exit_, Unknown):
-        assert exit_.number == reason
-
-
-# 4. the mapping is as large as the kernel says; the coalesced ring lies behind it, port entries included
+# the mapping is as large as the kernel says; the coalesced ring lies behind it, port entries included
 
 
 def test_ports_are_coalesced_too_and_come_in_order(boot: Callable[..., Guest], kvm: Kvm) -> None:
@@ -207,12 +121,12 @@ def test_a_full_ring_exits_and_goes_on(boot: Callable[..., Guest]) -> None:
         entries.append(entry[1][0])
     capacity = (mmap.PAGESIZE - 8) // 24
     assert entries == [value & 0xFF for value in range(len(entries))]
-    # Linux before 6.11 subtracts without a sign, and so finds the ring full at another place
-    assert len(entries) in (capacity - 1, capacity - 2, (1 << 32) % capacity - 1)
+    # one place stays free; kernels before 6.12 computed their room modulo 2 ** 32 first and stop earlier
+    assert len(entries) in (capacity - 2, capacity - 1, (1 << 32) % capacity - 1)
     assert exit_.data[0] == len(entries) & 0xFF
 
 
-# 5. variable-length structures: refused before the call where they cannot fit, short counts name the culprit
+# variable-length structures: refused before the call where they cannot fit, short counts name the culprit
 
 
 def test_sizes_are_checked_before_the_kernel_sees_them(kvm: Kvm, boot: Callable[..., Guest]) -> None:
@@ -236,7 +150,7 @@ def test_sizes_are_checked_before_the_kernel_sees_them(kvm: Kvm, boot: Callable[
     assert guest.vcpu.get_msrs([0x174, 0x175]) == {0x174: 1, 0x175: 0}
 
 
-# 6. the extended state is as large as the VM says
+# the extended state is as large as the VM says
 
 
 def test_extended_state_has_the_size_that_the_vm_says(boot: Callable[..., Guest]) -> None:
@@ -254,7 +168,7 @@ def test_extended_state_has_the_size_that_the_vm_says(boot: Callable[..., Guest]
     assert len(guest.vcpu.get_xsave()) == 4096
 
 
-# 7. ioeventfd: the width of the match counts, no match means any width, unregistering repeats everything
+# ioeventfd: the width of the match counts, no match means any width, unregistering repeats everything
 
 
 def test_ioeventfd_matches_value_and_width(boot: Callable[..., Guest]) -> None:
@@ -295,7 +209,7 @@ def test_ioeventfd_without_a_match_takes_every_width_at_an_address(boot: Callabl
         os.close(event)
 
 
-# 8. irqfd and routing
+# irqfd and routing
 
 
 def test_irqfd_lands_where_the_last_table_says(boot: Callable[..., Guest]) -> None:

@@ -192,15 +192,6 @@ def test_dirty_ring_reports_pages(kvm: Kvm) -> None:
 
 
 @kvm_only
-def test_coalesced_writes_wait_in_the_ring(boot: Callable[..., Guest]) -> None:
-    guest = boot("b8 00 20 8e d8 a2 00 f0 f4", prepare=lambda vm: vm.register_coalesced_mmio(0x2F000, 0x100))
-    assert isinstance(guest.vcpu.run(), Hlt)
-    assert guest.vcpu.coalesced_mmio_read() == (0x2F000, b"\0", False)
-    assert guest.vcpu.coalesced_mmio_read() is None
-    guest.vm.unregister_coalesced_mmio(0x2F000, 0x100)
-
-
-@kvm_only
 def test_unknown_instruction_is_an_internal_error_with_its_bytes(boot: Callable[..., Guest]) -> None:
     # popcnt eax,eax: KVM's emulator lacks it; hardware runs it
     guest = boot("f3 0f b8 c0 f4")
@@ -210,17 +201,6 @@ def test_unknown_instruction_is_an_internal_error_with_its_bytes(boot: Callable[
     assert isinstance(exit_, InternalError)
     assert exit_.suberror == 1
     assert exit_.instruction[:3] == b"\xf3\x0f\xb8" or not exit_.flags
-
-
-@kvm_only
-def test_statistics_have_names(boot: Callable[..., Guest]) -> None:
-    guest = boot("f4")
-    guest.vcpu.run()
-    with guest.vcpu.get_stats_fd() as stats, guest.vm.get_stats_fd() as machine:
-        assert stats.read()["exits"]
-        assert "vcpu" in stats.id
-        assert machine.descriptors
-        assert "Statistic" in repr(stats.descriptors[0])
 
 
 @kvm_only
@@ -286,22 +266,6 @@ def test_devices_are_made_or_refused(kvm: Kvm) -> None:
                 device.get_device_attr(99, 0)
         with pytest.raises(KvmError):
             vm.create_device(DeviceFd.ARM_VGIC_V3)
-
-
-@kvm_only
-def test_memory_stays_alive_as_long_as_the_vm(kvm: Kvm) -> None:
-    memory = mmap.mmap(-1, 4096)
-    vm = kvm.create_vm()
-    vm.set_user_memory_region(0, 0, memory)
-    assert vm.memory_slots[0].memory is memory
-    with pytest.raises(BufferError):
-        memory.close()
-    vcpu = vm.create_vcpu(0)
-    vm.close()
-    with pytest.raises(BufferError):
-        memory.close()
-    vcpu.close()
-    memory.close()
 
 
 @kvm_only
