@@ -10,7 +10,7 @@ import os
 import struct
 from typing import TYPE_CHECKING
 
-from pyvmm_kvm import Hlt, SystemEvent
+from pyvmm_kvm import Hlt, MpState, SystemEvent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,6 +103,8 @@ def start_riscv64(kvm: Kvm, vm: VmFd, vcpu: Vcpu, entry: int) -> None:
     from pyvmm_kvm.riscv64.modes import setup_boot
 
     setup_boot(vcpu, entry, hart=vcpu.id)
+    # all but the first wait for the SBI's hart start
+    vcpu.set_mp_state(MpState.RUNNABLE)
 
 
 START = {"x86_64": start_x86_64, "aarch64": start_aarch64, "riscv64": start_riscv64}

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pyvmm_kvm.__main__ import collect, kind_of_host, main, permissions
+from pyvmm_kvm.__main__ import collect, content, kind_of_arm, kind_of_host, kind_of_riscv, main, permissions
+
+from .guests import MACHINE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,11 +53,16 @@ def test_text_and_json_say_the_same() -> None:
     assert "api version: 12" in text.stdout
     for name, value in facts["kvm"]["capabilities"].items():
         assert f"    {name}: {value}\n" in text.stdout
-    if os.uname().machine == "x86_64":
-        assert facts["kvm"]["cpuid"]["entries"] > 2
-        assert facts["kvm"]["cpuid"]["vendor"] in text.stdout
-        assert facts["kvm"]["msrs"]["saved"] > 2
-        assert all(value.startswith(("0x", "cannot")) for value in facts["kvm"]["msrs"]["features"].values())
+    assert f"host: {facts['host']}\n" in text.stdout
+    # where /dev/kvm answers, its kind is known
+    assert facts["host"].startswith(("hardware: ", "KVM-PVM: "))
+    if MACHINE != "x86_64":
+        assert "cpuid" not in facts["kvm"]
+        return
+    assert facts["kvm"]["cpuid"]["entries"] > 2
+    assert facts["kvm"]["cpuid"]["vendor"] in text.stdout
+    assert facts["kvm"]["msrs"]["saved"] > 2
+    assert all(value.startswith(("0x", "cannot")) for value in facts["kvm"]["msrs"]["features"].values())
 
 
 @pytest.fixture
@@ -122,6 +129,28 @@ def test_without_a_device(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     ordinary.touch()
     assert main(["--device", str(ordinary), "--json"]) == 1
     assert "ENOTTY" in json.loads(capsys.readouterr().out)["problem"]
+
+
+ARM_INTERRUPTS = """
+           CPU0
+  9:          0     GICv3  25 Level     vgic
+ 11:          0     GICv3  30 Level     kvm guest ptimer
+ 12:          0     GICv3  27 Level     kvm guest vtimer
+ 13:      11393     GICv3  26 Level     arch_timer
+"""
+
+
+def test_the_kind_of_host_is_read_from_what_everybody_may_read(tmp_path: Path) -> None:
+    assert kind_of_arm(ARM_INTERRUPTS) == "hardware: Arm EL2, VHE"
+    without = "\n".join(line for line in ARM_INTERRUPTS.splitlines() if "ptimer" not in line)
+    assert kind_of_arm(without) == "hardware: Arm EL2, nVHE"
+    assert kind_of_arm("13: 11393 GICv3 27 Level arch_timer").startswith("unknown: KVM did not start")
+    line = "processor\t: 0\nhart\t\t: 0\nisa\t\t: {}\nmmu\t\t: sv57\n"
+    assert kind_of_riscv(line.format("rv64imafdch_zicntr_zihpm")) == "hardware: RISC-V H extension"
+    for isa in ("rv64imafdc_zicbom_zihintpause", "rv32imac", ""):
+        assert kind_of_riscv(line.format(isa)).startswith("unknown: no processor has the H extension")
+    assert kind_of_riscv("") == kind_of_riscv("isa") == "unknown: no processor has the H extension"
+    assert content(str(tmp_path / "none")) == content(str(tmp_path)) == ""
 
 
 def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
