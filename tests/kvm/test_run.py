@@ -31,7 +31,7 @@ from pyvmm_kvm import (
 )
 from pyvmm_kvm._kvm import lib
 
-from .guests import ENTRY, MMIO, PROGRAMS, SIZE, START, ended, pc_of
+from .guests import ENTRY, MMIO, PROGRAMS, SIZE, START, ended, pc_of, put
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,7 +104,7 @@ def test_a_memory_fault_comes_with_an_errno_and_only_then(kvm: Kvm) -> None:
     os.ftruncate(backing, 0x4000)
     memory = mmap.mmap(backing, 0x4000)
     code = PROGRAMS["load"]
-    memory[ENTRY : ENTRY + len(code)] = code
+    put(memory, ENTRY, code)
     with kvm.create_vm() as vm, vm.create_vcpu(0) as vcpu:
         vm.set_user_memory_region(0, 0, memory)
         START[os.uname().machine](kvm, vm, vcpu, ENTRY)
@@ -248,7 +248,7 @@ def test_manual_protection_clears_only_what_is_asked(boot: Callable[..., Guest],
 def test_dirty_logs_of_odd_sizes(kvm: Kvm) -> None:
     memory = mmap.mmap(-1, 65 * 4096)
     code = PROGRAMS["store"]
-    memory[ENTRY : ENTRY + len(code)] = code
+    put(memory, ENTRY, code)
     with kvm.create_vm() as vm, vm.create_vcpu(0) as vcpu:
         vm.set_user_memory_region(0, 0, memory, MEM_LOG_DIRTY_PAGES)
         START[os.uname().machine](kvm, vm, vcpu, ENTRY)

@@ -27,7 +27,7 @@ from pyvmm_kvm import (
 from pyvmm_kvm.riscv64.debug import GuestDebug
 from pyvmm_kvm.riscv64.registers import core, csr, fp_d, isa_ext, sbi_ext, timer
 
-from ..guests import ENTRY, MMIO, RISCV_AT_MMIO, RISCV_END, ended, words
+from ..guests import ENTRY, MMIO, RISCV_AT_MMIO, RISCV_END, ended, put, words
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,7 +104,7 @@ def test_a_fetch_without_memory_is_an_error_that_says_so(boot: Callable[..., Gue
 def test_an_ebreak_is_the_guests_or_a_debuggers(boot: Callable[..., Guest]) -> None:
     code = TO_HANDLER + words("00100073 0000006f")  # ebreak; j .
     guest = boot(code)
-    guest.memory[HANDLER : HANDLER + len(REPORT)] = REPORT
+    put(guest.memory, HANDLER, REPORT)
     with GuestDebug(guest.vcpu) as debug:
         exit_ = debug.resume()
         assert isinstance(exit_, RiscvDebug)
@@ -120,7 +120,7 @@ def test_an_ebreak_is_the_guests_or_a_debuggers(boot: Callable[..., Guest]) -> N
 def test_an_external_interrupt_wakes_a_waiting_guest(boot: Callable[..., Guest]) -> None:
     # li t0,512; csrs sie,t0; csrsi sstatus,2; again: wfi; j again
     guest = boot(TO_HANDLER + words("20000293 1042a073 10016073 10500073 ffdff06f"))
-    guest.memory[HANDLER : HANDLER + len(REPORT)] = REPORT
+    put(guest.memory, HANDLER, REPORT)
     seen: list[int] = []
 
     def handler(vcpu: VcpuFd, exit_: VcpuExit) -> bool:
@@ -163,7 +163,7 @@ def test_the_sbi_starts_another_hart(boot: Callable[..., Guest]) -> None:
     guest = boot(code, vcpus=2)
     # lui t1,0x2f; sd a0,16(t1); sd a1,24(t1); j .
     second = words("0002f337 00a33823 00b33c23 0000006f")
-    guest.memory[0x2000 : 0x2000 + len(second)] = second
+    put(guest.memory, 0x2000, second)
     guest.vcpus[1].set_mp_state(MpState.STOPPED)
     assert guest.vcpus[1].get_mp_state().mp_state == MpState.STOPPED
     seen: dict[int, int] = {}

@@ -13,7 +13,7 @@ from pyvmm_kvm.riscv64.platform import CONFIG_IDS, MODE_EMUL, Aia
 from pyvmm_kvm.riscv64.registers import core, csr, fp_d, timer
 from pyvmm_kvm.riscv64.state import VcpuState, VmState
 
-from ..guests import MMIO, words
+from ..guests import MMIO, put, words
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,7 +89,7 @@ with Kvm() as kvm, kvm.create_vm() as vm:
 
 def test_a_timer_goes_on_in_another_process(boot: Callable[..., Guest], tmp_path: Path) -> None:
     guest = boot(TICKING)
-    guest.memory[HANDLER : HANDLER + len(TICKED)] = TICKED
+    put(guest.memory, HANDLER, TICKED)
     assert [number(guest.vcpu.run()) for _ in range(5)] == [1, 2, 3, 4, 5]
     (tmp_path / "vcpu").write_bytes(bytes(VcpuState.save(guest.vcpu)))
     (tmp_path / "vm").write_bytes(bytes(VmState.save()))
