@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -12,6 +13,10 @@ from pathlib import Path
 
 class GuestError(Exception):
     """The guest could not be prepared; the message says why and what to do."""
+
+
+class NotPrepared(GuestError):
+    """This host takes what another machine prepared for it, and this is not part of it."""
 
 
 def is_pvm() -> bool:
@@ -39,6 +44,24 @@ def cache_folder() -> Path:
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pyvmm"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def prepared(name: str) -> Path | None:
+    """Return what another machine prepared for this one, which cannot build or fetch anything, or None.
+
+    Args:
+        name: of a file or folder below the one that the environment names in ``PYVMM_PREPARED``.
+
+    Raises:
+        NotPrepared: there is such a folder, and not this in it.
+    """
+    folder = os.environ.get("PYVMM_PREPARED")
+    if folder is None:
+        return None
+    path = Path(folder) / name
+    if not path.exists():
+        raise NotPrepared(f"{name} was not prepared for this host")
+    return path
 
 
 @contextlib.contextmanager
@@ -81,8 +104,11 @@ def install(packages: Sequence[str], why: str) -> None:
     """Install those Debian packages that are missing, as root or with sudo.
 
     Raises:
-        GuestError: apt-get failed.
+        GuestError: apt-get failed, or this is no Debian.
     """
+    if shutil.which("dpkg-query") is None:
+        kind = NotPrepared if "PYVMM_PREPARED" in os.environ else GuestError
+        raise kind(f"{' '.join(packages)}, {why}, cannot be installed: this host has no Debian packages")
     missing = [package for package in packages if not installed(package)]
     if not missing:
         return

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from guest.host import GuestError, cache_folder, install, locked, run, say
+from guest.host import GuestError, cache_folder, install, locked, prepared, run, say
 
 HERE = Path(__file__).resolve().parent
 CC_FLAGS = (
@@ -62,6 +62,8 @@ def virtio(architecture: str = THIS_MACHINE, modules: Sequence[bytes] = ()) -> P
 
 
 def _compiled(name: str, source: Path, architecture: str, modules: Sequence[bytes] = ()) -> Path:
+    if not modules and (image := prepared(f"initramfs/{name}-{architecture}.cpio")):
+        return image
     install(["cpio"], "which packs the guest's initramfs")
     ingredients = b"".join(path.read_bytes() for path in (source, *sorted(HERE.glob("*.h"))))
 
@@ -76,6 +78,8 @@ def _compiled(name: str, source: Path, architecture: str, modules: Sequence[byte
 
 def shell() -> Path:
     """Return the initramfs with a busybox shell."""
+    if image := prepared("initramfs/shell.cpio"):
+        return image
     install(["busybox-static", "cpio"], "which make the guest's shell")
     busybox = Path("/bin/busybox").read_bytes()
 

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from guest.host import GuestError, cache_folder, install, locked, run, say, step
+from guest.host import GuestError, cache_folder, install, locked, prepared, run, say, step
 
 HERE = Path(__file__).resolve().parent
 SOURCE = "linux-source-6.1"
@@ -60,6 +60,8 @@ def build(flavour: str = "boot") -> Kernel:
     Raises:
         GuestError: a package could not be installed or the build failed.
     """
+    if folder := prepared(f"kernels/{flavour}"):
+        return Kernel(folder / "vmlinux", folder / "bzImage", folder / "System.map")
     install(PACKAGES, "which build the guest's kernel")
     version = run(["dpkg-query", "-W", "-f", "${Version}", SOURCE])
     name = f"{flavour}-{version.replace('~', '-')}-{_key(flavour, version)}"

@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from guest.host import GuestError, cache_folder, locked, run, step
+from guest.host import GuestError, cache_folder, locked, prepared, run, step
 
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
@@ -16,6 +16,8 @@ def content(package: str) -> Path:
     Raises:
         GuestError: apt knows no such package or cannot fetch it.
     """
+    if there := prepared(f"packages/{package}"):
+        return there
     folder = cache_folder() / "packages" / package
     with locked(f"package-{package}"):
         if not folder.is_dir():

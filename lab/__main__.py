@@ -12,6 +12,12 @@ from lab import architectures, image
 from lab.hosts import Host
 
 
+def mebibytes(text: str) -> int:
+    """Return how many MiB a size is: ``3G``, ``1024M`` or ``1024``."""
+    unit = {"G": 1024, "M": 1}.get(text[-1:].upper(), 0)
+    return int(text[:-1] if unit else text) * (unit or 1)
+
+
 def arguments_of(words: list[str]) -> argparse.Namespace:
     """Parse the command line; leaves with status 2 and a message for a wrong one."""
     parser = argparse.ArgumentParser(
@@ -28,7 +34,7 @@ def arguments_of(words: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("architecture", help=", ".join(architectures.ARCHITECTURES))
     parser.add_argument("--cpus", type=int, default=1, metavar="N", help="processors of the host (default: 1)")
-    parser.add_argument("--memory", type=int, default=0, metavar="MIB", help="memory of the host, in MiB")
+    parser.add_argument("--memory", type=mebibytes, default=0, metavar="SIZE", help="memory of the host: 3G, or in MiB")
     parser.add_argument(
         "--share", type=Path, metavar="DIR",
         help="copy this folder to /share there, and back here when the command has ended",
@@ -45,8 +51,8 @@ def arguments_of(words: list[str]) -> argparse.Namespace:
     arguments.command = command
     if arguments.cpus < 1 or arguments.cpus > 8:
         parser.error("--cpus takes 1 to 8")
-    if arguments.memory and arguments.memory < 512:
-        parser.error("--memory takes 512 or more: the host's files live in it")
+    if arguments.memory and not 512 <= arguments.memory <= 1 << 20:
+        parser.error("--memory takes 512M or more: the host's files live in it")
     for disk in arguments.disk:
         if not disk.is_file():
             parser.error(f"--disk {disk}: there is no such file")

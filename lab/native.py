@@ -15,13 +15,25 @@ from lab.errors import LabError
 from lab.tree import Tree
 
 ROOT = Path(__file__).resolve().parents[1]
-# what is emitted for a module: its C, and how it wants to be compiled
-EMIT = """
-import json, runpy, sys
-ffi = runpy.run_path(sys.argv[1])["ffibuilder"]
-ffi.emit_c_code(sys.argv[2])
-name, _, _, options = ffi._assigned_source
-print(json.dumps([name, options]))
+# what a package's setup.py asks for: for each module its sources, and how it wants to be compiled
+MODULES = """
+import json, runpy, setuptools, sys
+found = []
+
+def setup(**words):
+    for script, _, what in (entry.partition(":") for entry in words.get("cffi_modules", ())):
+        ffi = runpy.run_path(script)[what]
+        name, _, _, options = ffi._assigned_source
+        source = sys.argv[1] + "/" + script.replace(".py", ".c")
+        ffi.emit_c_code(source)
+        found.append([name, [source], options])
+    for module in words.get("ext_modules", ()):
+        options = {"define_macros": module.define_macros, "extra_compile_args": module.extra_compile_args}
+        found.append([module.name, module.sources, options])
+
+setuptools.setup = setup
+runpy.run_path("setup.py")
+print(json.dumps(found))
 """
 
 
@@ -61,30 +73,30 @@ def compile_modules(architecture: Architecture, headers: Path, folder: Path) -> 
         raise LabError(f"no Python headers for {architecture.name} in {headers}: remove the folder and try again")
     # cffi asks sysconfig what is built for, as setuptools does when it builds for another machine
     environment = {**os.environ, "_PYTHON_HOST_PLATFORM": f"linux-{architecture.name}"}
-    for script in sorted(ROOT.glob("pyvmm_*/_build_*.py")):
-        source = folder / f"{script.stem}.c"
+    for script in sorted(ROOT.glob("pyvmm_*/setup.py")):
         done = subprocess.run(
-            [sys.executable, "-c", EMIT, str(script), str(source)],
-            check=False, capture_output=True, text=True, env=environment,
+            [sys.executable, "-c", MODULES, str(folder)],
+            check=False, capture_output=True, text=True, env=environment, cwd=script.parent,
         )  # fmt: skip
         if done.returncode:
-            raise LabError(f"{script.name}: {done.stderr.strip()}")
-        name, options = json.loads(done.stdout.splitlines()[-1])
-        package, _, module = name.partition(".")
-        target = folder / package / f"{module}.abi3.so"
-        target.parent.mkdir(exist_ok=True)
-        defines = [f"-D{key}={value}" for key, value in options.get("define_macros", ())]
-        run([
-            compiler, "-shared", "-fPIC", "-O2", *options.get("extra_compile_args", ()), *defines,
-            "-I", python, "-I", uapi / triplet / python.name, "-isystem", uapi / triplet, "-isystem", uapi,
-            "-o", target, source,
-        ])  # fmt: skip
+            raise LabError(f"{script}: {done.stderr.strip()}")
+        for name, sources, options in json.loads(done.stdout.splitlines()[-1]):
+            package, _, module = name.partition(".")
+            target = folder / package / f"{module}.abi3.so"
+            target.parent.mkdir(exist_ok=True)
+            defines = [f"-D{key}={value}" for key, value in options.get("define_macros", ())]
+            run([
+                compiler, "-shared", "-fPIC", "-O2", *options.get("extra_compile_args", ()), *defines,
+                "-I", python, "-I", uapi / triplet / python.name, "-isystem", uapi / triplet, "-isystem", uapi,
+                "-o", target, *(script.parent / source for source in sources),
+            ])  # fmt: skip
 
 
 def native_key(architecture: Architecture) -> str:
     """Return what tells one state of the packages' C from another."""
     digest = hashlib.sha256(repr(architecture).encode())
-    for path in sorted(ROOT.glob("pyvmm_*/_build_*.py")) + sorted(ROOT.glob("pyvmm_*/src/*/native/*")):
+    patterns = ("setup.py", "_build_*.py", "src/*/*.c", "src/*/*.h", "src/*/native/*")
+    for path in sorted(path for pattern in patterns for path in ROOT.glob(f"pyvmm_*/{pattern}")):
         if path.is_file():
             digest.update(path.read_bytes())
     digest.update(Path(__file__).read_bytes())

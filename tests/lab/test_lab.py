@@ -136,7 +136,7 @@ def test_a_time_limit_ends_the_command() -> None:
     [
         (["sparc"], "lab: no host of architecture 'sparc': there are x86_64, aarch64, riscv64"),
         (["x86_64", "--cpus", "0"], "--cpus takes 1 to 8"),
-        (["x86_64", "--memory", "16"], "--memory takes 512 or more: the host's files live in it"),
+        (["x86_64", "--memory", "16"], "--memory takes 512M or more: the host's files live in it"),
         (["x86_64", "--share", "/nothing"], "--share /nothing: there is no such folder"),
         (["x86_64", "--disk", "/nothing"], "--disk /nothing: there is no such file"),
         (["x86_64", "ls"], "unrecognized arguments: ls"),

@@ -5,7 +5,7 @@ import re
 import pytest
 from tests.vmm.conftest import DemoGuest, Vmm
 
-pytestmark = pytest.mark.guest
+pytestmark = [pytest.mark.guest, pytest.mark.kernel_bound]
 
 INTRODUCTION = re.compile(r"^guest: Linux 6\.\S+, (\d+) CPUs?, (\d+) MiB of memory", re.MULTILINE)
 

@@ -12,7 +12,7 @@ from tests.vmm.device_machine import Recorder, options
 from minimal_vmm import Machine
 from pyvmm_device import I8042, Cmos, Ps2Keyboard, register_ports
 
-pytestmark = pytest.mark.guest
+pytestmark = [pytest.mark.guest, pytest.mark.kernel_bound]
 
 PATIENCE = 300
 LEAP_DAY = 1709251170  # 2024-02-29 23:59:30

@@ -99,6 +99,7 @@ def test_guest_finds_its_machine_by_acpi(kind: str, entry: str, initrd: Path) ->
     assert "the guest powered off through ACPI" in done.stderr
 
 
+@pytest.mark.kernel_bound
 @pytest.mark.parametrize("transport", ["mmio", "pci"])
 def test_example_tells_of_virtio_by_acpi(transport: str, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
