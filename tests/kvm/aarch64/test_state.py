@@ -87,8 +87,6 @@ def test_a_controller_is_made_again_whole(kvm: Kvm, tmp_path: Path) -> None:
     gic.set_dist_reg(0x6000 + 8 * 41, second_cpu)
     gic.set_redist_reg(second_cpu, 0x10100, 1 << 27 | 1 << 3)
     gic.set_redist_reg(second_cpu, 0x10200, 1 << 3)
-    # KVM keeps what it can do of the tables' cacheability, of a register that nobody wrote as well
-    gic.set_redist_reg(second_cpu, 0x70, 0x80000 | 13)
     gic.set_dist_reg(0xC10, 0)  # ICFGR4: interrupts 64 to 79 are levels
     gic.set_levels(64, 1 << 2)
     gic.set_cpu_sysreg(second_cpu, sys_reg(3, 0, 4, 6, 0), 0xA0)  # ICC_PMR_EL1

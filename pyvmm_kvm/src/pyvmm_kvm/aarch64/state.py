@@ -208,8 +208,11 @@ def _pack(code: str, values: list[int]) -> bytes:
 
 def _restore_redist(gic: VgicV3, cpu: int, values: list[int]) -> None:
     *own, control = values[: len(_REDIST) + 1]
-    for offset, value in zip((*_REDIST, _CTLR), (*own, control), strict=True):
-        gic.set_redist_reg(cpu, offset, value)
+    for offset, value in zip(_REDIST, own, strict=True):
+        # one that nobody wrote says 0, and to write that has KVM put the cacheability of tables there
+        if gic.get_redist_reg(cpu, offset) != value:
+            gic.set_redist_reg(cpu, offset, value)
+    gic.set_redist_reg(cpu, _CTLR, control)
     gic.set_redist_reg(cpu, _SGI_BASE + _CLEAR_ENABLE, _ALL)
     gic.set_redist_reg(cpu, _SGI_BASE + _CLEAR_ACTIVE, _ALL)
     gic.set_levels(0, values[-1], cpu)
