@@ -13,7 +13,7 @@ import lab
 import pytest
 from guest import initramfs
 from lab import image
-from tests.lab import drivers
+from tests.lab import drivers, moves
 from tests.vmm.virtio_guest import CHUNK, MIB, from_ext2, is_clean, make_ext2, pattern
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ AARCH64 = lab.ARCHITECTURES["aarch64"]
 DRIVERS = ("virtio_mmio", "virtio_pci", "virtio_blk", "virtio_rng", "virtio_net")
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = "/tmp/arm64"
+MOVING = "tests/lab/vcpu_states.py"
 QUIET = "console=ttyAMA0 panic=-1 quiet"
 
 
@@ -120,35 +121,13 @@ def test_virtio_devices(guests: Guests, tmp_path: Path, transport: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("cpus", [1, 2])
 def test_a_guest_that_waits_moves_into_another_vm(guests: Guests, cpus: int) -> None:
-    done = guests.boot(guests.demo, "wait=60", "--cpus", str(cpus), program="tests/lab/vcpu_states.py")
-    assert done.status == 0, done.text + done.stderr.decode()
-    assert f"moved {cpus} vCPUs" in done.text
-    assert "refused [], other values in []" in done.text
-    assert "echo: hello" in done.text
-    assert b"arm64_vmm: the guest powered off" in done.stderr
+    moves.check_waiting(guests, MOVING, cpus)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("transport", ["mmio", "pci"])
 def test_a_guest_with_disks_moves_into_another_vm(guests: Guests, tmp_path: Path, transport: str) -> None:
-    content = os.urandom(100_000)
-    make_ext2(tmp_path / "vda", content)
-    (tmp_path / "vdb").write_bytes(bytes(8 * MIB))
-    disks = [guests.put(tmp_path / name) for name in ("vda", "vdb")]
-    options = ["--cpus", "2", "--transport", transport, "--rng", *(word for disk in disks for word in ("--disk", disk))]
-    done = guests.boot(guests.devices, "do=disk,blocks,rng", *options, program="tests/lab/vcpu_states.py")
-    assert done.status == 0, done.text + done.stderr.decode()
-    assert "failed" not in done.text
-    before, after = done.text.split("refused [], other values in []")
-    assert f"disk: read {len(content)} bytes, crc {zlib.crc32(content):08x}" in before
-    assert "rng: from virtio_rng.0 64 bytes" in after
-    for disk in disks:
-        guests.host.get(disk, tmp_path / "after")
-    assert from_ext2(tmp_path / "after/vda", "output") == pattern(MIB, 1)
-    assert is_clean(tmp_path / "after/vda")
-    second = (tmp_path / "after/vdb").read_bytes()
-    for cpu in range(2):
-        assert second[3 * MIB + cpu * CHUNK : 3 * MIB + (cpu + 1) * CHUNK] == pattern(CHUNK, 100 + cpu)
+    moves.check_disks(guests, MOVING, tmp_path, "--transport", transport)
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.lab import moves
 from tests.lab.riscv64_guests import FOLDER, Guests
 from tests.vmm.virtio_guest import CHUNK, MIB, from_ext2, is_clean, make_ext2, pattern
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import lab
 
 ROOT = Path(__file__).resolve().parents[2]
+MOVING = "tests/lab/riscv64_states.py"
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +50,13 @@ def test_a_restart_is_no_panic(guests: Guests) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cpus", [1, 2])
-def test_harts_and_plic_get_their_state_back(guests: Guests, cpus: int) -> None:
-    done = guests.boot(guests.demo, "wait=60", "--cpus", str(cpus), program="tests/lab/riscv64_states.py")
-    assert done.status == 0, done.text + done.stderr.decode()
-    assert "other values in []" in done.text
-    assert f"restored {cpus} vCPUs, refused []" in done.text
-    assert "echo: hello" in done.text
-    assert b"riscv64_vmm: the guest powered off" in done.stderr
+def test_a_guest_that_waits_moves_into_another_vm(guests: Guests, cpus: int) -> None:
+    moves.check_waiting(guests, MOVING, cpus)
+
+
+@pytest.mark.slow
+def test_a_guest_with_disks_moves_into_another_vm(guests: Guests, tmp_path: Path) -> None:
+    moves.check_disks(guests, MOVING, tmp_path)
 
 
 def test_virtio_devices(guests: Guests, tmp_path: Path) -> None:

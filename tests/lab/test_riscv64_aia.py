@@ -6,6 +6,7 @@ import zlib
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.lab import moves
 from tests.lab.riscv64_guests import Guests
 from tests.vmm.virtio_guest import MIB, make_ext2
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import lab
 
 pytestmark = pytest.mark.slow
+MOVING = "tests/lab/riscv64_states.py"
 # without guest interrupt files: those come with an IMSIC of the machine's own, and this emulator's console dislikes it
 WITH_AIA = ("-cpu", "rv64,h=true,x-smaia=true,x-ssaia=true")
 
@@ -26,13 +28,12 @@ def guests(host_of: Callable[..., lab.Host]) -> Guests:
 
 
 @pytest.mark.parametrize("cpus", [1, 2])
-def test_linux_takes_input_by_the_aplic(guests: Guests, cpus: int) -> None:
-    options = ["--cpus", str(cpus), "--interrupts", "aia"]
-    done = guests.boot(guests.demo, "wait=60", *options, program="tests/lab/riscv64_states.py")
-    assert done.status == 0, done.text + done.stderr.decode()
-    assert f"-riscv64, {cpus} CPU{'s' * (cpus > 1)}, 256 MiB of memory" in done.text
-    assert "echo: hello" in done.text
-    assert b"riscv64_vmm: the guest powered off" in done.stderr
+def test_a_guest_moves_into_another_vm_and_takes_input_by_the_aplic(guests: Guests, cpus: int) -> None:
+    moves.check_waiting(guests, MOVING, cpus, "--interrupts", "aia")
+
+
+def test_a_guest_with_disks_moves_into_another_vm(guests: Guests, tmp_path: Path) -> None:
+    moves.check_disks(guests, MOVING, tmp_path, "--interrupts", "aia")
 
 
 def test_virtio_devices(guests: Guests, tmp_path: Path) -> None:
