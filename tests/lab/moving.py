@@ -2,8 +2,8 @@
 
 Once the guest has said one of `MOMENTS`, its vCPUs and virtio devices are paused, and with half a word typed that it
 has not read yet, everything is saved as bytes. The machine is closed, another of the same kind and arguments is made,
-gets all of that, and runs the guest to its end, with the rest of the word. A program of an architecture says what is
-its own.
+gets all of that, and runs the guest to its end; the rest of the word is typed there. A program of an architecture says
+what is its own.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ MOMENTS = (WAITS, b"disk: read")
 """The demo's init waits for input; that of the virtio devices has read from a disk and not written yet."""
 BEFORE, AFTER = b"hel", b"lo\npoweroff\n"
 DEVICES = (Pl011, Pl031, Plic, Serial, VirtioMmio)
+PATIENCE = 1.0
+"""Seconds for the guest to become idle, so that only an interrupt gets it to read what is typed."""
 CHUNK = 1 << 16
 Thing = TypeVar("Thing")
 
@@ -60,7 +62,8 @@ class Watcher(Console):
         """Look for what the init says."""
         super().read_line(line)
         if not self.machine.moved and any(moment in line for moment in MOMENTS):
-            self.machine.loop.call_soon(lambda: self.machine.save(WAITS in line))
+            waits = WAITS in line
+            self.machine.loop.call_later(PATIENCE * waits, lambda: self.machine.save(waits))
 
 
 class MovingMachine(Machine):
@@ -132,9 +135,13 @@ class MovingMachine(Machine):
         for device in self.virtio_devices():
             device.resume()
         if snapshot.waits:
-            assert self.serial.enqueue(AFTER) == len(AFTER)
+            self.loop.call_later(PATIENCE, self.type_rest)
         print(f"\nmoved {len(self.vcpus)} vCPUs, {len(snapshot.memory) * CHUNK >> 20} MiB, {', '.join(self.devices())}")
         print(f"refused {refused}, other values in {differ}", flush=True)
+
+    def type_rest(self) -> None:
+        """Type what was not typed before."""
+        assert self.serial.enqueue(AFTER) == len(AFTER)
 
     def load_vcpu(self, vcpu: VcpuFd, data: bytes) -> tuple[list[int], list[int]]:
         """Restore a vCPU; returns the registers that were refused, and those that have another value."""
