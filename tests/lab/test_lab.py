@@ -110,14 +110,18 @@ def test_the_command_has_the_status_and_the_shared_folder(tmp_path: Path) -> Non
 def test_whatever_ends_the_lab_ends_its_host(number: int, status: int) -> None:
     before = strays()
     process = subprocess.Popen(
-        [sys.executable, "-m", "lab", "x86_64", "--", "sh", "-c", "echo here; sleep 1000"], cwd=ROOT,
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        # who runs the tests in the background may have SIGINT ignored
+        ["env", "--default-signal=INT", sys.executable, "-m", "lab", "x86_64", "--", "sh", "-c", "echo here; sleep 1h"],
+        cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     with process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"here\n"
         process.send_signal(number)
-        assert process.wait(20) == status
+        try:
+            assert process.wait(20) == status
+        finally:
+            process.kill()
         assert process.stderr is not None
         if status > 0:
             assert process.stderr.read().splitlines()[-1] == b"lab: interrupted; the host was ended"
