@@ -4,8 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import lab
@@ -26,9 +27,17 @@ def command(*words: str, env: Mapping[str, str] | None = None) -> subprocess.Com
     )  # fmt: skip
 
 
-def strays() -> list[str]:
-    """Return the emulators that run for the lab."""
-    found = subprocess.run(["pgrep", "-af", "qemu-system.*name=lab"], capture_output=True, text=True, check=False)
+@pytest.fixture
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Have the hosts of a test keep their files in a folder of its own, by which their emulators are known."""
+    with tempfile.TemporaryDirectory(prefix="strays-") as name:  # pytest's are too long for the path of a socket
+        monkeypatch.setenv("TMPDIR", name)
+        yield Path(name)
+
+
+def strays(temporary: Path) -> list[str]:
+    """Return the emulators that run for a test."""
+    found = subprocess.run(["pgrep", "-af", f"qemu-system.*{temporary}"], capture_output=True, text=True, check=False)
     return [line for line in found.stdout.splitlines() if "pgrep" not in line]
 
 
@@ -92,23 +101,21 @@ def test_a_host_that_panics_is_named_and_leaves_nothing(tmp_path: Path) -> None:
         host.run(["true"])
 
 
-def test_the_command_has_the_status_and_the_shared_folder(tmp_path: Path) -> None:
+def test_the_command_has_the_status_and_the_shared_folder(temporary: Path, tmp_path: Path) -> None:
     (tmp_path / "in").write_text("from here")
-    before = strays()
     done = command(
         "x86_64", "--share", str(tmp_path), "--", "sh", "-c", "cat /share/in; echo back > /share/out; exit 9"
     )
     assert (done.returncode, done.stdout) == (9, "from here")
     assert (tmp_path / "out").read_text() == "back\n"
-    assert strays() == before
+    assert strays(temporary) == []
 
 
 @pytest.mark.parametrize(
     ("number", "status"),
     [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 130, marks=pytest.mark.slow), (signal.SIGKILL, -9)],
 )
-def test_whatever_ends_the_lab_ends_its_host(number: int, status: int) -> None:
-    before = strays()
+def test_whatever_ends_the_lab_ends_its_host(temporary: Path, number: int, status: int) -> None:
     process = subprocess.Popen(
         # who runs the tests in the background may have SIGINT ignored
         ["env", "--default-signal=INT", sys.executable, "-m", "lab", "x86_64", "--", "sh", "-c", "echo here; sleep 1h"],
@@ -126,7 +133,7 @@ def test_whatever_ends_the_lab_ends_its_host(number: int, status: int) -> None:
         if status > 0:
             assert process.stderr.read().splitlines()[-1] == b"lab: interrupted; the host was ended"
     time.sleep(0.2)
-    assert strays() == before
+    assert strays(temporary) == []
 
 
 def test_a_time_limit_ends_the_command() -> None:
