@@ -35,16 +35,21 @@ class SplitMachine(Machine):
         self.vm.set_tss_address(TSS_ADDRESS)
         self.vm.enable_cap(Cap.SPLIT_IRQCHIP, INPUTS)
         self.kvm_interrupts = self.own(KvmInterrupts(self.vm, self.loop, lines=IrqRouting()))
-        self.ioapic = Ioapic(self.vm.signal_msi)
+        self.ioapic = Ioapic(self.send)
         self.ioapic.on_route = self.on_route
         self.io.register_mmio(self.ioapic, [BusRange(BASE, SIZE)])
-        self.injected = self.ended = 0
+        self.sent = self.injected = self.late = self.ended = 0
         self.pic = Pic(self.on_intr)
         self.ticks = 0
         self.timer = FanOut(self.pic.line(0), self.ioapic.line(TIMER_INPUT))
         self.pit = Pit(self, self.loop)
         register_ports(self.io, self.pic)
         self.io.register_pio(self.pit, [BusRange(0x40, 4)])  # the example's keyboard controller has port 0x61
+
+    def send(self, address: int, data: int) -> None:
+        """Send a message of the IOAPIC."""
+        self.sent += 1
+        self.vm.signal_msi(address, data)
 
     # the timer's interrupt, counted
 
@@ -82,6 +87,7 @@ class SplitMachine(Machine):
         if self.pic.pending() and vcpu.ready_for_interrupt_injection:
             vcpu.interrupt(self.pic.acknowledge())
             self.injected += 1
+            self.late += self.sent > 0
         vcpu.request_interrupt_window = self.pic.pending()
 
     def on_rare_exit(self, vcpu: VcpuFd, exit_: VcpuExit) -> None:

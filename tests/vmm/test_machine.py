@@ -38,7 +38,8 @@ def test_triple_fault_is_reported(program: Callable[[bytes], str], vmm: Vmm) -> 
     done = vmm("--kernel", program(bytes.fromhex("0f011d000000000f0b")), "--memory", "16")
     assert done.returncode == 1, done.stderr
     assert "minimal_vmm: triple fault on vCPU 0" in done.stderr
-    assert "mode protected" in done.stderr
+    # an AMD host has reset the registers by then, and the report says so
+    assert "mode protected" in done.stderr or "registers are those of a reset" in done.stderr
     assert "last exits" in done.stderr
 
 
