@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from pyvmm_virtio.fuzz.writers import Writer
 
+START_SECONDS = 1
+
 
 class Racer(Thread):
     """Copies descriptors over each other, and turns directions and links, while its ``with`` block lasts.
@@ -78,6 +80,9 @@ class Racer(Thread):
         with self._changed:
             self._free = True
             self._changed.notify_all()
+            if not self.changes:
+                # on a busy machine the thread may not have run yet when all is over
+                self._changed.wait_for(lambda: self.changes, START_SECONDS)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
