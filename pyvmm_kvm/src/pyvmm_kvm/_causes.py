@@ -68,6 +68,8 @@ _X86: Causes = {
     ("KVM_X86_SET_MSR_FILTER", errno.EINVAL): "deny-by-default without ranges, flags or sizes that KVM does not know",
 }
 
+_RAN_ALREADY = "a vCPU has run already: create the interrupt controller before"
+_GIC_INCOMPLETE = "the GIC is not complete: call its init() when all vCPUs are created"
 _BEFORE_INIT = "the vCPU is no processor yet: call vcpu_init first"
 _BEFORE_FINALIZE = "the vCPU has a feature that is not settled yet, such as SVE: call vcpu_finalize first"
 _ARM64: Causes = {
@@ -78,12 +80,12 @@ _ARM64: Causes = {
     # this call makes a GICv2, and most hosts have another one
     ("KVM_CREATE_IRQCHIP", errno.ENODEV): "this host's GIC cannot be a GICv2: make an aarch64.platform.VgicV3 instead",
     ("KVM_CREATE_IRQCHIP", errno.EEXIST): "the VM has an interrupt controller",
-    ("KVM_CREATE_IRQCHIP", errno.EBUSY): "a vCPU has run already: create the interrupt controller before",
+    ("KVM_CREATE_IRQCHIP", errno.EBUSY): _RAN_ALREADY,
     ("KVM_CREATE_DEVICE", errno.ENODEV): (
         "this host's KVM has no device of that type: a GICv2 needs a host whose GIC has such a mode, a GICv3 and an "
         "ITS one with a GICv3"
     ),
-    ("KVM_CREATE_DEVICE", errno.EBUSY): "a vCPU has run already: create the interrupt controller before",
+    ("KVM_CREATE_DEVICE", errno.EBUSY): _RAN_ALREADY,
     ("KVM_SET_USER_MEMORY_REGION", errno.EFAULT): (
         "it ends beyond the VM's guest physical addresses: create_vm_with_ipa_size says how many bits they have"
     ),
@@ -97,8 +99,8 @@ _ARM64: Causes = {
     ("KVM_RUN", errno.ENOEXEC): _BEFORE_INIT,
     ("KVM_RUN", errno.EPERM): _BEFORE_FINALIZE,
     ("KVM_RUN", errno.ENXIO): "the GIC has no address for its distributor or for a redistributor of each vCPU",
-    ("KVM_RUN", errno.EBUSY): "the GIC is not complete: call its init() when all vCPUs are created",
-    ("KVM_RUN", errno.ENODEV): "the GIC is not complete: call its init() when all vCPUs are created",
+    ("KVM_RUN", errno.EBUSY): _GIC_INCOMPLETE,
+    ("KVM_RUN", errno.ENODEV): _GIC_INCOMPLETE,
     ("KVM_RUN", errno.EINVAL): (
         "the GIC's frames overlap, or the private interrupts of two timers or of the performance monitor are the same"
     ),
@@ -121,7 +123,7 @@ _RISCV64: Causes = {
         "this host's KVM has no device of that type: the AIA needs processors with the Ssaia extension; a PLIC of your "
         "own drives VcpuFd.interrupt everywhere"
     ),
-    ("KVM_CREATE_DEVICE", errno.EBUSY): "a vCPU has run already: create the interrupt controller before",
+    ("KVM_CREATE_DEVICE", errno.EBUSY): _RAN_ALREADY,
     ("KVM_SET_DEVICE_ATTR", errno.EBUSY): "the interrupt controller is complete already",
     ("KVM_SET_DEVICE_ATTR", errno.EINVAL): (
         "a number, address or mode that this host's AIA cannot have: modes but MODE_EMUL need guest interrupt files"
