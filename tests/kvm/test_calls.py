@@ -17,8 +17,8 @@ import pytest
 import pyvmm_kvm
 from pyvmm_kvm import Cap, ClosedError, IoEventAddress, Kvm, KvmError, MsrError, VcpuFd, VmFd, crash_report
 
+from .checks import code_of
 from .guests import ARCHITECTURES, MACHINE
-from .test_run import code_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,7 +16,6 @@ from pyvmm_kvm import (
     MEM_READONLY,
     Again,
     Cap,
-    ClosedError,
     ExitTrace,
     Intr,
     IoEventAddress,
@@ -31,6 +30,7 @@ from pyvmm_kvm import (
 )
 from pyvmm_kvm._kvm import lib
 
+from .checks import check_closed, check_doorbells, code_of
 from .guests import ENTRY, MMIO, PROGRAMS, SIZE, START, ended, pc_of, put
 
 if TYPE_CHECKING:
@@ -40,14 +40,6 @@ if TYPE_CHECKING:
     from .guests import Guest
 
 pytestmark = pytest.mark.kvm
-
-
-def code_of(call: Callable[[], object]) -> int:
-    """The errno that a call fails with."""
-    with pytest.raises(KvmError) as caught:
-        call()
-    assert caught.value.errno is not None
-    return caught.value.errno
 
 
 # exits
@@ -166,26 +158,7 @@ def test_nonsense_from_below_stays_inside_the_page(
 
 
 def test_ioeventfd_matches_value_and_width(boot: Callable[..., Guest]) -> None:
-    guest = boot("doorbell")
-    byte, word, address = os.eventfd(0, os.EFD_NONBLOCK), os.eventfd(0, os.EFD_NONBLOCK), IoEventAddress.Mmio(MMIO)
-    try:
-        guest.vm.register_ioevent(byte, address, datamatch=(7, 1))
-        guest.vm.register_ioevent(word, address, datamatch=(7, 2))
-        assert code_of(lambda: guest.vm.register_ioevent(byte, address, datamatch=(7, 1))) == errno.EEXIST
-        exit_ = guest.vcpu.run()
-        assert isinstance(exit_, MmioWrite)
-        assert bytes(exit_.data) == b"\x08"
-        assert (os.eventfd_read(byte), os.eventfd_read(word)) == (1, 1)
-        for wrong in (None, (7, 4), (8, 1)):
-            with pytest.raises(KvmError, match="ENOENT"):
-                guest.vm.unregister_ioevent(byte, address, datamatch=wrong)
-        guest.vm.unregister_ioevent(byte, address, datamatch=(7, 1))
-        guest.vm.unregister_ioevent(word, address, datamatch=(7, 2))
-        with pytest.raises(KvmError, match="exactly this eventfd"):
-            guest.vm.unregister_ioevent(word, address, datamatch=(7, 2))
-    finally:
-        os.close(byte)
-        os.close(word)
+    check_doorbells(boot("doorbell"), IoEventAddress.Mmio(MMIO), MmioWrite)
 
 
 def test_ioeventfd_without_a_match_takes_every_width_at_an_address(boot: Callable[..., Guest]) -> None:
@@ -323,24 +296,7 @@ def test_run_page_fields(boot: Callable[..., Guest]) -> None:
 
 @pytest.mark.parametrize("name", ["get_mp_state", "get_reg_list", "get_stats_fd", "run"])
 def test_a_closed_vcpu_makes_no_system_call(boot: Callable[..., Guest], name: str) -> None:
-    guest = boot("end")
-    number = guest.vcpu.fileno()
-    guest.vcpu.close()
-    # whoever gets the number next must not feel our calls
-    other = os.eventfd(0, os.EFD_NONBLOCK)
-    if other != number:
-        os.dup2(other, number)
-    try:
-        with pytest.raises(ClosedError, match="VcpuFd is closed") as caught:
-            getattr(guest.vcpu, name)()
-        assert caught.value.errno == errno.EBADF
-        assert isinstance(caught.value, (ValueError, OSError))
-        guest.vcpu.close()
-        os.eventfd_write(number, 1)
-        assert os.eventfd_read(other) == 1
-    finally:
-        for fd in {other, number}:
-            os.close(fd)
+    check_closed(boot("end"), name)
 
 
 def test_trace_is_read_back(boot: Callable[..., Guest], tmp_path: Path) -> None:

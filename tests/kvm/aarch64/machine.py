@@ -10,18 +10,17 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pyvmm_kvm import Kvm, MmioWrite
+from pyvmm_kvm import Kvm
 from pyvmm_kvm.aarch64.modes import setup_boot
 from pyvmm_kvm.aarch64.platform import VgicIts, VgicV3
 from pyvmm_kvm.aarch64.state import VcpuState, VmState
 from pyvmm_kvm.aarch64.structs import VcpuInit
 
+from ..checks import number
 from ..guests import ENTRY, put, words
 
 if TYPE_CHECKING:
     from typing import Any, TypeAlias
-
-    from pyvmm_kvm import VcpuExit
 
     # with arm64's calls
     Vm: TypeAlias = Any
@@ -81,16 +80,16 @@ class Machine:
     def save(self, folder: Path) -> None:
         """The whole machine as files; the GIC before memory, which it writes its tables into."""
         (folder / "vm").write_bytes(bytes(VmState.save(self.gic, self.vcpus, self.its)))
-        for number, vcpu in enumerate(self.vcpus):
-            (folder / f"vcpu{number}").write_bytes(bytes(VcpuState.save(vcpu, self.init)))
+        for at, vcpu in enumerate(self.vcpus):
+            (folder / f"vcpu{at}").write_bytes(bytes(VcpuState.save(vcpu, self.init)))
         (folder / "memory").write_bytes(self.memory[:])
 
     @classmethod
     def restore(cls, kvm: Kvm, folder: Path, *, vcpus: int = 1, its: bool = False) -> Machine:
         """And back."""
         machine = cls(kvm, memory=(folder / "memory").read_bytes(), vcpus=vcpus, its=its)
-        for number, vcpu in enumerate(machine.vcpus):
-            refused = VcpuState.from_bytes((folder / f"vcpu{number}").read_bytes()).restore(vcpu)
+        for at, vcpu in enumerate(machine.vcpus):
+            refused = VcpuState.from_bytes((folder / f"vcpu{at}").read_bytes()).restore(vcpu)
             if refused:
                 raise AssertionError(f"registers were refused: {[hex(register) for register in refused]}")
         VmState.from_bytes((folder / "vm").read_bytes()).restore(machine.gic, machine.vcpus, machine.its)
@@ -100,13 +99,6 @@ class Machine:
         """Everything that was opened."""
         for fd in (*self.vcpus, self.gic, *([self.its] if self.its else []), self.vm, self.memory):
             fd.close()
-
-
-def number(exit_: VcpuExit) -> int:
-    """What a guest wrote to MMIO."""
-    if not isinstance(exit_, MmioWrite):
-        raise AssertionError(repr(exit_))
-    return int.from_bytes(exit_.data, "little")
 
 
 if __name__ == "__main__":

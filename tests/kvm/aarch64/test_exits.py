@@ -18,7 +18,6 @@ from pyvmm_kvm import (
     Intr,
     Kvm,
     KvmError,
-    MmioRead,
     MmioWrite,
     MpState,
     RunControl,
@@ -33,8 +32,9 @@ from pyvmm_kvm.aarch64.registers import MPIDR_EL1, PSCI_VERSION, TIMER_CNT, core
 from pyvmm_kvm.aarch64.structs import VcpuInit
 from pyvmm_kvm.aarch64.vm import IRQ_TYPE_PPI, IRQ_TYPE_SPI, irq_number
 
+from ..checks import check_widths, number
 from ..guests import ARM_AT_MMIO, ARM_END, ENTRY, MMIO, ended, put, words
-from .machine import TICKING, Machine, number
+from .machine import TICKING, Machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,20 +54,7 @@ PAIR = words("a9400c22")
 def test_memory_mapped_io_of_every_width(boot: Callable[..., Guest]) -> None:
     # mov x0,#-2; strb, strh, str w and str x of it; ldrb w2,[x1,#16]; ldr x3,[x1,#24]; str of both
     code = "92800020 39000020 79000420 b9000420 f9000420 39404022 f9400c23 f9001022 f9001423"
-    guest = boot(ARM_AT_MMIO + words(code) + ARM_END)
-    for offset, width in ((0, 1), (2, 2), (4, 4), (8, 8)):
-        exit_ = guest.vcpu.run()
-        assert isinstance(exit_, MmioWrite)
-        assert (exit_.addr, bytes(exit_.data)) == (MMIO + offset, (-2 % (1 << 64)).to_bytes(8, "little")[:width])
-    for offset, answer in ((16, b"\x85"), (24, b"abcdefgh")):
-        exit_ = guest.vcpu.run()
-        assert isinstance(exit_, MmioRead)
-        assert (exit_.addr, len(exit_.data)) == (MMIO + offset, len(answer))
-        exit_.data[:] = answer
-    short, whole = (number(guest.vcpu.run()) for _ in range(2))
-    assert short == 0x85
-    assert whole == int.from_bytes(b"abcdefgh", "little")
-    assert ended(guest.vcpu.run())
+    check_widths(boot(ARM_AT_MMIO + words(code) + ARM_END))
 
 
 def test_psci_switches_off_and_resets(boot: Callable[..., Guest]) -> None:

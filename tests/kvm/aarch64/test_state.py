@@ -15,7 +15,8 @@ from pyvmm_kvm.aarch64.registers import MPIDR_EL1, core, sys_reg
 from pyvmm_kvm.aarch64.state import VcpuState, VmState
 from pyvmm_kvm.aarch64.structs import VcpuInit
 
-from .machine import Machine, number
+from ..checks import number
+from .machine import Machine
 from .messages import DEVICE, EVENT, LPI, PENDING, TRANSLATER, with_messages
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ from pyvmm_kvm import (
     Intr,
     Kvm,
     KvmError,
-    MmioRead,
     MmioWrite,
     MpState,
     RiscvDebug,
@@ -27,6 +26,7 @@ from pyvmm_kvm import (
 from pyvmm_kvm.riscv64.debug import GuestDebug
 from pyvmm_kvm.riscv64.registers import core, csr, fp_d, isa_ext, sbi_ext, timer
 
+from ..checks import check_widths, number
 from ..guests import ENTRY, MMIO, RISCV_AT_MMIO, RISCV_END, ended, put, words
 
 if TYPE_CHECKING:
@@ -43,27 +43,10 @@ REPORT = RISCV_AT_MMIO + words("142022f3 00533023 141022f3 00533423") + RISCV_EN
 SCAUSE_BREAKPOINT, SCAUSE_EXTERNAL = 3, 1 << 63 | 9
 
 
-def number(exit_: VcpuExit) -> int:
-    """What a guest wrote to MMIO."""
-    assert isinstance(exit_, MmioWrite), exit_
-    return int.from_bytes(exit_.data, "little")
-
-
 def test_memory_mapped_io_of_every_width(boot: Callable[..., Guest]) -> None:
     # li t0,-2; sb, sh, sw and sd of it; lbu t2,16(t1); ld t3,24(t1); sd of both
     code = "ffe00293 00530023 00531123 00532223 00533423 01034383 01833e03 02733023 03c33423"
-    guest = boot(RISCV_AT_MMIO + words(code) + RISCV_END)
-    for offset, width in ((0, 1), (2, 2), (4, 4), (8, 8)):
-        exit_ = guest.vcpu.run()
-        assert isinstance(exit_, MmioWrite)
-        assert (exit_.addr, bytes(exit_.data)) == (MMIO + offset, (-2 % (1 << 64)).to_bytes(8, "little")[:width])
-    for offset, answer in ((16, b"\x85"), (24, b"abcdefgh")):
-        exit_ = guest.vcpu.run()
-        assert isinstance(exit_, MmioRead)
-        assert (exit_.addr, len(exit_.data)) == (MMIO + offset, len(answer))
-        exit_.data[:] = answer
-    assert [number(guest.vcpu.run()) for _ in range(2)] == [0x85, int.from_bytes(b"abcdefgh", "little")]
-    assert ended(guest.vcpu.run())
+    check_widths(boot(RISCV_AT_MMIO + words(code) + RISCV_END))
 
 
 def test_calls_of_the_sbi_that_are_ours(boot: Callable[..., Guest]) -> None:

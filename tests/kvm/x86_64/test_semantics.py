@@ -21,12 +21,13 @@ from pyvmm_kvm import (
     IrqRoute,
     IrqRouting,
     Kvm,
-    KvmError,
     MmioWrite,
     MpState,
     MsrError,
     Msrs,
 )
+
+from ..checks import check_doorbells, code_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,14 +35,6 @@ if TYPE_CHECKING:
     from .conftest import Guest
 
 pytestmark = pytest.mark.kvm
-
-
-def code_of(call: Callable[[], object]) -> int:
-    """The errno that a call fails with."""
-    with pytest.raises(KvmError) as caught:
-        call()
-    assert caught.value.errno is not None
-    return caught.value.errno
 
 
 # run() never retries: EINTR and EAGAIN are values
@@ -173,24 +166,7 @@ def test_extended_state_has_the_size_that_the_vm_says(boot: Callable[..., Guest]
 
 def test_ioeventfd_matches_value_and_width(boot: Callable[..., Guest]) -> None:
     # mov dx,0x510; mov ax,7; out dx,al; out dx,ax; mov al,8; out dx,al; hlt
-    guest = boot("ba 10 05 b8 07 00 ee ef b0 08 ee f4")
-    byte, word, port = os.eventfd(0, os.EFD_NONBLOCK), os.eventfd(0, os.EFD_NONBLOCK), IoEventAddress.Pio(0x510)
-    try:
-        guest.vm.register_ioevent(byte, port, datamatch=(7, 1))
-        guest.vm.register_ioevent(word, port, datamatch=(7, 2))
-        assert code_of(lambda: guest.vm.register_ioevent(byte, port, datamatch=(7, 1))) == errno.EEXIST
-        exit_ = guest.vcpu.run()
-        assert isinstance(exit_, IoOut)
-        assert bytes(exit_.data) == b"\x08"
-        assert (os.eventfd_read(byte), os.eventfd_read(word)) == (1, 1)
-        for wrong in (None, (7, 4), (8, 1)):
-            assert code_of(lambda wrong=wrong: guest.vm.unregister_ioevent(byte, port, datamatch=wrong)) == errno.ENOENT  # type: ignore[misc]
-        guest.vm.unregister_ioevent(byte, port, datamatch=(7, 1))
-        guest.vm.unregister_ioevent(word, port, datamatch=(7, 2))
-        assert code_of(lambda: guest.vm.unregister_ioevent(word, port, datamatch=(7, 2))) == errno.ENOENT
-    finally:
-        os.close(byte)
-        os.close(word)
+    check_doorbells(boot("ba 10 05 b8 07 00 ee ef b0 08 ee f4"), IoEventAddress.Pio(0x510), IoOut)
 
 
 def test_ioeventfd_without_a_match_takes_every_width_at_an_address(boot: Callable[..., Guest]) -> None:
