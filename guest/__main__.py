@@ -1,16 +1,14 @@
 """Prepare the demo guest and boot it with the example VMM: ``python -m guest boot``."""
 
 import argparse
-import fcntl
 import json
 import os
 import sys
 from pathlib import Path
 
 from guest import distribution, initramfs, kernel
-from guest.host import GuestError, is_pvm, say
+from guest.host import GuestError, is_pvm, kvm_refusal, say
 
-KVM_GET_API_VERSION = 0xAE00
 VMM = Path(__file__).resolve().parent.parent / "examples" / "minimal_vmm.py"
 
 
@@ -25,16 +23,6 @@ def command_line(wait: int | None) -> str:
     """Return what the guest's kernel is told; ``wait`` is for the demo init."""
     words = ["console=ttyS0", "panic=-1", "reboot=k", "quiet"]
     return " ".join(words if wait is None else [*words, f"wait={wait}"])
-
-
-def kvm_refusal() -> str:
-    """Return why /dev/kvm is of no use, or nothing where it is."""
-    try:
-        with open("/dev/kvm", "r+b", buffering=0) as kvm:
-            fcntl.ioctl(kvm, KVM_GET_API_VERSION)
-    except OSError as error:
-        return f"/dev/kvm does not open ({error.strerror})"
-    return ""
 
 
 def boot_in_lab(initrd: Path, words: str, more: list[str]) -> int:
@@ -83,18 +71,16 @@ def main() -> int:
     if more and arguments.what == "prepare":
         parser.error(f"prepare does not take {' '.join(more)}")
     try:
-        if arguments.what != "prepare" and (refusal := kvm_refusal()):
-            say(f"{refusal}: booting the same guest in an emulated host that has KVM, which takes a minute or two.")
-            initrd = initramfs.demo() if arguments.what == "boot" else initramfs.shell()
-            words = command_line((60 if sys.stdin.isatty() else 0) if arguments.what == "boot" else None)
-            return boot_in_lab(initrd, words, more)
-        image = guest_kernel(arguments.flavour)
-        if arguments.what == "boot":
-            boot(image, initramfs.demo(), command_line(60 if sys.stdin.isatty() else 0), more)
-        elif arguments.what == "shell":
-            boot(image, initramfs.shell(), command_line(None), more)
+        if arguments.what != "prepare":
+            demo = arguments.what == "boot"
+            initrd = initramfs.demo() if demo else initramfs.shell()
+            words = command_line((60 if sys.stdin.isatty() else 0) if demo else None)
+            if refusal := kvm_refusal():
+                say(f"{refusal}: booting the same guest in an emulated host that has KVM, which takes a minute or two.")
+                return boot_in_lab(initrd, words, more)
+            boot(guest_kernel(arguments.flavour), initrd, words, more)
         files = {
-            "kernel": str(image),
+            "kernel": str(guest_kernel(arguments.flavour)),
             "initrd": str(initramfs.demo()),
             "shell": str(initramfs.shell()),
             "cmdline": command_line(None),

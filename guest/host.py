@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+KVM_GET_API_VERSION = 0xAE00
+
 
 class GuestError(Exception):
     """The guest could not be prepared; the message says why and what to do."""
@@ -23,6 +25,16 @@ def is_pvm() -> bool:
     """Whether KVM here works without hardware virtualization and emulates the guest's kernel mode."""
     flags = Path("/proc/cpuinfo").read_text().partition("flags")[2].partition("\n")[0].split()
     return Path("/sys/module/kvm_pvm").exists() and not {"vmx", "svm"} & set(flags)
+
+
+def kvm_refusal() -> str:
+    """Return why /dev/kvm is of no use, or nothing where it is."""
+    try:
+        with open("/dev/kvm", "r+b", buffering=0) as kvm:
+            fcntl.ioctl(kvm, KVM_GET_API_VERSION)
+    except OSError as error:
+        return f"/dev/kvm does not open ({error.strerror})"
+    return ""
 
 
 def say(message: str) -> None:

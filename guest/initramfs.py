@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
@@ -21,6 +22,8 @@ CROSS_COMPILERS = {
     "riscv64": ("gcc-riscv64-linux-gnu", "libc6-dev-riscv64-cross"),
     "x86_64": ("gcc-x86-64-linux-gnu", "libc6-dev-amd64-cross"),
 }
+
+PREPARED = "initramfs/{name}.cpio"
 
 SHELL_INIT = """#!/bin/busybox sh
 /bin/busybox mkdir -p /proc /sys /dev
@@ -61,8 +64,17 @@ def virtio(architecture: str = THIS_MACHINE, modules: Sequence[bytes] = ()) -> P
     return _compiled("virtio", HERE / "virtio.c", architecture, modules)
 
 
+def prepare(folder: Path) -> None:
+    """Put those for this machine where another host takes them from (`host.prepared`)."""
+    for make in (demo, devices, virtio, shell):
+        name = make.__name__ if make is shell else f"{make.__name__}-{THIS_MACHINE}"
+        into = folder / PREPARED.format(name=name)
+        into.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(make(), into)
+
+
 def _compiled(name: str, source: Path, architecture: str, modules: Sequence[bytes] = ()) -> Path:
-    if not modules and (image := prepared(f"initramfs/{name}-{architecture}.cpio")):
+    if not modules and (image := prepared(PREPARED.format(name=f"{name}-{architecture}"))):
         return image
     install(["cpio"], "which packs the guest's initramfs")
     ingredients = b"".join(path.read_bytes() for path in (source, *sorted(HERE.glob("*.h"))))
@@ -78,7 +90,7 @@ def _compiled(name: str, source: Path, architecture: str, modules: Sequence[byte
 
 def shell() -> Path:
     """Return the initramfs with a busybox shell."""
-    if image := prepared("initramfs/shell.cpio"):
+    if image := prepared(PREPARED.format(name="shell")):
         return image
     install(["busybox-static", "cpio"], "which make the guest's shell")
     busybox = Path("/bin/busybox").read_bytes()

@@ -29,6 +29,9 @@ LEFT_OUT = [
 ]
 
 
+PREPARED = "kernels/{flavour}"
+
+
 class Flavour(NamedTuple):
     """One configuration of the kernel."""
 
@@ -60,7 +63,7 @@ def build(flavour: str = "boot") -> Kernel:
     Raises:
         GuestError: a package could not be installed or the build failed.
     """
-    if folder := prepared(f"kernels/{flavour}"):
+    if folder := prepared(PREPARED.format(flavour=flavour)):
         return Kernel(folder / "vmlinux", folder / "bzImage", folder / "System.map")
     install(PACKAGES, "which build the guest's kernel")
     version = run(["dpkg-query", "-W", "-f", "${Version}", SOURCE])
@@ -75,6 +78,15 @@ def build(flavour: str = "boot") -> Kernel:
                 built.rename(folder)
             say(f"  kept in {folder}")
     return kernel
+
+
+def prepare(folder: Path) -> None:
+    """Put every flavour where another host takes it from (`host.prepared`)."""
+    for flavour in FLAVOURS:
+        into = folder / PREPARED.format(flavour=flavour)
+        into.mkdir(parents=True)
+        for path in build(flavour):
+            shutil.copy(path, into)
 
 
 def _key(flavour: str, version: str) -> str:

@@ -1,20 +1,10 @@
 """What every test shares: the markers that ask for /dev/kvm or for patience, and the count of what they skipped."""
 
-import os
 from collections.abc import Generator
 from typing import Any
 
 import pytest
-from guest.host import NotPrepared, is_pvm
-
-
-def kvm_unavailable() -> str:
-    """Why /dev/kvm does not open, or an empty string where it does."""
-    try:
-        os.close(os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC))
-    except OSError as error:
-        return f"/dev/kvm does not open: {error.strerror}"
-    return ""
+from guest.host import NotPrepared, is_pvm, kvm_refusal
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -22,7 +12,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    reason = kvm_unavailable()
+    reason = kvm_refusal()
     in_lab = is_pvm() and not config.getoption("--slow")
     for item in items:
         if reason and (item.get_closest_marker("kvm") or item.get_closest_marker("guest")):
