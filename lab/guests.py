@@ -5,10 +5,9 @@ scripts make of it, with a network by DHCP and a root account without a password
 """
 
 import hashlib
-import tempfile
 from pathlib import Path
 
-from guest.host import cache_folder, install, locked, run, step
+from guest.host import cache_folder, install, run
 
 from lab import debian
 from lab.architectures import X86_64, Architecture
@@ -46,7 +45,7 @@ CUSTOMIZE = (
     'systemctl --root="$1" mask apt-daily.timer apt-daily-upgrade.timer fstrim.timer dpkg-db-backup.timer',
     'systemctl --root="$1" mask systemd-networkd-wait-online.service e2scrub_reap.service e2scrub_all.timer',
 )
-IMAGE_SIZE = "600M"
+IMAGE, IMAGE_SIZE = "image.ext4", "600M"
 
 
 def kernel(package: str, architecture: Architecture = X86_64, suite: str = SUITE) -> Path:
@@ -89,26 +88,23 @@ def system() -> Path:
         LabError: mmdebstrap or the archive said no.
     """
     key = hashlib.sha256(f"{SUITE} {PACKAGES} {CUSTOMIZE} {IMAGE_SIZE}".encode()).hexdigest()[:8]
-    image = cache_folder() / "lab" / f"debian-{SUITE}-{key}.ext4"
-    with locked("lab-system"):
-        if not image.exists():
-            install(["mmdebstrap", "e2fsprogs"], "which make a Debian system")
-            image.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=image.parent, prefix=".making-") as name:
-                unfinished = Path(name) / "image"
-                # the hook runs where files belong to whom they should, whoever we are
-                # a second mount of it is without the /proc and /sys that are mounted there meanwhile
-                pack = (
-                    'mkdir "$1.again" && mount --bind "$1" "$1.again" && '
-                    f'mke2fs -q -t ext4 -d "$1.again" "{unfinished}" {IMAGE_SIZE} && '
-                    'umount "$1.again" && rmdir "$1.again"'
-                )
-                Path(name).chmod(0o777)
-                hooks = [f"--customize-hook={hook}" for hook in (*CUSTOMIZE, pack)]
-                with step("lab: making a Debian system with systemd (about 60 s)"):
-                    options = ["--quiet", "--variant=minbase", f"--include={PACKAGES}", *hooks]
-                    run(["mmdebstrap", *options, SUITE, "/dev/null"])
-                if not unfinished.exists():
-                    raise LabError("mmdebstrap made no image; see what it said above")
-                unfinished.rename(image)
-    return image
+
+    def fill(into: Path) -> None:
+        install(["mmdebstrap", "e2fsprogs"], "which make a Debian system")
+        # the hook runs where files belong to whom they should, whoever we are
+        for folder in (into, into.parent):
+            folder.chmod(0o777)
+        # a second mount of it is without the /proc and /sys that are mounted there meanwhile
+        pack = (
+            'mkdir "$1.again" && mount --bind "$1" "$1.again" && '
+            f'mke2fs -q -t ext4 -d "$1.again" "{into / IMAGE}" {IMAGE_SIZE} && '
+            'umount "$1.again" && rmdir "$1.again"'
+        )
+        hooks = [f"--customize-hook={hook}" for hook in (*CUSTOMIZE, pack)]
+        run(["mmdebstrap", "--quiet", "--variant=minbase", f"--include={PACKAGES}", *hooks, SUITE, "/dev/null"])
+        if not (into / IMAGE).exists():
+            raise LabError("mmdebstrap made no image; see what it said above")
+        into.chmod(0o755)
+
+    folder = cache_folder() / "lab" / f"debian-{SUITE}-{key}"
+    return made(folder, "making a Debian system with systemd", 60, fill) / IMAGE

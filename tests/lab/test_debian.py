@@ -1,16 +1,22 @@
 """Debian's stock kernels, unmodified, and a whole Debian with systemd, as guests on hardware KVM."""
 
+from __future__ import annotations
+
 import hashlib
 import os
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import lab
 import pytest
 from guest import initramfs
 from lab import guests
 
-HostOf = Callable[..., lab.Host]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.lab.conftest import HostOf
+
 KERNELS = ("linux-image-cloud-amd64", "linux-image-6.12-cloud-amd64")
 VMM = ["python3", "examples/minimal_vmm.py"]
 SERVER = "python3 -m http.server 8000 --bind 127.0.0.1 --directory /srv >/dev/null 2>&1 &"
