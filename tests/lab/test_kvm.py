@@ -1,11 +1,14 @@
 """`pyvmm_kvm` on hardware KVM of three architectures: the doctor, and every test that has a meaning there."""
 
-from collections.abc import Callable
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import lab
 import pytest
 
-HostOf = Callable[..., lab.Host]
+if TYPE_CHECKING:
+    from tests.lab.conftest import HostOf
 
 
 @pytest.mark.parametrize("architecture", list(lab.ARCHITECTURES))

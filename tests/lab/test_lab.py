@@ -1,13 +1,15 @@
 """The lab itself: commands and their statuses, files in and out, and everything that can go wrong with a host."""
 
+from __future__ import annotations
+
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import lab
 import pytest
@@ -15,7 +17,11 @@ from guest.host import GuestError
 from lab import architectures, debian, image
 from lab.__main__ import arguments_of
 
-HostOf = Callable[..., lab.Host]
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from tests.lab.conftest import HostOf
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
