@@ -249,3 +249,106 @@ def test_hotplug_keeps_the_iommu(backend: pm.GuestMemoryMmap) -> None:
     larger.write_u8(1, 0x10000)
     assert larger.iommu() is iommu
     larger.close()
+
+
+def test_the_generation_moves_when_something_is_taken_back() -> None:
+    tlb = pm.Iotlb(capacity=2)
+    seen = [tlb.generation]
+
+    def moved() -> bool:
+        seen.append(tlb.generation)
+        assert seen[-1] >= seen[-2]
+        return seen[-1] != seen[-2]
+
+    tlb.set_mapping(0x1000, 0x10000, 0x2000, Read)
+    assert not moved(), "nothing was there before"
+    tlb.set_mapping(0x1000, 0x10000, 0x1000, ReadWrite)
+    assert not moved(), "the same place with more rights"
+    tlb.set_mapping(0x1000, 0x10000, 0x1000, Read)
+    assert moved(), "fewer rights"
+    tlb.set_mapping(0x1000, 0x20000, 0x800, ReadWrite)
+    assert moved(), "another place"
+    tlb.invalidate_mapping(0x9000, 0x1000)
+    tlb.invalidate_mapping(0x1800, 0)
+    assert not moved(), "nothing was there"
+    tlb.invalidate_mapping(0x1800, 8)
+    assert moved()
+    tlb.set_mapping(0x8000, 0, 0x1000, Read)
+    assert moved(), "a full table forgot"
+    tlb.invalidate_all()
+    assert moved()
+    tlb.invalidate_all()
+    assert not moved()
+
+
+@given(st.lists(st.tuples(st.integers(0, 7), st.integers(1, 4), st.integers(0, 3), st.booleans()), max_size=30))
+def test_what_was_looked_up_stays_right_while_the_generation_does(
+    changes: list[tuple[int, int, int, bool]],
+) -> None:
+    tlb = pm.Iotlb(capacity=5)
+    known: dict[tuple[int, Permissions], int] = {}
+    generation = tlb.generation
+    for page, count, target, unmap in changes:
+        if unmap:
+            tlb.invalidate_mapping(page << 12, count << 12)
+        else:
+            tlb.set_mapping(page << 12, target << 12, count << 12, Permissions(target or 3))
+        if tlb.generation != generation:
+            generation = tlb.generation
+            known.clear()
+        for (at, access), base in known.items():
+            assert [each.base for each in tlb.lookup(at, 1, access)] == [base]
+        for at in range(0, 0xC000, 0x1000):
+            for access in (Read, Write):
+                try:
+                    known[at, access] = next(iter(tlb.lookup(at, 1, access))).base
+                except pm.IotlbFails:
+                    assert (at, access) not in known
+
+
+def test_every_kind_of_guest_memory_has_a_generation() -> None:
+    with pm.GuestMemoryMmap.from_ranges([(0, 0x1000)]) as memory:
+        assert memory.generation == memory.insert_region(pm.GuestRegionMmap(0x8000, 0x1000)).generation == 0
+        iommu = pm.Iommu()
+        behind = pm.IommuMemory(memory, iommu)
+        cell = pm.GuestMemoryAtomic(memory)
+        seen = [behind.generation]
+
+        def moved() -> bool:
+            seen.append(behind.generation)
+            return seen[-1] > seen[-2]
+
+        iommu.iotlb.set_mapping(0, 0, 0x1000, ReadWrite)
+        assert not moved()
+        iommu.iotlb.invalidate_all()
+        assert moved()
+        behind.set_iommu_enabled(False)
+        assert moved()
+        behind.set_iommu_enabled(False)
+        assert not moved()
+        iommu.iotlb = pm.Iotlb()
+        assert moved()
+        before = cell.generation
+        with cell.lock() as guard:
+            guard.replace(pm.GuestMemoryMmap([*memory]))
+        assert cell.generation > before
+
+
+def test_writers_of_an_iotlb_take_turns() -> None:
+    from threading import Thread
+
+    tlb = pm.Iotlb()
+
+    def write(start: int) -> None:
+        for page in range(start, start + 200):
+            tlb.set_mapping(page << 16, page << 16, 0x1000, Read)
+            if page % 2:
+                tlb.invalidate_mapping(page << 16, 0x1000)
+
+    threads = [Thread(target=write, args=(1000 * number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(tlb) == 400
+    assert tlb.generation == 400

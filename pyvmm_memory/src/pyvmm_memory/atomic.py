@@ -30,20 +30,31 @@ class ExclusiveGuard:
 
     def replace(self, memory: GuestMemoryMmap) -> None:
         """Publish `memory`; snapshots taken before keep working on the old one."""
-        self._owner._memory = memory
+        self._owner._publish(memory)
 
 
 class GuestMemoryAtomic:
     """A cell that holds the current memory: `memory()` takes a snapshot, `with lock() as guard` replaces it."""
 
-    __slots__ = ("_lock", "_memory")
+    __slots__ = ("_before", "_lock", "_memory")
 
     def __init__(self, memory: GuestMemoryMmap) -> None:
         self._memory = memory
+        #: the generations of the memories that were here before
+        self._before = 0
         self._lock = Lock()
 
     def __repr__(self) -> str:
         return f"<GuestMemoryAtomic of {self._memory!r}>"
+
+    def _publish(self, memory: GuestMemoryMmap) -> None:
+        old, self._memory = self._memory, memory
+        self._before += old.generation + 1
+
+    @property
+    def generation(self) -> int:
+        """The number that moves when the memory is replaced, or takes something back itself."""
+        return self._before + self._memory.generation
 
     def memory(self) -> GuestMemoryMmap:
         """Return the current collection: immutable, one load, no lock."""

@@ -35,9 +35,16 @@ class GuestMemory(Bytes):
     b'bcd'
 
     A subclass whose writes are recorded elsewhere than in the mapping's bitmap says where in `bitmap_at`.
+
+    Whoever keeps a view, or an answer of `check_range`, keeps `generation` with it, read before it asked: where that
+    has moved, a mapping or a right was taken back, and what was kept is asked for anew. A subclass whose answers
+    change moves it after each change that takes something back.
     """
 
     __slots__ = ()
+
+    #: Moves, always up, when what an earlier answer said is not so any more. Regions never change, so here it stays.
+    generation: int = 0
 
     if TYPE_CHECKING:
 

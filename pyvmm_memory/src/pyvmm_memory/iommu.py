@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from pyvmm_memory.pinned_buffer import PinnedBuffer
 
     class Translator(Protocol):
-        """Anything that translates: `Iommu` is one."""
+        """Anything that translates: `Iommu` is one.
+
+        One that takes mappings back has a `generation`, as `Iotlb` has; without it nothing is ever taken back.
+        """
 
         def translate(self, iova: int, length: int, access: Permissions) -> Iterable[MappedRange]:
             """Return the physical ranges of a range, all of which allow `access`. Raises IommuError."""
@@ -66,13 +69,30 @@ class Iommu:
     IOTLB, and is asked once: what fails then is CannotResolve. Without it the IOTLB is all there is.
     """
 
-    __slots__ = ("iotlb", "resolve")
+    __slots__ = ("_before", "_iotlb", "resolve")
 
     def __init__(
         self, iotlb: Iotlb | None = None, resolve: Callable[[Iotlb, IotlbFails, Permissions], object] | None = None
     ) -> None:
-        self.iotlb = Iotlb() if iotlb is None else iotlb
+        self._iotlb = Iotlb() if iotlb is None else iotlb
+        #: the generations of the tables that were here before
+        self._before = 0
         self.resolve = resolve
+
+    @property
+    def iotlb(self) -> Iotlb:
+        """The table of mappings. Another one takes back all that this one said."""
+        return self._iotlb
+
+    @iotlb.setter
+    def iotlb(self, iotlb: Iotlb) -> None:
+        old, self._iotlb = self._iotlb, iotlb
+        self._before += old.generation + 1
+
+    @property
+    def generation(self) -> int:
+        """The number that moves when a mapping or a right is taken back."""
+        return self._before + self._iotlb.generation
 
     def translate(self, iova: int, length: int, access: Permissions) -> Iterator[MappedRange]:
         """Return the physical ranges of `length` bytes at `iova`. Raises CannotResolve, InvalidLength."""
@@ -99,7 +119,7 @@ class IommuMemory(GuestMemory):
     what the mapping allows: writable views, or read-only ones.
     """
 
-    __slots__ = ("_backend", "_bitmap", "_iommu", "_use_iommu")
+    __slots__ = ("_backend", "_bitmap", "_iommu", "_switched", "_use_iommu")
 
     def __init__(
         self, backend: GuestRegionCollection, iommu: Translator, use_iommu: bool = True, bitmap: Bitmap | None = None
@@ -107,6 +127,8 @@ class IommuMemory(GuestMemory):
         self._backend = backend
         self._iommu = iommu
         self._use_iommu = use_iommu
+        #: how often translation was switched on or off
+        self._switched = 0
         self._bitmap = bitmap
 
     def with_replaced_backend(self, new_backend: GuestRegionCollection) -> Self:
@@ -119,7 +141,9 @@ class IommuMemory(GuestMemory):
 
     def set_iommu_enabled(self, enabled: bool) -> None:
         """Translate, or pass every address through."""
-        self._use_iommu = enabled
+        if enabled != self._use_iommu:
+            self._use_iommu = enabled
+            self._switched += 1
 
     def get_iommu_enabled(self) -> bool:
         """Say whether addresses are translated."""
@@ -154,6 +178,11 @@ class IommuMemory(GuestMemory):
 
     def __repr__(self) -> str:
         return f"<IommuMemory {'through' if self._use_iommu else 'past'} {self._iommu!r} to {self._backend!r}>"
+
+    @property
+    def generation(self) -> int:  # type: ignore[override] # it follows the IOMMU
+        """The number that moves when the IOMMU takes a mapping or a right back, or is switched on or off."""
+        return self._switched + getattr(self._iommu, "generation", 0)
 
     @property
     def dirty_tracking(self) -> bool:  # type: ignore[override] # it follows the switch

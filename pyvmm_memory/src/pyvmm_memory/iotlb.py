@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from threading import Lock
 
 from pyvmm_memory.address import U64_MAX, as_int
 from pyvmm_memory.errors import GuestMemoryError, InvalidLength, Overflow
@@ -64,7 +65,11 @@ class _Entry:
 
 
 class Iotlb:
-    """A cache of mappings. Every change makes a new table, so readers in other threads need no lock.
+    """A cache of mappings. Every change makes a new table: readers in other threads need no lock, writers take turns.
+
+    `generation` moves, always up, when a mapping or a right is taken back: by an invalidation, by a mapping in place of
+    another, and by forgetting. It moves after the table has changed, so what is looked up at one generation is either
+    right or has another one by the time that the change returns. New mappings where there was none do not move it.
 
     A full table (`capacity` mappings) forgets all but the newest, as a hardware TLB may at any time: what is missing is
     asked for again. A guest that maps without end costs a bounded amount of memory.
@@ -75,10 +80,12 @@ class Iotlb:
     [MappedRange(0x80800, 0x8)]
     """
 
-    __slots__ = ("_entries", "capacity")
+    __slots__ = ("_entries", "_lock", "capacity", "generation")
 
     def __init__(self, capacity: int = 1 << 16) -> None:
         self.capacity = capacity
+        self.generation = 0
+        self._lock = Lock()
         self._entries: tuple[list[int], list[_Entry]] = ([], [])
 
     def set_mapping(self, iova: int, map_to: int, length: int, permissions: Permissions) -> None:
@@ -91,9 +98,15 @@ class Iotlb:
             raise InvalidLength(0)
         target, _ = _range(map_to, length)
         new = _Entry(start, end, target - start, Permissions(permissions))
-        kept = self._without(start, end)
+        with self._lock:
+            self._insert(new)
+
+    def _insert(self, new: _Entry) -> None:
+        kept, cut = self._without(new.start, new.end)
+        revoked = any(each.difference != new.difference or not new.permissions.allow(each.permissions) for each in cut)
         if len(kept) >= self.capacity:
-            kept = []
+            # an invalidation of what is forgotten finds nothing to cut: it has to be told now
+            kept, revoked = [], True
         kept.append(new)
         kept.sort(key=lambda entry: entry.start)
         merged: list[_Entry] = []
@@ -108,31 +121,40 @@ class Iotlb:
                 merged[-1] = last.part(last.start, entry.end)
             else:
                 merged.append(entry)
-        self._publish(merged)
+        self._publish(merged, revoked)
 
     def invalidate_mapping(self, iova: int, length: int) -> None:
         """Forget `length` bytes at `iova`; mappings that reach beyond keep the rest. Raises InvalidLength, Overflow."""
         start, end = _range(iova, length)
-        self._publish(self._without(start, end))
+        with self._lock:
+            kept, cut = self._without(start, end)
+            self._publish(kept, bool(cut))
 
     def invalidate_all(self) -> None:
         """Forget everything."""
-        self._publish([])
+        with self._lock:
+            self._publish([], bool(self._entries[1]))
 
-    def _without(self, start: int, end: int) -> list[_Entry]:
+    def _without(self, start: int, end: int) -> tuple[list[_Entry], list[_Entry]]:
         kept: list[_Entry] = []
+        cut: list[_Entry] = []
         for entry in self._entries[1]:
             if entry.end <= start or entry.start >= end:
                 kept.append(entry)
                 continue
+            if start < end:
+                cut.append(entry)
             if entry.start < start:
                 kept.append(entry.part(entry.start, start))
             if entry.end > end:
                 kept.append(entry.part(end, entry.end))
-        return kept
+        return kept, cut
 
-    def _publish(self, entries: list[_Entry]) -> None:
+    def _publish(self, entries: list[_Entry], revoked: bool) -> None:
+        # The table first: a reader between the two keeps the old generation, and asks again.
         self._entries = ([entry.start for entry in entries], entries)
+        if revoked:
+            self.generation += 1
 
     def lookup(self, iova: int, length: int, access: Permissions) -> Iterator[MappedRange]:
         """Return the physical ranges of `length` bytes at `iova`, in order, where all of them allow `access`.
