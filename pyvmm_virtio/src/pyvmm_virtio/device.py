@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from _thread import RLock
-
+from pyvmm_device.locks import DeferringLock
 from pyvmm_device.tally import Tally
 from pyvmm_virtio.constants import features as f
 from pyvmm_virtio.constants.ring import VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC
 from pyvmm_virtio.dispatch import Dispatcher
-from pyvmm_virtio.errors import VirtioUsageError
+from pyvmm_virtio.errors import DeviceBusy, VirtioUsageError
 from pyvmm_virtio.features import RING_FEATURES, refusal
+from pyvmm_virtio.mailbox import PATIENCE
 from pyvmm_virtio.queue.split import SplitQueue
 
 TYPE_CHECKING = False
@@ -39,14 +39,18 @@ class VirtioDevice:
     ...     def process_queue(self, index):
     ...         for chain in self.chains(index):
     ...             writer = chain.writer(self.memory)
-    ...             self.complete(index, chain, writer.write(bytes(writer.available_bytes())))
+    ...             self.complete(index, chain, writer.write(bytes(min(writer.available_bytes(), 4096))))
 
-    What a subclass may override: `activate`, `process_queue`, `reset`, `queue_reset`, `check_features`,
+    What a subclass may override: `activate`, `process_queue`, `drop`, `reset`, `queue_reset`, `check_features`,
     `read_config`, `write_config`, `quiesce`, `device_state`, `restore_device`, and for the conformance checks and the
     fuzzer `sample_request(queue, chance)`, which returns a right request, made with a `random.Random`: the buffers that
     are read, and the sizes of those that are written. What it calls: `chains`, `complete`,
-    `config_changed`, and from callbacks of its own `serve`. All of a device runs under its `lock`; worker threads hold
-    it only in `finish`. A worker that touches guest memory does it so, that a reset can wait for it::
+    `config_changed`, and from callbacks of its own `serve`.
+
+    All of a device runs in calls that are made one after another, in whatever thread brings one, and without a lock
+    (`dispatch`): what it calls may take its time, and nobody waits for it. The `lock` is for the bytes of the
+    configuration alone, under which `read_config` and `write_config` run, which therefore call nothing out: that is for
+    ``self.lock.after``. A worker that touches guest memory does it so, that a reset is not over before it is done::
 
         epoch = self.epochs[index]               # in process_queue, for each request
         with self.in_flight:                     # in the worker; `InFlight()` is made in __init__
@@ -63,7 +67,7 @@ class VirtioDevice:
 
     Attributes:
         dispatch: gives the queues their turns; where a device takes chains in a way of its own, it has more for that.
-        lock: held while anything of the device runs.
+        lock: of the configuration space; nothing is called out under it.
         device_features: everything that is offered.
         driver_features: what the driver accepted, once it did.
         config: the configuration space, little-endian.
@@ -94,7 +98,7 @@ class VirtioDevice:
     ) -> None:
         if queue_max_sizes is not None:
             self.queue_max_sizes = queue_max_sizes
-        self.lock = RLock()
+        self.lock = DeferringLock()
         self.device_features = features | ring_features
         self.driver_features = 0
         self.config = bytearray(config)
@@ -104,7 +108,7 @@ class VirtioDevice:
         self.in_flight: InFlight | None = None
         self.loop: EventLoop | None = loop
         self.queues = make_queues(self.queue_max_sizes)
-        self.dispatch = Dispatcher(self, self.lock, len(self.queues))
+        self.dispatch = Dispatcher(self, len(self.queues))
         self._memory: GuestMemory | None = None
         self._snapshot: Callable[[], GuestMemory] | None = None
         self._config_was_read = True
@@ -117,8 +121,14 @@ class VirtioDevice:
     def process_queue(self, index: int) -> None:
         """Look at a queue: its driver has, or may have, offered something."""
 
+    def drop(self, index: int | None) -> None:
+        """Drop what was taken of a queue, or of all for None, and has not begun: its driver resets it.
+
+        Called before `in_flight` is waited for: what holds it gets no further than it must.
+        """
+
     def reset(self) -> None:
-        """Forget every request: the driver is gone. Called without the lock, when `in_flight` is empty."""
+        """Forget every request: the driver is gone. Called when `in_flight` is empty."""
 
     def queue_reset(self, index: int) -> None:
         """Forget the requests of one queue; otherwise as `reset`."""
@@ -139,7 +149,7 @@ class VirtioDevice:
         """Take what the driver writes to the configuration space. By default nothing of it can be written."""
 
     def quiesce(self) -> None:
-        """Finish every request that was taken, so that all of the state is in `state`."""
+        """Finish every request that was taken within a second, or keep it, so that all of the state is in `state`."""
 
     def device_state(self) -> dict[str, Any]:
         """Return what the subclass adds to the state."""
@@ -189,8 +199,13 @@ class VirtioDevice:
 
     @property
     def bugs(self) -> int:
-        """How often there was an error that was the device's own; each was logged."""
+        """How often there was an error that was the device's own; the first of each kind was logged."""
         return self.dispatch.bugs
+
+    @property
+    def resetting(self) -> bool:
+        """Whether a reset has begun and is not over, as a back end still holds a request: its status is not 0."""
+        return self.dispatch.resetting
 
     # what subclasses call
 
@@ -237,13 +252,12 @@ class VirtioDevice:
     def config_changed(self) -> None:
         """Tell the driver that `config` was changed; do both under `lock`, or let `update_config` do it."""
         with self.lock:
+            self.lock.after(self.dispatch.tell_config)
             # 4.1.4.3.1 asks for another generation only where the driver has read something since, and counting no
             # further keeps PCI's 8 bits from coming round within one read of the driver
             if self._config_was_read:
                 self.config_generation = (self.config_generation + 1) & 0xFFFFFFFF
                 self._config_was_read = False
-            if self.active:
-                self.interrupt.signal_config()
 
     def update_config(self, offset: int, data: bytes) -> None:
         """Change a part of the configuration space and tell the driver."""
@@ -254,10 +268,11 @@ class VirtioDevice:
             self.config_changed()
 
     def serve(self, function: Callable[..., object], *arguments: object) -> bool:
-        """Call something under the lock that takes or completes chains; errors of the driver end in `fail`.
+        """Call something that takes or completes chains; errors of the driver end in `fail`.
 
-        Every callback of a device (a file descriptor is readable, a timer has run out) goes through here. Returns
-        whether it was called and went well: not while the device is inactive, paused, or waits for its reset.
+        Every callback of a device (a file descriptor is readable, a timer has run out) goes through here, from any
+        thread. It is called now, or when what is under way is done. Returns whether it will be called, or was and went
+        well: not while the device is inactive, paused, or waits for its reset.
         """
         return self.dispatch.serve(function, *arguments)
 
@@ -286,17 +301,25 @@ class VirtioDevice:
         reason = refusal(self.device_features, features) or self.check_features(features)
         if reason is not None:
             return reason
-        with self.lock:
-            self.driver_features = features
-            self.queues = make_queues(
-                self.queue_max_sizes, packed=self.negotiated(f.VIRTIO_F_RING_PACKED), instead_of=self.queues
-            )
-            for queue in self.queues:
-                prepare(queue, features)
+        try:
+            self.dispatch.ask(self._become, features)
+        except DeviceBusy as error:
+            return str(error)
         return None
 
+    def _become(self, features: int) -> None:
+        self.driver_features = features
+        self.queues = make_queues(
+            self.queue_max_sizes, packed=self.negotiated(f.VIRTIO_F_RING_PACKED), instead_of=self.queues
+        )
+        for queue in self.queues:
+            prepare(queue, features)
+
     def start(self, interrupt: VirtioInterrupt) -> None:
-        """Begin to serve: the driver has set DRIVER_OK. Raises what `activate` does, and is not active then."""
+        """Begin to serve: the driver has set DRIVER_OK.
+
+        Raises what `activate` does, or DeviceBusy, and is not active then.
+        """
         self.dispatch.start(interrupt, self.activate)
 
     def kick(self, index: int) -> None:
@@ -305,29 +328,46 @@ class VirtioDevice:
 
     def driver_read_config(self, offset: int, buffer: memoryview) -> None:
         """Take a driver's read of the configuration space."""
+        self.dispatch.guard(self._read_config, offset, buffer)
+
+    def _read_config(self, offset: int, buffer: memoryview) -> None:
         with self.lock:
             self._config_was_read = True
-            self.dispatch.guard(self.read_config, offset, buffer)
+            self.read_config(offset, buffer)
 
     def driver_write_config(self, offset: int, data: memoryview) -> None:
         """Take a driver's write to the configuration space; what is wrong with it ends in `fail`."""
-        with self.lock:
-            self.dispatch.guard(self.write_config, offset, data)
+        self.dispatch.guard(self._write_config, offset, data)
 
-    def driver_reset(self) -> None:
-        """Be as before a driver came. When this returns, nothing of the device touches guest memory."""
-        self.dispatch.reset(self.reset, self._renew)
+    def _write_config(self, offset: int, data: memoryview) -> None:
+        with self.lock:
+            self.write_config(offset, data)
+
+    def driver_reset(self) -> bool:
+        """Be as before a driver came. Returns whether that is so: else `resetting` says when, and nobody waits for it.
+
+        When it is over, nothing of the device touches guest memory.
+        """
+        return self.dispatch.reset(self.reset, self._renew)
 
     def _renew(self) -> None:
         self.driver_features = 0
         self.queues = make_queues(self.queue_max_sizes, instead_of=self.queues)
 
-    def driver_queue_reset(self, index: int) -> None:
-        """Reset one queue. When this returns, nothing of the device touches its buffers."""
-        self.dispatch.reset_queue(index, self.queue_reset, lambda queue: prepare(queue, self.driver_features))
+    def driver_queue_reset(self, index: int) -> bool:
+        """Reset one queue, otherwise as `driver_reset`."""
+        return self.dispatch.reset_queue(index, self.queue_reset, lambda queue: prepare(queue, self.driver_features))
+
+    def enable_queue(self, index: int) -> None:
+        """Enable a queue that its driver has set up."""
+        self.dispatch.make(PATIENCE, self._enable, self.queues, index)
+
+    def _enable(self, queues: Sequence[Queue], index: int) -> None:
+        if queues is self.queues:  # else they were reset meanwhile
+            queues[index].set_ready(True)
 
     def pause(self) -> None:
-        """Finish what was taken and take nothing more until `resume`."""
+        """Finish or keep what was taken, within a second, and take nothing more until `resume`."""
         self.dispatch.pause(self.quiesce)
 
     def resume(self) -> None:
@@ -337,11 +377,13 @@ class VirtioDevice:
     # state
 
     def state(self) -> dict[str, Any]:
-        """Return everything a driver could notice. The device is paused (`pause`), or nothing it took is under way."""
+        """Return everything a driver could notice. The device is paused (`pause`), or nothing it took is under way.
+
+        Raises DeviceBusy where a back end holds a call of the device.
+        """
         from pyvmm_virtio.state import save
 
-        with self.lock:
-            return save(self)
+        return self.dispatch.ask(save, self)
 
     def restore(self, state: Mapping[str, Any], interrupt: VirtioInterrupt) -> None:
         """Become what a state says, paused; `resume` then looks at every queue and notifies the driver of each.
@@ -349,21 +391,26 @@ class VirtioDevice:
         Raises:
             DeviceStateError: it is not a state of this kind of device, or of one that offers something else. Nothing
                 changed, unless it was `restore_device` that refused.
+            DeviceBusy: a back end holds a request of the device.
         """
         from pyvmm_virtio.state import check
 
         fields = check(self, state)
-        self.driver_reset()
+        if not self.driver_reset():
+            raise DeviceBusy(f"{self!r}: a back end holds a request from before: restore it when that has ended")
+        self.dispatch.ask(self._restore, fields, interrupt)
+
+    def _restore(self, fields: Mapping[str, Any], interrupt: VirtioInterrupt) -> None:
+        self.dispatch.hold()
+        self.restore_device(fields["own"])
+        self.queues = fields["queues"]
+        self.driver_features = fields["features"]
+        self.needs_reset = fields["needs_reset"]
         with self.lock:
-            self.dispatch.hold()
-            self.restore_device(fields["own"])
-            self.queues = fields["queues"]
-            self.driver_features = fields["features"]
-            self.needs_reset = fields["needs_reset"]
             self.config[:] = fields["config"]
             self.config_generation = fields["config_generation"]
-            if fields["active"]:
-                self.start(interrupt)
+        if fields["active"]:
+            self.start(interrupt)
 
     def __repr__(self) -> str:
         state = "needs a reset" if self.needs_reset else "active" if self.active else "inactive"

@@ -81,6 +81,14 @@ class BufferTooShort(InvalidChain):
         self.available = available
 
 
+class ChainInFlight(InvalidChain):
+    """A chain is offered again that the device has already, and has not given back."""
+
+
+class RequestTooLarge(InvalidChain):
+    """A request has more bytes than are copied at once where nobody said how many may be."""
+
+
 class QueueConfigError(VirtioError, ValueError):
     """A queue was given a size or an address it cannot have; raised by the ``try_set_`` methods."""
 
@@ -107,6 +115,13 @@ class InvalidUsedRingAlign(QueueConfigError):
 
 class VirtioUsageError(VirtioError):
     """This package was used in a way that cannot work; the message says what to do instead."""
+
+
+class DeviceBusy(VirtioError):
+    """A call of the device does not come to its end, as a back end does not, and somebody had to know what comes of it.
+
+    The device is as it was.
+    """
 
 
 class SplitOutOfBounds(VirtioError, ValueError):

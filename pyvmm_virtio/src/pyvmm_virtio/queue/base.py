@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pyvmm_device.errors import DeviceStateError
 from pyvmm_device.state import FLAG, Kind, Stateful, uint
-from pyvmm_memory import GuestMemoryError
+from pyvmm_memory import GuestMemoryError, Permissions
 from pyvmm_virtio.errors import (
     InvalidAvailRingAlign,
     InvalidDescriptorIndex,
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import Any, ClassVar, Self
 
-    from pyvmm_memory import Permissions
     from pyvmm_virtio.memory import DirtyMarker, GuestMemory
     from pyvmm_virtio.queue.chain import DescriptorChain
 
@@ -58,6 +57,10 @@ class BaseQueue(Stateful):
     `require` or `attach` where `attached` is not the memory in hand, and `note_write` (or `mark_dirty`) for each store
     to the ring. The attributes from `attached` on are for it; a user has methods for what it may know of them.
 
+    Views of the ring are of a memory at one of its generations. Memory whose generation never moves is known by its
+    identity, which costs each access nothing; of other memory `attached` says None, so that `attach` is asked each
+    time and compares the generations.
+
     Args:
         max_size: the most descriptors a driver may choose.
         index: the queue's number in its device, for errors.
@@ -66,7 +69,7 @@ class BaseQueue(Stateful):
 
     Attributes:
         index: the queue's number in its device.
-        attached: the memory that the views are of, or None.
+        attached: the memory that the views are of, where that is enough to know that they are good, or None.
         mark_dirty: its method of this name, where it has one.
         ring_size: how many descriptors the ring has.
         desc_addr, avail_addr, used_addr: where its areas are.
@@ -75,7 +78,8 @@ class BaseQueue(Stateful):
         num_added: how much was given back since the driver was asked whether it wants to hear of it.
         event_idx, in_order, indirect: whether these were negotiated.
         strict_order: the argument.
-        in_flight: chains taken and not given back, oldest first: how many descriptors of the ring each has.
+        in_flight: chains taken and not given back, oldest first: how many descriptors of the ring each has, in a packed
+            ring; each head is there once, so they are never more than the ring has descriptors.
 
     Raises:
         InvalidMaxSize: not a size a queue can have.
@@ -83,7 +87,9 @@ class BaseQueue(Stateful):
 
     __slots__ = (
         "_done",
+        "_generation",
         "_max_size",
+        "_memory",
         "_ready",
         "_views",
         "attached",
@@ -148,6 +154,8 @@ class BaseQueue(Stateful):
         self.index = index
         self.strict_order = strict_order
         self.attached: GuestMemory | None = None
+        self._memory: GuestMemory | None = None
+        self._generation = 0
         self.mark_dirty: DirtyMarker | None = None
         self._views: list[memoryview] = []
         self.reset()
@@ -276,13 +284,17 @@ class BaseQueue(Stateful):
 
     def release(self) -> None:
         """Let go of guest memory; the next use takes it again."""
-        self.attached = None
+        self.attached = self._memory = None
         for view in self._views:
             view.release()
         self._views = []
 
     def attach(self, memory: GuestMemory) -> bool:
-        """Make the views of the ring in this memory; false where there is no ring, raises InvalidRing."""
+        """Have views of the ring in this memory as it is; false where there is no ring, raises InvalidRing."""
+        # before it is asked for views: whoever takes a mapping back meanwhile moves it
+        generation = getattr(memory, "generation", 0)
+        if memory is self._memory and generation == self._generation:
+            return True
         self.release()
         if not self._ready or not self.avail_addr:
             return False
@@ -292,7 +304,9 @@ class BaseQueue(Stateful):
             self.release()
             raise
         self.mark_dirty = getattr(memory, "mark_dirty", None)
-        self.attached = memory
+        self._memory, self._generation = memory, generation
+        # a number of the class is every object's, for good
+        self.attached = memory if isinstance(getattr(type(memory), "generation", 0), int) else None
         return True
 
     if TYPE_CHECKING:
@@ -312,6 +326,9 @@ class BaseQueue(Stateful):
             reason = f"the {what} of {length} bytes at {addr:#x} is not in one region of guest memory: {error}"
             raise InvalidRing(self.index, None, None, reason) from error
         self._views.append(view)
+        if permissions & Permissions.Write and view.readonly:
+            reason = f"the {what} of {length} bytes at {addr:#x} is in memory that cannot be written"
+            raise InvalidRing(self.index, None, None, reason)
         if format_ != "B":
             view = view.cast(format_)  # type: ignore[call-overload]
             self._views.insert(0, view)
@@ -332,7 +349,7 @@ class BaseQueue(Stateful):
 
     def note_write(self, addr: int, length: int) -> None:
         """Note a write to the ring, where somebody wants to know."""
-        if self.mark_dirty is not None and self.attached.dirty_tracking:  # type: ignore[union-attr]
+        if self.mark_dirty is not None and self._memory.dirty_tracking:  # type: ignore[union-attr]
             self.mark_dirty(addr, length)
 
     def is_valid(self, memory: GuestMemory) -> bool:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pyvmm_memory import GuestMemoryError, InvalidBackendAddress, Permissions
+from pyvmm_memory import GuestMemoryError, InvalidBackendAddress, Permissions, ReadOnlyMemory
 from pyvmm_virtio.constants.ring import VRING_DESC_F_WRITE
-from pyvmm_virtio.errors import BufferTooShort, InvalidBuffer, SplitOutOfBounds
+from pyvmm_virtio.errors import BufferTooShort, InvalidBuffer, RequestTooLarge, SplitOutOfBounds
 from pyvmm_virtio.memory import dirty_marker
 
 TYPE_CHECKING = False
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
     from pyvmm_virtio.memory import DirtyMarker, GuestMemory
     from pyvmm_virtio.queue.chain import DescriptorChain
+
+
+COPY_LIMIT = 1 << 20
+"""How many bytes of a request are copied where nobody says how many may be."""
 
 
 class _Buffers:
@@ -38,7 +42,10 @@ class _Buffers:
                 continue
             available += length
             try:
-                views.append(get_slice(addr, length, permissions))
+                view = get_slice(addr, length, permissions)
+                if flag and view.readonly:
+                    raise ReadOnlyMemory("it cannot be written")
+                views.append(view)
                 addresses.append(addr)
             except InvalidBackendAddress:
                 for view in self._pieces(memory, chain, addr, length, views):
@@ -61,14 +68,17 @@ class _Buffers:
         cls, memory: GuestMemory, chain: DescriptorChain, addr: int, length: int, views: list[memoryview]
     ) -> list[memoryview]:
         try:
-            return memory.get_slices(addr, length, cls._permissions)
+            pieces = memory.get_slices(addr, length, cls._permissions)
+            if cls._flag and any(piece.readonly for piece in pieces):
+                raise ReadOnlyMemory("it cannot be written")
+            return pieces
         except GuestMemoryError as error:
             views.clear()
             raise cls._outside(chain, addr, length, error) from error.with_traceback(None)
 
     @classmethod
     def _outside(cls, chain: DescriptorChain, addr: int, length: int, error: GuestMemoryError) -> InvalidBuffer:
-        reason = f"the buffer of {length} bytes at {addr:#x} is not in guest memory: {error}"
+        reason = f"the buffer of {length} bytes at {addr:#x} is not in guest memory, or not for that: {error}"
         same = (raw[:2] == (addr, length) and raw[2] & VRING_DESC_F_WRITE == cls._flag for raw in chain.raw)
         return InvalidBuffer(chain.queue_index, chain.head_index, list(same).index(True), reason)
 
@@ -182,7 +192,11 @@ class Reader(_Buffers):
         return self._passed
 
     def peek(self, count: int = -1) -> bytes:
-        """Copy up to `count` bytes out, or all, and stay where you are."""
+        """Copy up to `count` bytes out, or all, and stay where you are; raises RequestTooLarge as `read` does."""
+        if count < 0 and self._available > COPY_LIMIT:
+            # 2.7.5.2 bounds the sum of a chain's buffers, which may overlap, by 2^32 alone
+            reason = f"{self._available} bytes are to be copied at once: give read() the most that may be, or use views"
+            raise RequestTooLarge(self._queue, self._head, None, reason)
         count = min(count, self._available) if count >= 0 else self._available
         views = self._views
         if views and len(views[0]) >= count:
@@ -190,7 +204,12 @@ class Reader(_Buffers):
         return b"".join(self.views(count))
 
     def read(self, count: int = -1) -> bytes:
-        """Copy up to `count` bytes out, or all."""
+        """Copy up to `count` bytes out, or all.
+
+        Raises:
+            RequestTooLarge: no count was given, and there are more than `COPY_LIMIT`. A driver decides how many there
+                are, and a device how many it holds: give the most that a request may have.
+        """
         data = self.peek(count)
         self.advance(len(data))
         return data

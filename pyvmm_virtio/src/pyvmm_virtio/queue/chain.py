@@ -74,15 +74,19 @@ class DescriptorChain:
     Attributes:
         head_index: what `Queue.add_used` takes to give it back: the first descriptor's index, or the buffer id.
         queue_index: the queue it came from.
+        length: the bytes of all its buffers, which may overlap and be more than memory has.
         raw: the descriptors as tuples (addr, len, flags, next), for those in a hurry.
     """
 
-    __slots__ = ("head_index", "queue_index", "raw")
+    __slots__ = ("head_index", "length", "queue_index", "raw")
 
-    def __init__(self, head_index: int, raw: list[RawDescriptor], queue_index: int = 0) -> None:
+    def __init__(
+        self, head_index: int, raw: list[RawDescriptor], queue_index: int = 0, length: int | None = None
+    ) -> None:
         self.head_index = head_index
         self.raw = raw
         self.queue_index = queue_index
+        self.length = sum(each[1] for each in raw) if length is None else length
 
     def __iter__(self) -> Iterator[Descriptor]:
         for raw in self.raw:

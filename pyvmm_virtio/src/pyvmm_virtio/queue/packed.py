@@ -20,7 +20,13 @@ from pyvmm_virtio.constants.ring import (
     VRING_PACKED_EVENT_FLAG_DISABLE,
     VRING_PACKED_EVENT_FLAG_ENABLE,
 )
-from pyvmm_virtio.errors import InvalidChain, InvalidDescriptorIndex, InvalidIndirectDescriptor, VirtioUsageError
+from pyvmm_virtio.errors import (
+    ChainInFlight,
+    InvalidChain,
+    InvalidDescriptorIndex,
+    InvalidIndirectDescriptor,
+    VirtioUsageError,
+)
 from pyvmm_virtio.queue.base import U16_MAX, U32_MAX, BaseQueue
 from pyvmm_virtio.queue.chain import DescriptorChain
 from pyvmm_virtio.queue.indirect import MAX_CHAIN_BYTES, check_buffers, open_table
@@ -111,21 +117,21 @@ class PackedQueue(BaseQueue):
         chain = [(addr, length, flags & KEPT_FLAGS, buffer_id)]
         count = 1
         if flags & LINKED:
-            count, buffer_id = self._walk(memory, index, chain)
+            count, buffer_id, length = self._walk(memory, index, chain)
         size, in_flight = self.ring_size, self.in_flight
         if buffer_id in in_flight:
-            raise InvalidChain(self.index, buffer_id, index, "the buffer id is that of a chain not given back yet")
+            raise ChainInFlight(self.index, buffer_id, index, "the buffer id is that of a chain not given back yet")
         if count + self._taken > size:
             raise InvalidChain(self.index, buffer_id, index, "the chain covers descriptors that were not given back")
         in_flight[buffer_id] = count
         self._taken += count
         self.avail_position = position + count if index + count < size else self._forward(position, count)
-        return DescriptorChain(buffer_id, chain, self.index)
+        return DescriptorChain(buffer_id, chain, self.index, length)
 
-    def _walk(self, memory: GuestMemory, index: int, chain: list[RawDescriptor]) -> tuple[int, int]:
+    def _walk(self, memory: GuestMemory, index: int, chain: list[RawDescriptor]) -> tuple[int, int, int]:
         """Follow a chain of more than one descriptor from its first on, whose place in the ring is `index`.
 
-        Return how many descriptors of the ring it has, and its buffer id.
+        Return how many descriptors of the ring it has, its buffer id, and the bytes of its buffers.
         """
         ring, size = self._ring, self.ring_size
         append = chain.append
@@ -148,7 +154,7 @@ class PackedQueue(BaseQueue):
             total = self._follow(memory, buffer_id, index, chain)
         if total > MAX_CHAIN_BYTES or self.strict_order:
             check_buffers(self, buffer_id, chain, total)
-        return count, buffer_id
+        return count, buffer_id, total
 
     def _follow(self, memory: GuestMemory, head: int, index: int, chain: list[RawDescriptor]) -> int:
         """Replace the only descriptor, an indirect one at `index`, by those of its table; return their bytes."""

@@ -14,7 +14,13 @@ from pyvmm_virtio.constants.ring import (
     VRING_DESC_F_NEXT,
     VRING_USED_F_NO_NOTIFY,
 )
-from pyvmm_virtio.errors import InvalidAvailRingIndex, InvalidChain, InvalidDescriptorIndex, InvalidIndirectDescriptor
+from pyvmm_virtio.errors import (
+    ChainInFlight,
+    InvalidAvailRingIndex,
+    InvalidChain,
+    InvalidDescriptorIndex,
+    InvalidIndirectDescriptor,
+)
 from pyvmm_virtio.queue.base import U16_MAX, U32_MAX, BaseQueue
 from pyvmm_virtio.queue.chain import DescriptorChain
 from pyvmm_virtio.queue.indirect import MAX_CHAIN_BYTES, check_buffers, open_table
@@ -102,16 +108,17 @@ class SplitQueue(BaseQueue):
         self.avail_position = (next_avail + 1) & U16_MAX
         if head >= size:
             raise InvalidDescriptorIndex(self.index, head, head, f"the head is beyond the {size} descriptors")
-        if self.in_order:
-            if head in self.in_flight:
-                raise InvalidChain(self.index, head, head, "the chain is offered again before it was given back")
-            self.in_flight[head] = 1
+        if head in self.in_flight:
+            # 2.7.13: what was made available is the device's until it is in the used ring; so there are never more
+            # chains under way than the ring has descriptors
+            raise ChainInFlight(self.index, head, head, "the chain is offered again before it was given back")
+        self.in_flight[head] = 1
         raw = _unpack(self._table, head << 4)
         if raw[2] & LINKED:
-            return DescriptorChain(head, self._walk(memory, head, raw), self.index)
-        return DescriptorChain(head, [raw], self.index)
+            return self._walk(memory, head, raw)
+        return DescriptorChain(head, [raw], self.index, raw[1])
 
-    def _walk(self, memory: GuestMemory, head: int, raw: RawDescriptor) -> list[RawDescriptor]:
+    def _walk(self, memory: GuestMemory, head: int, raw: RawDescriptor) -> DescriptorChain:
         """Follow a chain of more than one descriptor from its first on."""
         table, size = self._table, self.ring_size
         chain = [raw]
@@ -132,7 +139,7 @@ class SplitQueue(BaseQueue):
             total += self._follow(memory, head, chain)
         if total > MAX_CHAIN_BYTES or self.strict_order:
             check_buffers(self, head, chain, total)
-        return chain
+        return DescriptorChain(head, chain, self.index, total)
 
     def _follow(self, memory: GuestMemory, head: int, chain: list[RawDescriptor]) -> int:
         """Replace the last descriptor, which is indirect, by those of its table; return the bytes they add."""
@@ -203,6 +210,7 @@ class SplitQueue(BaseQueue):
         if IS_WEAK:
             release()  # 2.7.14: the element is before the index that shows it; partner: the acquire in SplitRing.used
         self.used_position = self._used[USED_INDEX] = (next_used + 1) & U16_MAX
+        self.in_flight.pop(head, None)
         self.num_added += 1
         if self.mark_dirty is not None and memory.dirty_tracking:  # type: ignore[attr-defined] # who marks also has this
             self.mark_dirty(self.used_addr + 4 + 8 * slot, 8)
@@ -230,6 +238,15 @@ class SplitQueue(BaseQueue):
     def is_plain(self) -> bool:
         """Say whether chains are taken and given back without an account of their order."""
         return not self.in_order and not self.strict_order
+
+    def heads_in_flight(self) -> bytes:
+        """Return a byte for each descriptor, 1 where it is the head of a chain that is under way; none if none is."""
+        if not self.in_flight:
+            return b""
+        heads = bytearray(self.ring_size)
+        for head in self.in_flight:
+            heads[head] = 1
+        return bytes(heads)
 
     def indirect_allowed(self) -> bool:
         """Say whether a chain may be in an indirect table."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from _thread import RLock
-
 from pyvmm_device.state import PART, load_fields, save_fields, uint
 from pyvmm_device.tally import Tally
 from pyvmm_virtio.constants import features as f
 from pyvmm_virtio.errors import QueueConfigError
 from pyvmm_virtio.features import mask
+from pyvmm_virtio.mailbox import Mailbox
 from pyvmm_virtio.queue.base import combine
 from pyvmm_virtio.transport import status as s
 
@@ -30,6 +29,10 @@ REGISTERS = {
     "queue_select": uint(32),
     "accepted": uint(64),
 }
+
+
+MAX_WAITING = 256
+"""Writes of other processors that may wait for the one that is carried out; a driver has one or none."""
 
 
 class NotifyAddress:
@@ -54,10 +57,14 @@ class NotifyAddress:
         return f"NotifyAddress({self.queue}, {self.offset:#x}, {self.length}, {self.datamatch})"
 
 
-class Control:
-    """The state machine behind the registers of a transport. Everything here runs under its `lock`.
+class Control(Mailbox):
+    """The state machine behind the registers of a transport.
 
-    The lock is taken before the device's, never after: a device that interrupts takes neither.
+    Writes are calls that are carried out one after another, with no lock held (`mailbox`): one that resets the device
+    may take a moment, and other processors that access registers do not wait for it. Reads are of what is there now.
+
+    A reset that is not over when its write returns leaves the registers as they are, the status included, until the
+    device is done; whoever looks first after that makes them as they are after a reset (`catch_up`).
 
     Args:
         device: what is driven.
@@ -67,11 +74,27 @@ class Control:
 
     Attributes:
         ignored: how often the driver did what it must not and nothing came of it, by what it was.
+        on_forget: set by the transport: called when a reset is over, for what is its own.
     """
 
+    __slots__ = (
+        "_ending",
+        "accepted",
+        "device",
+        "device_select",
+        "driver_select",
+        "ignored",
+        "interrupt",
+        "on_forget",
+        "queue_select",
+        "status",
+    )
+
     def __init__(self, device: VirtioDevice, memory: MemorySource, interrupt: VirtioInterrupt, *, iommu: bool) -> None:
-        self.lock = RLock()
+        super().__init__()
         self.device = device
+        self.on_forget: Callable[[], object] = _nothing
+        self._ending = False  # a reset has begun, and the registers do not know that it is over
         self.interrupt = interrupt
         self.ignored = Tally(__name__)
         if iommu:
@@ -88,16 +111,42 @@ class Control:
         """Count something a driver must not do, and log it with details the first time."""
         self.ignored.count(what, "%r: ignored from now on: %s %s", self.device, what, details)
 
+    def write(self, writer: Callable[..., object], *values: object) -> None:
+        """Have a driver's write carried out: now, or after what is under way."""
+        if self.waiting() < MAX_WAITING:
+            self.call(self._carry_out, writer, *values)
+        else:
+            self.ignore("more writes at once than there are processors")
+
+    def _carry_out(self, writer: Callable[..., object], *values: object) -> None:
+        self.catch_up()
+        try:
+            writer(*values)
+        except Exception as error:  # noqa: BLE001 - this is the thread of a vCPU
+            self.failed(error)
+
+    def failed(self, error: Exception) -> None:
+        """Take what came out of a write; it is ours, for a device's own end in its `fail`."""
+        from traceback import format_exception
+
+        # as text: the frames hold views of guest memory
+        self.ignore("a write that fails", "".join(format_exception(error)))
+
     # status
 
     def read_status(self) -> int:
         """Return the status, with DEVICE_NEEDS_RESET where the device says so."""
+        self.catch_up()
         return self.status | s.NEEDS_RESET if self.device.needs_reset else self.status
 
     def write_status(self, written: int) -> None:
         """Take a step, or reset."""
         if not written:
             self.reset()
+            return
+        if self._ending:
+            # 2.4.2: "The driver SHOULD consider a driver-initiated reset complete when it reads device status as 0"
+            self.ignore("a step before the reset is over")
             return
         gates = {"features": self._features_ok, "start": self._driver_ok}
         self.status, wrong = s.advance(self.status, written & ~s.NEEDS_RESET, gates)
@@ -113,18 +162,29 @@ class Control:
     def _driver_ok(self) -> bool:
         try:
             self.device.start(self.interrupt)
-        except Exception as error:
-            import logging
-
-            logging.getLogger(__name__).exception("%r does not start", self.device)
+        except Exception as error:  # noqa: BLE001 - a subclass has written it, and this is the thread of a vCPU
+            self.ignore("a device that does not start", repr(error))
             self.device.fail(error)
             return False
         return True
 
     def reset(self) -> None:
-        """Reset everything; when this returns the device is done with guest memory."""
+        """Reset everything; when the status is 0 the device is done with guest memory."""
         self.device.driver_reset()
-        self._forget()
+        with self.lock:
+            self._ending = True
+        self.catch_up()
+
+    def catch_up(self) -> None:
+        """Take notice of a reset that is over."""
+        if not self._ending or self.device.resetting:
+            return
+        with self.lock:
+            if not self._ending:
+                return  # somebody else has, and the driver may have gone on since
+            self._ending = False
+            self._forget()
+        self.on_forget()
 
     # features
 
@@ -160,6 +220,8 @@ class Control:
             self.ignore("a queue is set up that does not exist")
         elif self.status & (s.FEATURES_OK | s.FAILED) != s.FEATURES_OK:
             self.ignore("a queue is set up before FEATURES_OK or after FAILED")
+        elif self.queue_resetting():
+            self.ignore("a queue is set up while it is reset")
         elif queue.ready():
             # 4.2.2.2: "When QueueReady is not zero, the driver MUST NOT access" the others
             self.ignore("a queue is set up while it is enabled")
@@ -204,7 +266,11 @@ class Control:
     def queue_ready(self) -> bool:
         """Say whether the selected queue is enabled."""
         queue = self.queue()
-        return queue is not None and queue.ready()
+        return queue is not None and queue.ready() and not self.queue_resetting()
+
+    def queue_resetting(self) -> bool:
+        """Say whether a reset of the selected queue has begun and is not over."""
+        return self.queue_select in self.device.dispatch.resetting_queues
 
     def enable_queue(self) -> None:
         """Enable the selected queue."""
@@ -214,11 +280,10 @@ class Control:
         if self.status & s.DRIVER_OK and not self.device.negotiated(f.VIRTIO_F_RING_RESET):
             self.ignore("a queue is enabled after DRIVER_OK, without RING_RESET")
             return
-        with self.device.lock:
-            queue.set_ready(True)
+        self.device.enable_queue(self.queue_select)
 
     def reset_queue(self) -> None:
-        """Reset the selected queue; when this returns the device is done with its buffers."""
+        """Reset the selected queue; when it is not `queue_resetting` any more the device is done with its buffers."""
         if self.queue() is None or not self.status & s.FEATURES_OK:
             self.ignore("a queue is reset that does not exist, or before FEATURES_OK")
         else:
@@ -237,9 +302,12 @@ class Control:
     # state
 
     def state(self) -> dict[str, Any]:
-        """Return the registers and the device."""
-        with self.lock:
-            return {**save_fields(self, REGISTERS), "virtio": self.device.state()}
+        """Return the registers and the device. Raises DeviceBusy."""
+        return self.ask(self._state)
+
+    def _state(self) -> dict[str, Any]:
+        self.catch_up()
+        return {**save_fields(self, REGISTERS), "virtio": self.device.state()}
 
     def check_state(
         self, name: str, own: Mapping[str, Kind], state: object, *, version: int | None = None
@@ -258,8 +326,15 @@ class Control:
         return load_fields(name, {**REGISTERS, "virtio": PART, **own}, state, version=version)
 
     def restore(self, fields: Mapping[str, Any]) -> None:
-        """Become what a state says, of which `check_state` made the fields. Raises DeviceStateError."""
-        with self.lock:
-            self.device.restore(fields["virtio"], self.interrupt)
-            for name in REGISTERS:
-                setattr(self, name, fields[name])
+        """Become what a state says, of which `check_state` made the fields. Raises DeviceStateError, DeviceBusy."""
+        self.ask(self._restore, fields)
+
+    def _restore(self, fields: Mapping[str, Any]) -> None:
+        self.device.restore(fields["virtio"], self.interrupt)
+        self._ending = False
+        for name in REGISTERS:
+            setattr(self, name, fields[name])
+
+
+def _nothing() -> None:
+    pass

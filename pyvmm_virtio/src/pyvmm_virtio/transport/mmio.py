@@ -6,11 +6,11 @@ their registers read as zeros.
 
 from __future__ import annotations
 
-from _thread import allocate_lock
-
+from pyvmm_device.locks import DeferringLock
 from pyvmm_device.state import uint
 from pyvmm_virtio.constants import features as f
 from pyvmm_virtio.constants import mmio as m
+from pyvmm_virtio.mailbox import PATIENCE
 from pyvmm_virtio.transport.base import Control, NotifyAddress
 
 TYPE_CHECKING = False
@@ -50,10 +50,13 @@ class VirtioMmio:
         self.device = device
         self.interrupt_status = 0
         self._raise, self._lower = _lines(interrupt)
-        # its own, so that a device may interrupt while a driver's access waits for the device
-        self._status_lock = allocate_lock()
+        # a line goes where the last one of several threads wants it to, so its moves keep their order; edges have none
+        self._is_level = self._lower is not _nothing
+        self._status_lock = DeferringLock()
         self._shared = 0
         self.control = Control(device, memory, self, iommu=iommu)
+        # 4.2.2.1: "Upon reset, the device MUST clear all bits in InterruptStatus"
+        self.control.on_forget = self._forget
         self._readers = self._make_readers()
         self._writers = self._make_writers()
 
@@ -75,13 +78,20 @@ class VirtioMmio:
             # 4.2.2.1: "MUST present each event by setting the corresponding bit in InterruptStatus from the moment it
             # takes place": before the interrupt
             self.interrupt_status |= bit
+            if self._is_level:
+                self._status_lock.after(self._raise)
+        if not self._is_level:
             self._raise()
 
     def _acknowledge(self, bits: int) -> None:
         with self._status_lock:
             self.interrupt_status &= ~bits
-            if not self.interrupt_status:
-                self._lower()
+            if self._is_level and not self.interrupt_status:
+                self._status_lock.after(self._lower)
+
+    def _forget(self) -> None:
+        self._shared = 0
+        self._acknowledge(0xFF)
 
     # the machine's side
 
@@ -94,10 +104,7 @@ class VirtioMmio:
 
     def reset(self) -> None:
         """Reset everything, as at power-on."""
-        with self.control.lock:
-            self.control.reset()
-            self._shared = 0
-            self._acknowledge(0xFF)
+        self.control.make(PATIENCE, self.control.reset)
 
     # the driver's side
 
@@ -111,8 +118,7 @@ class VirtioMmio:
             self.control.ignore("a read where there is no such register", f"at {offset:#x}, {len(buffer)} bytes")
             buffer[:] = bytes(len(buffer))
             return
-        with self.control.lock:
-            buffer[:] = reader().to_bytes(4, "little")
+        buffer[:] = reader().to_bytes(4, "little")
 
     def write(self, offset: int, data: memoryview) -> None:
         """Take a driver's write to a register (4 bytes, aligned) or to the configuration space (any)."""
@@ -123,15 +129,15 @@ class VirtioMmio:
             self.device.kick(index)
             return
         if offset >= m.VIRTIO_MMIO_CONFIG:
-            with self.control.lock:
-                self.control.write_config(offset - m.VIRTIO_MMIO_CONFIG, data)
+            # a copy, for the processor goes on where another one is at it
+            value = memoryview(bytes(data))
+            self.control.write(self.control.write_config, offset - m.VIRTIO_MMIO_CONFIG, value)
             return
         writer = self._writers.get(offset)
         if writer is None or len(data) != 4:
             self.control.ignore("a write where there is no such register", f"at {offset:#x}, {len(data)} bytes")
             return
-        with self.control.lock:
-            writer(int.from_bytes(data, "little"))
+        self.control.write(writer, int.from_bytes(data, "little"))
 
     def _make_readers(self) -> dict[int, Callable[[], int]]:
         c = self.control
@@ -149,8 +155,7 @@ class VirtioMmio:
             m.VIRTIO_MMIO_SHM_LEN_HIGH: lambda: self._shared_field("length") >> 32,
             m.VIRTIO_MMIO_SHM_BASE_LOW: lambda: self._shared_field("base") & 0xFFFFFFFF,
             m.VIRTIO_MMIO_SHM_BASE_HIGH: lambda: self._shared_field("base") >> 32,
-            # a reset is over when the write that began it returns
-            VIRTIO_MMIO_QUEUE_RESET: lambda: 0,
+            VIRTIO_MMIO_QUEUE_RESET: lambda: int(c.queue_resetting()),
             m.VIRTIO_MMIO_CONFIG_GENERATION: lambda: self.device.config_generation,
         }
 
@@ -195,9 +200,6 @@ class VirtioMmio:
 
     def _write_status(self, value: int) -> None:
         self.control.write_status(value & 0xFF)
-        if not value & 0xFF:
-            # 4.2.2.1: "Upon reset, the device MUST clear all bits in InterruptStatus"
-            self._acknowledge(0xFF)
 
     def _shared_field(self, name: str) -> int:
         for region in self.device.shared_memory:

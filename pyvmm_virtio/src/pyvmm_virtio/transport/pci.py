@@ -5,16 +5,16 @@ Source: VIRTIO 1.3, 4.1. Modern devices only: no I/O BAR of the legacy layout, n
 
 from __future__ import annotations
 
-from _thread import allocate_lock
-
 from pyvmm_device.composite import Composite
 from pyvmm_device.errors import DeviceStateError
+from pyvmm_device.locks import DeferringLock
 from pyvmm_device.pci.config_space import CAP_VENDOR
 from pyvmm_device.pci.function import PciFunction
 from pyvmm_device.state import array, uint
 from pyvmm_virtio.constants import device_ids as ids
 from pyvmm_virtio.constants import pci as p
 from pyvmm_virtio.errors import VirtioUsageError
+from pyvmm_virtio.mailbox import PATIENCE
 from pyvmm_virtio.transport.base import Control, NotifyAddress
 from pyvmm_virtio.transport.pci_common import (
     COMMON_SIZE,
@@ -96,12 +96,12 @@ class VirtioPci(PciFunction):
         )
         self.device = device
         self.control = Control(device, memory, self, iommu=iommu)
+        self.control.on_forget = self._forget_interrupts
         self.isr = 0
         self.config_vector = NO_VECTOR
         self.queue_vectors = [NO_VECTOR] * len(device.queues)
         self.on_notify_moved: Callable[[int | None], object] | None = None
-        # its own, so that a device may interrupt while a driver's access waits for the device
-        self._isr_lock = allocate_lock()
+        self._isr_lock = DeferringLock()
         self._add_registers()
         if msix is not None:
             self.add_msix(msix, MSIX_BAR)
@@ -188,13 +188,13 @@ class VirtioPci(PciFunction):
     def _set_isr(self, bit: int) -> None:
         with self._isr_lock:
             self.isr |= bit
-            self.set_intx(True)
+            self._isr_lock.after(self.set_intx, True)
 
     def take_isr(self) -> int:
         """Return why the function interrupts, and let it be."""
         with self._isr_lock:
             taken, self.isr = self.isr, 0
-            self.set_intx(False)
+            self._isr_lock.after(self.set_intx, False)
         return taken
 
     # the machine's side
@@ -217,8 +217,6 @@ class VirtioPci(PciFunction):
     def write_status(self, value: int) -> None:
         """Take the driver's step, or its reset."""
         self.control.write_status(value)
-        if not value:
-            self._forget_interrupts()
 
     def _forget_interrupts(self) -> None:
         # 4.1.5.1.2.1: "MUST have all queue and configuration change events ... unmapped upon reset"
@@ -228,10 +226,7 @@ class VirtioPci(PciFunction):
 
     def reset(self) -> None:
         """Reset everything, as at power-on."""
-        # before the function's own lock is taken: the device may be about to interrupt, which needs it
-        with self.control.lock:
-            self.control.reset()
-            self._forget_interrupts()
+        self.control.make(PATIENCE, self.control.reset)
         super().reset()
 
     # access through configuration space
@@ -271,9 +266,7 @@ class VirtioPci(PciFunction):
 
     def state(self) -> dict[str, Any]:
         """Return everything: the function, registers, vectors, pending events, the device and its queues."""
-        # in the order in which they are taken everywhere: the function's own lock is the last
-        with self.control.lock, self.device.lock:
-            return super().state()
+        return self.control.ask(super().state)
 
     def state_parts(self) -> dict[str, Any]:
         """Return what has a state of its own: besides a function's, the transport with its device and queues."""

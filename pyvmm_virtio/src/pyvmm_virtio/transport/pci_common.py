@@ -37,8 +37,7 @@ class CommonConfig:
 
     def read(self, offset: int, buffer: memoryview) -> None:
         """Read any part: nothing changes by reading."""
-        with self.control.lock:
-            buffer[:] = self._snapshot()[offset : offset + len(buffer)].ljust(len(buffer), b"\0")
+        buffer[:] = self._snapshot()[offset : offset + len(buffer)].ljust(len(buffer), b"\0")
 
     def _snapshot(self) -> bytes:
         c, t = self.control, self.transport
@@ -62,8 +61,7 @@ class CommonConfig:
             (8, queue.avail_ring() if queue is not None else 0),
             (8, queue.used_ring() if queue is not None else 0),
             (2, c.queue_select & 0xFFFF if t.device.negotiated(f.VIRTIO_F_NOTIF_CONFIG_DATA) else 0),
-            # a reset is over when the write that began it returns
-            (2, 0),
+            (2, c.queue_resetting()),
             # no administration queues
             (4, 0),
         )
@@ -79,8 +77,7 @@ class CommonConfig:
         if writer is None or len(data) != size:
             self.control.ignore("a write that is no field of the common configuration", f"{offset}, {len(data)} bytes")
             return
-        with self.control.lock:
-            writer(int.from_bytes(data, "little"))
+        self.control.write(writer, int.from_bytes(data, "little"))
 
     def _make_writers(self) -> dict[int, tuple[int, Callable[[int], object]]]:
         c = self.control
@@ -182,5 +179,6 @@ class DeviceConfig:
 
     def write(self, offset: int, data: memoryview) -> None:
         """Write, where the device lets it."""
-        with self.transport.control.lock:
-            self.transport.control.write_config(offset, data)
+        control = self.transport.control
+        # a copy, for the processor goes on where another one is at it
+        control.write(control.write_config, offset, memoryview(bytes(data)))

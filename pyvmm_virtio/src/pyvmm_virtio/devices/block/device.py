@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 from pyvmm_device.tally import ERROR
-from pyvmm_memory import GuestMemoryError
+from pyvmm_memory import GuestMemoryError, Permissions
 from pyvmm_virtio.backends.block import DISCARD, FLUSH, READ, WRITE, ZERO_UNMAP
 from pyvmm_virtio.backends.disk import as_disk
 from pyvmm_virtio.constants import block as c
@@ -54,6 +54,7 @@ MAX_SEG_MAX = 254
 """A header, a status and so many buffers fill a queue of 256; indirect tables may have no more either (2.7.5.3.1)."""
 DRAIN_SECONDS = 30.0
 """How long a server may take before its disk is given up; a guest's reset waits as long."""
+READABLE, WRITABLE = Permissions.Read, Permissions.Write
 CACHES = ("writeback", "writethrough", "unsafe")
 
 
@@ -126,7 +127,6 @@ class Block(VirtioDevice):
         self._may_plane = data_plane and rate_limiter is None
         self._plane: DataPlane | None = None
         self._writeback = False
-        self._mark: Callable[[int, int], object] | None = None
         super().__init__(
             features=block_features(disk, queues, size_max),
             config=block_config(disk, queues, seg_max, size_max, writeback=cache != "writethrough"),
@@ -151,16 +151,14 @@ class Block(VirtioDevice):
         """Look how large the disk is now, and tell the driver; returns the size in sectors."""
         # not under the lock: a server may take its time to say it
         sectors = self.disk.refresh() >> SECTOR_SHIFT
-        with self.lock:
-            if sectors != self.capacity:
-                self.update_config(0, CAPACITY.pack(sectors))
+        if sectors != self.capacity:
+            self.update_config(0, CAPACITY.pack(sectors))
         return sectors
 
     # the driver's side
 
     def activate(self, memory: GuestMemory, queues: Sequence[Queue], interrupt: VirtioInterrupt) -> None:  # noqa: ARG002 - its attributes say it
         """Settle on a cache mode."""
-        self._mark = dirty_marker(memory)
         if not self.negotiated(c.VIRTIO_BLK_F_FLUSH):
             # 5.2.5.2: "If VIRTIO_BLK_F_CONFIG_WCE is negotiated but VIRTIO_BLK_F_FLUSH is not, the device MUST
             # initialize writeback to 0"
@@ -209,8 +207,9 @@ class Block(VirtioDevice):
         """Have the data plane carry out what it can of a queue; false where something is left for Python."""
         capacity, may_write = self.capacity, self._writeback and not self.disk.read_only
 
-        def take(queue: Queue, memory: GuestMemory) -> tuple[int, bool]:
-            return plane.take(queue, memory, capacity, may_write=may_write)
+        def take(queue: Queue, memory: GuestMemory, room: int) -> tuple[int, int, bool]:  # noqa: ARG001 - not yet
+            count, stopped = plane.take(queue, memory, capacity, may_write=may_write)
+            return count, 0, stopped
 
         return self.dispatch.batches(index, take)
 
@@ -225,11 +224,13 @@ class Block(VirtioDevice):
             return False
         memory = self.memory
         try:
-            kind, _, sector = HEADER.unpack(memory.get_slice(at, 16))
-            view = memory.get_slice(data, length)
-            answer = memory.get_slice(status, 1)
+            kind, _, sector = HEADER.unpack(memory.get_slice(at, 16, READABLE))
+            view = memory.get_slice(data, length, WRITABLE if direction & 2 else READABLE)
+            answer = memory.get_slice(status, 1, WRITABLE)
         except GuestMemoryError:
-            return False  # a buffer across regions, or one that is nowhere
+            return False  # a buffer across regions, one that is nowhere, or one that must not be written
+        if answer.readonly or direction & 2 and view.readonly:
+            return False
         if length & 511 or not length or length > self._quick_limit or sector + (length >> 9) > self.capacity:
             return False
         try:
@@ -244,9 +245,10 @@ class Block(VirtioDevice):
         except OSError:
             return False  # once more, the slow way, which says what went wrong
         answer[0] = OK
-        if self._mark is not None:
-            self._mark(data, written - 1)
-            self._mark(status, 1)
+        mark = dirty_marker(memory)  # of memory as it is now
+        if mark is not None:
+            mark(data, written - 1)
+            mark(status, 1)
         used.append((chain.head_index, written))
         return True
 
@@ -361,36 +363,37 @@ class Block(VirtioDevice):
     def _on_backend(self) -> None:
         if self._async is None:
             return
-        with self.lock:
-            if not self.serve(self._async.on_ready):
-                # nobody is served now, but what has arrived must go away, or the loop would spin
-                self._async.on_ready()
+        if not self.serve(self._take_replies):
+            # nobody is served now, but what has arrived must go away, or the loop would spin
+            self.dispatch.call(self._take_replies)
+
+    def _take_replies(self) -> None:
+        if self._async is not None:
+            self._async.on_ready()
             self._listen()
 
     def _drain(self) -> None:
         """Wait for what is under way, served or not: it may write to guest memory until then."""
-        if self._async is not None and not self.serve(self._async.drain, DRAIN_SECONDS):
+        if self._async is not None:
             self._async.drain(DRAIN_SECONDS)
 
     # the end of things
 
     def quiesce(self) -> None:
         """Wait for what is under way."""
-        with self.lock:
-            self._drain()
+        self._drain()
 
     def reset(self) -> None:
         """Wait for what is under way, so that nothing writes into memory, or to the disk, behind the driver's back."""
+        if self._async is not None:
+            self._async.drain(DRAIN_SECONDS)
+            self._listen()
         with self.lock:
-            if self._async is not None:
-                self._async.drain(DRAIN_SECONDS)
-                self._listen()
             self.config[WRITEBACK_OFFSET] = self.cache != "writethrough"
 
     def queue_reset(self, index: int) -> None:  # noqa: ARG002 - the back end does not tell queues apart
         """Wait for what is under way."""
-        with self.lock:
-            self._drain()
+        self._drain()
 
     def device_state(self) -> dict[str, Any]:
         """Return how much of its rate it has used."""
@@ -402,10 +405,11 @@ class Block(VirtioDevice):
 
     def close(self) -> None:
         """Close the disk, and serve nobody any more; idempotent."""
+        self.dispatch.end(self._close)
+
+    def _close(self) -> None:
         self._watch.listen()
-        with self.lock:
-            self.active = False
-            if self._plane is not None:
-                self._plane.close()
-                self._plane = None
-            self.disk.close()
+        if self._plane is not None:
+            self._plane.close()
+            self._plane = None
+        self.disk.close()

@@ -1,0 +1,160 @@
+"""Calls that are made one after another, by whichever thread finds nobody at it, and with no lock held.
+
+A lock around code that may take its time makes everybody wait for it, and two of them can wait for each other. Here
+nobody waits for a call: whoever brings one makes it, if nobody is *within*, and else leaves it in the box and goes on
+with what it has to do. Whoever is within makes what is in the box before it leaves. The box's own `lock` is held for
+the bookkeeping alone, never while a call is made.
+
+A few have to know that a call is over, and can wait for that as long as they say: they `enter`, do what they have to
+do, and `leave`. They are the *heirs* of whoever is within, and come before the calls that wait.
+
+- `within` is the thread that makes calls, or 0. It changes under `lock`. Only that thread makes it another's.
+- What is put into the box while somebody is within is made: `leave` looks under the same lock under which it says that
+  nobody is within any more. A thread that is ended by what is no `Exception` leaves at once; what waits then is made by
+  whoever comes next.
+- A call that a call makes waits in the box like any other, so no code runs within itself.
+"""
+
+from __future__ import annotations
+
+from _thread import get_ident
+from collections import deque
+
+from pyvmm_device.locks import Lock
+from pyvmm_virtio.errors import DeviceBusy
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from threading import Event
+    from typing import Any, TypeVar
+
+    Call = tuple[Callable[..., object], tuple[Any, ...]]
+    T = TypeVar("T")
+
+PATIENCE = 0.4
+"""How many seconds somebody waits to be within who has to know what comes of it."""
+
+
+class Mailbox:
+    """Makes calls one after another; the file's head says how.
+
+    A subclass may have `upcoming`, which returns what is to be done when no call waits any more, and `failed`.
+
+    Attributes:
+        lock: of the bookkeeping; nothing is called out under it.
+        within: the thread that makes calls now, or 0.
+    """
+
+    __slots__ = ("_calls", "_heirs", "lock", "within")
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+        self.within = 0
+        self._calls: deque[Call] = deque()
+        self._heirs: list[tuple[int, Event]] = []
+
+    def call(self, function: Callable[..., object], *arguments: object) -> bool:
+        """Have a call made: now, or, where somebody is within, by them; returns whether it was made."""
+        with self.lock:
+            if self.within:
+                self._calls.append((function, arguments))
+                return False
+            self.within = get_ident()
+        try:
+            function(*arguments)
+        finally:
+            self.leave()
+        return True
+
+    def ask(self, function: Callable[..., T], *arguments: object) -> T:
+        """Make a call when nobody else is within and return what it returns; within, at once.
+
+        Raises:
+            DeviceBusy: somebody was within all the time, and has been for `PATIENCE` seconds.
+        """
+        if self.within == get_ident():
+            return function(*arguments)
+        if not self.enter(PATIENCE):
+            raise DeviceBusy("a back end holds a request of the device: try again when it has answered")
+        try:
+            return function(*arguments)
+        finally:
+            self.leave()
+
+    def make(self, seconds: float, function: Callable[..., object], *arguments: object) -> bool:
+        """Make a call when nobody else is within, or leave it to them after so many seconds; as `call`."""
+        if not self.enter(seconds):
+            return self.call(function, *arguments)
+        try:
+            function(*arguments)
+        finally:
+            self.leave()
+        return True
+
+    def is_within(self) -> bool:
+        """Say whether it is this thread that makes calls."""
+        return self.within == get_ident()
+
+    def waiting(self) -> int:
+        """Return how many calls wait."""
+        return len(self._calls)
+
+    def enter(self, seconds: float) -> bool:
+        """Be within, once nobody else is; false where that is not so for so many seconds, or this thread is already.
+
+        Who enters leaves.
+        """
+        this = get_ident()
+        with self.lock:
+            if not self.within:
+                self.within = this
+                return True
+            if self.within == this:
+                return False
+            from threading import Event
+
+            heir = this, Event()
+            self._heirs.append(heir)
+        if heir[1].wait(seconds):
+            return True
+        with self.lock:
+            if heir not in self._heirs:
+                return True  # it came in the last moment
+            self._heirs.remove(heir)
+            return False
+
+    def leave(self) -> None:
+        """Make the calls that wait, and be within no more."""
+        while (call := self._next()) is not None:
+            function, arguments = call
+            try:
+                function(*arguments)
+            except Exception as error:  # noqa: BLE001 - it is the call of another thread
+                self.failed(error)
+            except BaseException:
+                with self.lock:
+                    self.within = 0
+                raise
+
+    def _next(self) -> Call | None:
+        """Return what is to be done now; None where this thread is not within any more."""
+        with self.lock:
+            if not self._heirs:
+                call = self._calls.popleft() if self._calls else self.upcoming()
+                if call is None:
+                    self.within = 0
+                return call
+            self.within, come = self._heirs.pop(0)
+        come.set()
+        return None
+
+    def upcoming(self) -> Call | None:
+        """Return what is to be done when no call waits any more; called under the lock."""
+        return None
+
+    def failed(self, error: Exception) -> None:
+        """Take what came out of a call that waited."""
+        import logging
+
+        logging.getLogger(__name__).error("%r: a call failed: %r", self, error)
