@@ -312,7 +312,8 @@ def test_no_bug_of_a_device_comes_out(start: Start, caplog: pytest.LogCaptureFix
     driver.port.reset_queue(0)
     assert not driver.port.queue_enabled(0)
     driver.reset()
-    assert device.bugs == caplog.text.count("an error of its own") == 6  # three of them are resets
+    assert device.bugs == 6  # three of them are resets
+    assert caplog.text.count("an error of its own") == 1
     assert driver.request(0, b"ok", into=2) == b"ko"
 
 
@@ -692,22 +693,15 @@ def test_a_reset_waits_for_workers_and_nothing_is_written_after_it(start: Start,
     request = driver.submit(0, (b"x",), (4,))
     assert device.inside.wait(10)
     timer = Timer(0.05, device.go.set)
-    assert device.in_flight is not None
-    drain = device.in_flight.drain
-
-    def draining() -> None:
-        timer.start()
-        drain()
-
-    device.in_flight.drain = draining  # type: ignore[method-assign]
+    timer.start()
     if one_queue:
         driver.port.reset_queue(0)
     else:
         driver.port.set_status(0)
     # the worker was inside when the reset began, and is not any more
     assert device.go.is_set()
+    assert device.in_flight is not None
     assert len(device.in_flight) == 0
-    device.in_flight.drain = drain  # type: ignore[method-assign]
     addr = request.buffers[1][0]
     with driver.memory.get_slice(addr, 4) as view:
         view[:] = b"mine"
@@ -811,6 +805,7 @@ def test_an_available_index_that_comes_and_goes_keeps_nobody() -> None:
     queue = Flickering(4)
     queue.set_ready(True)
     device.queues = [queue]
+    device.active = True
     assert list(device.chains(0)) == []
     assert queue.asked == 4
 

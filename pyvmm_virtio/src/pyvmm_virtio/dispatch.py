@@ -63,7 +63,7 @@ from _thread import get_ident
 from functools import partial
 from time import monotonic
 
-from pyvmm_device.tally import ERROR
+from pyvmm_device.tally import ERROR, Tally
 from pyvmm_memory import GuestMemoryError
 from pyvmm_virtio.errors import DeviceBusy, VirtqueueError
 from pyvmm_virtio.interrupt import NoInterrupt
@@ -109,6 +109,7 @@ class Dispatcher(Turns):
     Attributes:
         active, paused, pausing, needs_reset, resetting, interrupt, resets, epochs: as the file's head says.
         bugs: how often there was an error that was the device's own; the first of each kind was logged.
+        faults: the same by kind, and how often an interrupt was lost, as "interrupt".
     """
 
     __slots__ = (
@@ -118,6 +119,7 @@ class Dispatcher(Turns):
         "active",
         "bugs",
         "epochs",
+        "faults",
         "interrupt",
         "needs_reset",
         "paused",
@@ -139,6 +141,7 @@ class Dispatcher(Turns):
         self.resets = 0
         self.epochs = [0] * queues
         self.bugs = 0
+        self.faults = Tally(__name__)
         self._restored = False
         self._coming = False
         self._last = -1
@@ -272,7 +275,7 @@ class Dispatcher(Turns):
             signal(*arguments)
         except Exception as error:  # noqa: BLE001 - a machine has written it, and the request is done
             message = "%r: an interrupt is lost (later ones are only counted): %r"
-            self.device.errors.count("interrupt", message, self.device, error, level=ERROR)
+            self.faults.count("interrupt", message, self.device, repr(error), level=ERROR)
 
     def tell_config(self) -> None:
         """Tell the driver, where there is one, that the configuration or the status changed."""
@@ -294,10 +297,10 @@ class Dispatcher(Turns):
         """Take an error out of a subclass: the driver's, or else the device's own, which is shown once."""
         if not isinstance(error, (VirtqueueError, GuestMemoryError)):
             self.bugs += 1
-            kind, errors = f"bug: {type(error).__name__}", self.device.errors
-            text = "" if kind in errors else _trace(error)
+            kind = type(error).__name__
+            text = "" if kind in self.faults else _trace(error)
             message = "%r: an error of its own (others of this kind are only counted)\n%s"
-            errors.count(kind, message, self.device, text, level=ERROR)
+            self.faults.count(kind, message, self.device, text, level=ERROR)
         self.device.fail(error)
 
     # beginnings and ends

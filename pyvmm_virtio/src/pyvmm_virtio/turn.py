@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from pyvmm_device import EventLoop
-    from pyvmm_device.tally import Tally
     from pyvmm_virtio.in_flight import InFlight
     from pyvmm_virtio.memory import GuestMemory
     from pyvmm_virtio.queue.chain import DescriptorChain
@@ -43,7 +42,6 @@ if TYPE_CHECKING:
         queues: list[Queue]
         in_flight: InFlight | None
         loop: EventLoop | None
-        errors: Tally
 
         @property
         def memory(self) -> GuestMemory:
