@@ -32,11 +32,34 @@ def test_event_loop_stops_from_another_thread() -> None:
         loop.run()
 
 
-def test_event_loop_lets_exceptions_out() -> None:
+def test_event_loop_outlives_what_its_callbacks_raise(caplog: pytest.LogCaptureFixture) -> None:
+    def divide() -> None:
+        _ = 1 // 0
+
     with EventLoop() as loop:
-        loop.call_soon(lambda: 1 // 0)
-        with pytest.raises(ZeroDivisionError):
+        for _ in range(3):
+            loop.call_soon(divide)
+        loop.call_later(0.001, divide)
+        loop.call_later(0.002, loop.stop)
+        loop.run()
+        (name,) = loop.errors
+        assert loop.errors == {divide.__qualname__: 4}
+    assert caplog.text.count("ZeroDivisionError") == 1
+    assert name in caplog.text
+
+
+def test_event_loop_lets_out_what_is_to_end_the_program() -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    seen = []
+    with EventLoop() as loop:
+        loop.call_at(0, interrupt)
+        loop.call_at(0, lambda: seen.append("later"))
+        with pytest.raises(KeyboardInterrupt):
             loop.run()
+        loop.run_once(0)
+    assert seen == ["later"]
 
 
 def test_removed_readers_are_not_called() -> None:

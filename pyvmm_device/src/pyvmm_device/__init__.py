@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from pyvmm_device.errors import ResourceExhausted as ResourceExhausted
     from pyvmm_device.errors import ResourceTaken as ResourceTaken
     from pyvmm_device.event_loop import EventLoop as EventLoop
+    from pyvmm_device.event_loop import Registration as Registration
     from pyvmm_device.interrupt import EventFdInterrupt as EventFdInterrupt
     from pyvmm_device.interrupt import EventFdLevelInterrupt as EventFdLevelInterrupt
     from pyvmm_device.interrupt import FanOut as FanOut
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from pyvmm_device.interrupt_group import LegacyGroup as LegacyGroup
     from pyvmm_device.interrupt_group import MessageGroup as MessageGroup
     from pyvmm_device.io_manager import IoManager as IoManager
+    from pyvmm_device.io_thread import IoThread as IoThread
     from pyvmm_device.irq_config import LegacyIrqConfig as LegacyIrqConfig
     from pyvmm_device.irq_config import MsiIrqConfig as MsiIrqConfig
     from pyvmm_device.pc.cmos import Cmos as Cmos
@@ -122,10 +124,11 @@ _HOMES = {
         "DeviceError DeviceNotFound DeviceOverlap DeviceStateError InterruptError InvalidAccessLength "
         "InvalidRange InvalidResource PciError ResourceExhausted ResourceTaken"
     ),
-    "event_loop": "EventLoop",
+    "event_loop": "EventLoop Registration",
     "interrupt": "EventFdInterrupt EventFdLevelInterrupt FanOut SharedLine",
     "interrupt_group": "EventFdGroup InterruptGroup LegacyGroup MessageGroup",
     "io_manager": "IoManager",
+    "io_thread": "IoThread",
     "irq_config": "LegacyIrqConfig MsiIrqConfig",
     "pc.cmos": "Cmos",
     "pc.i8042": "I8042",
