@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from struct import pack, unpack_from
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from pyvmm_loader.aarch64 import layout as arm64_layout
 from pyvmm_loader.aarch64 import virt as arm64
 from pyvmm_loader.fdt import Fdt, FdtError, Node, cells64, read_fdt
 from pyvmm_loader.fdt.machine import Chosen, PcieHost
-from pyvmm_loader.fdt.reader import MAX_DEPTH
+from pyvmm_loader.fdt.tree import MAX_DEPTH
 from pyvmm_loader.riscv64 import layout as riscv64_layout
 from pyvmm_loader.riscv64 import virt as riscv64
 from pyvmm_loader.riscv64.interrupts import AiaLayout, PlicLayout
@@ -227,7 +228,13 @@ def test_round_trip(shape: tuple[dict[str, bytes], list[object]], reservations: 
             fill(node.add(f"n{number}"), child)  # type: ignore[arg-type]
 
     fill(tree.root, shape)
-    assert read_fdt(bytes(tree)) == tree
+    ends = sorted((start, start + size) for start, size in reservations)
+    gaps = [start - end for (_, end), (start, _) in itertools.pairwise([(0, 0), *ends])]
+    if all(gap >= 0 for gap in gaps) and all(start < end <= 1 << 64 for start, end in ends):
+        assert read_fdt(bytes(tree)) == tree
+    else:
+        with pytest.raises(FdtError, match="reservation"):
+            bytes(tree)
 
 
 def test_depth_is_bounded() -> None:
@@ -236,9 +243,15 @@ def test_depth_is_bounded() -> None:
     for _ in range(MAX_DEPTH - 1):
         node = node.add("x")
     assert read_fdt(bytes(tree)) == tree
+    deep = bytes(tree).replace(pack(">I", 9), b"")
     node.add("x")
     with pytest.raises(FdtError, match="deeper"):
-        read_fdt(bytes(tree))
+        bytes(tree)
+    token = pack(">I", 1) + b"x\0\0\0"
+    deeper = bytearray(deep.replace(token, token + token, 1))
+    assert len(deeper) > len(deep)
+    with pytest.raises(FdtError):
+        read_fdt(deeper)
 
 
 @pytest.mark.parametrize("name", ["riscv64 with firmware", "by hand"])

@@ -27,7 +27,7 @@ from pyvmm_loader.acpi.table import table
 from pyvmm_loader.checksum import checksum
 from pyvmm_loader.compression.compress import compress
 from pyvmm_loader.fdt import Fdt
-from pyvmm_loader.fdt.reader import MAX_NAME, MAX_NODES, MAX_RESERVATIONS
+from pyvmm_loader.fdt.tree import MAX_NAME, MAX_NODES, MAX_RESERVATIONS
 from pyvmm_loader.initrd.bootconfig import append_bootconfig
 from pyvmm_loader.initrd.initrd import join_initrds, microcode_archive
 from pyvmm_loader.smbios import read_smbios
@@ -83,23 +83,37 @@ def test_mutations_raise_typed_errors_only(name: str) -> None:
 
 
 def test_trees_that_would_grow() -> None:
-    name = Fdt()
-    name.root["a" * (MAX_NAME + 1)] = True
-    with pytest.raises(LoaderError, match="longer than"):
-        read_fdt(bytes(name))
-    node = Fdt()
-    node.root.add("a" * (MAX_NAME + 1))
-    with pytest.raises(LoaderError, match="longer than"):
-        read_fdt(bytes(node))
     good = Fdt()
-    good.root["a" * MAX_NAME] = True
-    assert read_fdt(bytes(good)) == good
+    good.root.properties["a" * MAX_NAME] = b""  # as if it had been read, for the writer makes none longer than 31
+    good.root.add("b" * 31)
+    raw = bytes(good)
+    assert read_fdt(raw) == good
+    strings = raw.index(b"a" * MAX_NAME)
+    longer = bytearray(raw[:strings] + b"a" + raw[strings:])
+    longer[4:8] = pack(">I", len(longer))
+    longer[32:36] = pack(">I", MAX_NAME + 2)
+    with pytest.raises(LoaderError, match="longer than"):
+        read_fdt(longer)
+    node = raw.replace(b"b" * 31 + b"\0", b"b" * (MAX_NAME + 1) + bytes(4))
+    grown = len(node) - len(raw)
+    node = (
+        pack(">4I", 0xD00DFEED, len(node), 56, strings + grown)
+        + node[16:36]
+        + pack(">I", strings - 56 + grown)
+        + node[40:]
+    )
+    with pytest.raises(LoaderError, match="longer than"):
+        read_fdt(node)
     many = pack(">I4x", 1) + (pack(">I4xI", 1, 2) * (MAX_NODES + 1)) + pack(">II", 2, 9)
     head = pack(">10I", 0xD00DFEED, 56 + len(many), 56, 56 + len(many), 40, 17, 16, 0, 0, len(many))
     with pytest.raises(LoaderError, match="more than"):
         read_fdt(head + bytes(16) + many)
+    listed = pack(">QQ", 1, 1) * (MAX_RESERVATIONS + 1) + bytes(16)
+    at = 40 + len(listed)
+    nodes = pack(">I4xII", 1, 2, 9)
+    head = pack(">10I", 0xD00DFEED, at + len(nodes), at, at, 40, 17, 16, 0, 0, len(nodes))
     with pytest.raises(LoaderError, match="reservations"):
-        read_fdt(bytes(Fdt(reservations=[(1, 1)] * (MAX_RESERVATIONS + 1))))
+        read_fdt(head + listed + nodes)
 
 
 def test_acpi_that_names_one_large_table_many_times() -> None:

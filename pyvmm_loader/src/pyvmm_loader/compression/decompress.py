@@ -46,6 +46,10 @@ RATIO = 16
 """Kernels shrink to a sixth at best; what grows more than this is no kernel."""
 SMALL = 16 << 20
 """What is padded to large pages shrinks to almost nothing; this much of it harms nobody."""
+FREE_MEMBERS, MEMBER_SIZE = 64, 1024
+"""A file is a sequence of members, and nothing forbids empty ones (RFC 1952 2.2, RFC 8878 3), but each costs as much as
+many bytes of another. So there may be one for each KiB of the file, and some more; pbzip2 and pzstd make far larger
+ones."""
 WINDOW_LOG = 27
 """zstd -22, which the kernel's build calls, asks for a window of 128 MiB, however small the kernel."""
 DICTIONARY_LIMIT = (1 << WINDOW_LOG) + (1 << 20)
@@ -136,10 +140,23 @@ def _library(module: str, name: str, path: str) -> ModuleType:
         ) from error
 
 
+class _Members:
+    """Counts the members, blocks or archives that a file is made of; `one()` raises ValueError for too many."""
+
+    def __init__(self, size: int) -> None:
+        self._left = FREE_MEMBERS + size // MEMBER_SIZE
+
+    def one(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise ValueError(f"it is made of members of less than {MEMBER_SIZE} bytes on average; compress it again")
+
+
 def _streams(make: Callable[[], Decompressor], packed: memoryview) -> Iterator[bytes]:
     """Unpack one stream, and those of the same kind behind it: pbzip2, pzstd and cat make files of several."""
-    name, at = compression(packed), 0
+    name, at, members = compression(packed), 0, _Members(len(packed))
     while True:
+        members.one()
         reader = make()
         while not reader.eof:
             with packed[at : at + CHUNK if reader.needs_input else at] as data:
@@ -213,8 +230,9 @@ def _word(packed: memoryview, at: int, size: int, order: str = "big") -> int:
 
 def _lz4_legacy(packed: memoryview, block: ModuleType) -> Iterator[bytes]:
     # lz4's doc/lz4_Frame_format.md, "Legacy frame": blocks of 8 MiB, each behind its compressed size; no end mark.
-    at = 4
+    at, members = 4, _Members(len(packed))
     while at < len(packed):
+        members.one()
         size = _word(packed, at, 4, "little")
         # The kernel's build appends the unpacked size, which stands where a block's size would.
         if at + 4 == len(packed):
@@ -246,7 +264,9 @@ def _lzo(packed: memoryview, path: str, limit: int) -> Iterator[bytes]:
         at += 4 + _word(packed, at, 4) + 4
     checks_of_data = sum([4 for bit in LZO_CHECKS_OF_DATA if flags & bit])
     checks_of_packed = sum([4 for bit in LZO_CHECKS_OF_PACKED if flags & bit])
+    members = _Members(len(packed))
     while True:
+        members.one()
         whole = _word(packed, at, 4)
         if not whole:
             return

@@ -10,8 +10,8 @@ Source: Devicetree Specification 0.4, chapter 5.
 <Node serial@9000000 1 properties, 0 children>
 """
 
-from pyvmm_loader.fdt.node import Node, cells64
-from pyvmm_loader.fdt.reader import FdtError, read_fdt
+from pyvmm_loader.fdt.node import FdtError, Node, cells64
+from pyvmm_loader.fdt.reader import read_fdt
 from pyvmm_loader.fdt.tree import Fdt
 
 __all__ = ["Fdt", "FdtError", "Node", "cells64", "read_fdt"]

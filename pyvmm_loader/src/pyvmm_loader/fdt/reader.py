@@ -5,10 +5,7 @@ Source: Devicetree Specification 0.4, chapter 5.
 
 from __future__ import annotations
 
-import itertools
-
-from pyvmm_loader.errors import ImageError
-from pyvmm_loader.fdt.node import NAME_CHARACTERS, Node
+from pyvmm_loader.fdt.node import NAME_CHARACTERS, FdtError, Node, Phandles
 from pyvmm_loader.fdt.tree import (
     BEGIN_NODE,
     END,
@@ -16,6 +13,10 @@ from pyvmm_loader.fdt.tree import (
     HEADER,
     LAST_COMPATIBLE,
     MAGIC,
+    MAX_DEPTH,
+    MAX_NAME,
+    MAX_NODES,
+    MAX_RESERVATIONS,
     NOP,
     PROP,
     RESERVATION,
@@ -26,17 +27,6 @@ from pyvmm_loader.fdt.tree import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing_extensions import Buffer
-
-MAX_DEPTH = 64
-"""Deeper trees are refused: the kernel's own limit (FDT_MAX_DEPTH in drivers/of/fdt.c)."""
-MAX_NODES, MAX_RESERVATIONS = 1 << 16, 1 << 10
-"""More than any machine has; without a limit a small file becomes a large tree."""
-MAX_NAME = 255
-"""The specification says 31. A name may be read once for each property, so its length must have a bound."""
-
-
-class FdtError(ImageError):
-    """Bytes that are no device tree; `offset` is where."""
 
 
 class _Words:
@@ -92,12 +82,7 @@ def read_fdt(blob: Buffer) -> Fdt:
     if structure % 4 or reserved % 8:
         raise FdtError("its blocks are not aligned", offset=structure)
     names = data[strings : strings + strings_size]
-    tree = Fdt(_read_nodes(_Words(data, structure, size), names), _reservations(data[:total], reserved), boot_cpu)
-    taken = [node.phandle for node in tree.root.walk() if len(node.properties.get("phandle", b"")) == 4]
-    phandles = itertools.count(max([0, *taken]) + 1)
-    for node in tree.root.walk():
-        node._phandles = phandles
-    return tree
+    return Fdt(_read_nodes(_Words(data, structure, size), names), _reservations(data[:total], reserved), boot_cpu)
 
 
 def _reservations(data: bytes, at: int) -> list[tuple[int, int]]:
@@ -115,13 +100,14 @@ def _reservations(data: bytes, at: int) -> list[tuple[int, int]]:
 
 def _read_nodes(words: _Words, names: bytes) -> Node:
     stack: list[Node] = []
+    phandles = Phandles()
     root: Node | None = None
     count = 0
     while True:
         at = words.at
         token = words.word()
         if token == BEGIN_NODE:
-            node = Node(words.name())
+            node = Node.from_file(words.name(), phandles)
             if stack:
                 stack[-1].children.append(node)
             elif root is None:
@@ -139,7 +125,10 @@ def _read_nodes(words: _Words, names: bytes) -> Node:
             stop = names.find(b"\0", offset, offset + MAX_NAME + 1) if offset < len(names) else -1
             if stop < 0:
                 raise FdtError(f"a property at {at:#x} without a name, or with one longer than {MAX_NAME}", offset=at)
-            stack[-1].properties[_name(names[offset:stop], at)] = words.take(length)
+            name, value = _name(names[offset:stop], at), words.take(length)
+            stack[-1].properties[name] = value
+            if name == "phandle" and length == 4:
+                phandles.take(int.from_bytes(value, "big"))
         elif token == END and root is not None and not stack:
             return root
         elif token != NOP:

@@ -1,7 +1,12 @@
 """An initramfs, written and read: cpio in the `newc` format.
 
-Source: Documentation/driver-api/early-userspace/buffer-format.rst. The same calls give the same bytes: times are 0
-unless given, inode numbers count up.
+The same calls give the same bytes: times are 0 unless given, inode numbers count up.
+
+The kernel drops what it cannot make, without a word: a file in a directory that is not there, a device where one is, a
+name that is too long. So an archive is unpacked into a `FileTree` while it is written: a directory that is missing is
+added before what is in it, and what the kernel would drop is refused.
+
+Source: Documentation/driver-api/early-userspace/buffer-format.rst; Linux init/initramfs.c.
 """
 
 from __future__ import annotations
@@ -9,6 +14,7 @@ from __future__ import annotations
 import stat
 
 from pyvmm_loader.errors import ImageTruncated, InvalidHeader
+from pyvmm_loader.initrd.file_tree import PATH_MAX, FileTree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +24,8 @@ if TYPE_CHECKING:
 
 MAGIC, MAGIC_CRC, HEADER_SIZE = b"070701", b"070702", 110
 TRAILER = "TRAILER!!!"
-MAX_NAME = 4096  # PATH_MAX; the kernel refuses longer ones as well
+MAX_NAME = PATH_MAX  # with its NUL; the kernel skips longer ones
+MAX_MAJOR, MAX_MINOR = (1 << 12) - 1, (1 << 20) - 1  # MKDEV of the kernel
 U32 = 0xFFFFFFFF
 HEXADECIMAL = frozenset(b"0123456789abcdefABCDEF")
 
@@ -68,51 +75,70 @@ class Initramfs:
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
-        self._inodes: dict[str, int] = {}
+        self._tree = FileTree()
+        self._implied: dict[str, Entry] = {}
 
     def _add(self, entry: Entry) -> None:
-        name = entry.name.strip("/")
-        encoded = name.encode("utf-8", "surrogateescape")
-        if not name or "\0" in name or len(encoded) >= MAX_NAME or name == TRAILER:
-            raise InvalidHeader(
-                f"{entry.name!r} is no name for a file; use a path of 1 to {MAX_NAME - 1} bytes", field="name"
-            )
-        if len(entry.data) > U32:
-            raise InvalidHeader(f"{name}: {len(entry.data)} bytes; cpio holds files up to 4 GiB", field="filesize")
-        entry.name = name
+        entry.name = _clean(entry.name)
+        missing = self._tree.missing(entry.name)
+        # all of it is tried before any of it is kept
+        for name in missing:
+            self._tree.check(name, stat.S_IFDIR)
+        self._tree.check(entry.name, entry.mode, entry.data, entry.nlink)
+        for name in missing:
+            parent = Entry(name, stat.S_IFDIR | 0o755, nlink=2)
+            self._implied[name] = parent
+            self._append(parent)
+        self._append(entry)
+
+    def _append(self, entry: Entry) -> None:
         if not entry.ino:
-            entry.ino = len(self._inodes) + 1
-        self._inodes[name] = entry.ino
+            entry.ino = len(self.entries) + 1
+        self._tree.add(entry.name, entry.mode, entry.data, entry.nlink)
         self.entries.append(entry)
 
     def file(self, name: str, data: Buffer, mode: int = 0o644, *, mtime: int = 0) -> None:
-        """Add a regular file."""
-        self._add(Entry(name, stat.S_IFREG | mode, bytes(data), mtime=mtime))
+        """Add a regular file; one that is there already is overwritten, as the kernel does it."""
+        content = bytes(data)
+        if len(content) > U32:
+            raise InvalidHeader(f"{name}: {len(content)} bytes; cpio holds files up to 4 GiB", field="filesize")
+        self._add(Entry(name, stat.S_IFREG | _permissions(name, mode), content, mtime=mtime))
 
     def directory(self, name: str, mode: int = 0o755) -> None:
-        """Add a directory; the kernel wants it before what is in it."""
-        self._add(Entry(name, stat.S_IFDIR | mode, nlink=2))
+        """Add a directory, or say the mode of one that was added for what is in it."""
+        kind = stat.S_IFDIR | _permissions(name, mode)
+        implied = self._implied.pop(_clean(name), None)
+        if implied is not None:
+            implied.mode = kind
+        else:
+            self._add(Entry(name, kind, nlink=2))
 
     def symlink(self, name: str, target: str) -> None:
         """Add a symbolic link."""
-        self._add(Entry(name, stat.S_IFLNK | 0o777, target.encode("utf-8", "surrogateescape")))
+        self._add(Entry(name, stat.S_IFLNK | 0o777, _encode(target)))
 
     def device(self, name: str, major: int, minor: int, mode: int = 0o600, *, block: bool = False) -> None:
         """Add a character or block device."""
+        if not 0 <= major <= MAX_MAJOR or not 0 <= minor <= MAX_MINOR:
+            raise InvalidHeader(
+                f"{name}: device {major}, {minor}; Linux has 12 bits for the first number, 20 for the second",
+                field="rdev",
+                value=(major, minor),
+            )
         kind = stat.S_IFBLK if block else stat.S_IFCHR
-        self._add(Entry(name, kind | mode, rdev=(major, minor)))
+        self._add(Entry(name, kind | _permissions(name, mode), rdev=(major, minor)))
 
     def fifo(self, name: str, mode: int = 0o600) -> None:
         """Add a named pipe."""
-        self._add(Entry(name, stat.S_IFIFO | mode))
+        self._add(Entry(name, stat.S_IFIFO | _permissions(name, mode)))
 
     def socket(self, name: str, mode: int = 0o600) -> None:
         """Add a socket's name, as it is left over in a copied file system; nobody listens there."""
-        self._add(Entry(name, stat.S_IFSOCK | mode))
+        self._add(Entry(name, stat.S_IFSOCK | _permissions(name, mode)))
 
     def hardlink(self, name: str, target: str) -> None:
         """Add another name of the regular file `target`, which was added before; raises InvalidHeader otherwise."""
-        wanted = target.strip("/")
+        wanted = _clean(target)
         linked = [entry for entry in self.entries if entry.name == wanted and stat.S_ISREG(entry.mode)]
         if not linked:
             raise InvalidHeader(f"hard link {name!r}: no regular file {target!r} yet; add it first", field="name")
@@ -120,7 +146,7 @@ class Initramfs:
         group = [entry for entry in self.entries if entry.ino == first.ino]
         # The data goes with the last name; the kernel links the others to the first and fills it then.
         data = next((entry.data for entry in group if entry.data), b"")
-        new = Entry(name, first.mode, data, ino=first.ino, mtime=first.mtime)
+        new = Entry(name, first.mode, data, ino=first.ino, nlink=len(group) + 1, mtime=first.mtime)
         self._add(new)
         for entry in group:
             entry.data = b""
@@ -128,10 +154,38 @@ class Initramfs:
             entry.nlink = len(group) + 1
 
     def __bytes__(self) -> bytes:
+        """Return the archive; raises InvalidHeader for entries, changed by hand, that the kernel would drop."""
+        tree = FileTree()
+        for entry in self.entries:
+            tree.add(entry.name, entry.mode, entry.data, entry.nlink)
         parts = [piece for entry in self.entries for piece in _pack(entry)]
         parts.extend(_pack(Entry(TRAILER, 0)))
         archive = b"".join(parts)
         return archive + bytes(-len(archive) % 512)
+
+
+def _permissions(name: str, mode: int) -> int:
+    if not isinstance(mode, int) or not 0 <= mode <= 0o7777:
+        raise InvalidHeader(f"{name}: mode {mode!r}; give permissions, 0 to 0o7777", field="mode", value=mode)
+    return mode
+
+
+def _encode(text: str) -> bytes:
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise InvalidHeader(f"{text!r:.80} is no name for a file ({error.reason})", field="name") from error
+
+
+def _clean(name: str) -> str:
+    """Return a name as the archive holds it: without what begins, doubles or ends its slashes."""
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    clean = "/".join(parts)
+    if not parts or ".." in parts or "\0" in name or len(_encode(clean)) >= MAX_NAME or clean == TRAILER:
+        raise InvalidHeader(
+            f"{name!r:.80} is no name for a file; use a path of 1 to {MAX_NAME - 1} bytes without '..'", field="name"
+        )
+    return clean
 
 
 def _pack(entry: Entry) -> tuple[bytes, bytes]:

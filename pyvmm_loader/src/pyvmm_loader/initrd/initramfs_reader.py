@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pyvmm_loader.initrd.initramfs import Entry
 
 MAX_ARCHIVES = 256
+CHUNK = 1 << 16
 
 
 def read_archives(initrd: Buffer, limit: int | None = None) -> Iterator[Entry]:
@@ -48,11 +49,21 @@ def _read_plain(data: bytes) -> Generator[Entry, None, int]:
     """Yield the entries of archives and skip zeros; return the offset of what is neither."""
     at = 0
     for _ in range(MAX_ARCHIVES):
-        while at < len(data) and not data[at]:
-            at += 1
+        at = _skip_zeros(data, at)
         if data[at : at + 6] not in (MAGIC, MAGIC_CRC):
             return at
         if at % 4:
             raise InvalidHeader(f"an archive at {at:#x}, which is no multiple of 4", field="alignment", value=at)
         at = yield from read_archive(data, at)
     raise InvalidHeader(f"more than {MAX_ARCHIVES} archives in one initrd", field="archives")
+
+
+def _skip_zeros(data: bytes, at: int) -> int:
+    """Return the offset of the next byte that is not zero, or the end."""
+    while at < len(data):
+        piece = data[at : at + CHUNK]
+        left = len(piece.lstrip(b"\0"))
+        at += len(piece) - left
+        if left:
+            break
+    return at

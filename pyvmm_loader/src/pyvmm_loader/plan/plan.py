@@ -298,9 +298,12 @@ class BootPlan:
         return self.layout.memory_map()
 
     def apply(self, memory: GuestMemory) -> None:
-        """Write everything into `memory`, which must have the RAM that the plan was made for."""
+        """Write everything into `memory`; raises MemoryTooSmall unless it has the RAM that the plan was made for."""
         if not self._sources:
             raise LoaderError("the plan is closed; apply it before that")
+        # the guest is told of all of it: by the e820 map, its start_info or its device tree
+        for start, size in self.ranges:
+            need_ram(memory, start, size, "the RAM that the plan was made for")
         for placement in self.placements:
             need_ram(memory, placement.start, placement.size, placement.name)
         for source in self._sources:
