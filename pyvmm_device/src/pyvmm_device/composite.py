@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pyvmm_device.bus import Bus, BusRange
-from pyvmm_device.state import restore_parts, save_parts
+from pyvmm_device.state import check_parts, restore_parts, save_parts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,6 +62,10 @@ class Composite:
     def state(self) -> dict[str, Any]:
         """Return the state of each part that has one, by its offset."""
         return save_parts("Composite", self._stateful())
+
+    def check_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the state of each part, checked; raises as `restore`."""
+        return check_parts("Composite", self._stateful(), state)
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Restore each part that has a state, or none where one refuses it.

@@ -4,6 +4,16 @@ A state is a dictionary of numbers, booleans, strings and lists of these, so tha
 device's name and a version. `restore` looks at everything before it changes anything: a state from another device,
 another version or a hostile file is a `DeviceStateError`, and the device is as it was.
 
+The rules, which hold for whatever has a state:
+
+- `check_state` looks at all of a state, its parts included, and changes nothing; `restore` begins with it. So nothing
+  is reset, unmapped or closed for a state that is refused.
+- A kind accepts its own type and no other: no boolean for a number, no number for a boolean, no text that looks like
+  either, nothing that is only equal (1.0, NaN, Infinity).
+- The work is linear in the size of the state: every list and text has a bound, and nothing is looked at twice.
+- Whatever is wrong is a `DeviceStateError`, and its message has a bound, too: a value is shown by `show`, never by
+  ``repr``, which has no end for lists in lists.
+
 There are three ways to have one. Whatever is described by fields alone is a `Stateful`; whatever is made of parts has
 them saved and restored by `save_parts` and `restore_parts`; and whatever has a shape of its own saves and loads the
 fields in it by `save_fields` and `load_fields`. The kinds that fields have are the same for all: `uint`, `FLAG`,
@@ -13,6 +23,8 @@ fields in it by `save_fields` and `load_fields`. The kinds that fields have are 
 from __future__ import annotations
 
 from pyvmm_device.errors import DeviceStateError
+
+SHOWN_BITS, SHOWN_TEXT, SHOWN_NAMES = 64, 24, 5
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +39,23 @@ if TYPE_CHECKING:
         def __exit__(
             self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
         ) -> object: ...
+
+
+def show(value: object) -> str:
+    """Return a short text for something in a state, whatever it is and however large.
+
+    >>> show(7), show(1 << 900), show("x" * 1000), show([[[]]])
+    ('7', 'a number of 901 bits', "'xxxxxxxxxxxxxxxxxxxxxxxx...'", 'list')
+    """
+    if isinstance(value, bool) or value is None:
+        return str(value)
+    if type(value) is int:
+        return str(value) if value.bit_length() <= SHOWN_BITS else f"a number of {value.bit_length()} bits"
+    if type(value) is float:
+        return repr(value)
+    if type(value) is str:
+        return repr(value) if len(value) <= SHOWN_TEXT else repr(value[:SHOWN_TEXT] + "...")
+    return type(value).__name__
 
 
 class Kind:
@@ -45,7 +74,7 @@ def uint(bits: int) -> Kind:
 
     def load(value: object) -> int:
         if type(value) is not int or not 0 <= value < 1 << bits:
-            raise ValueError(f"{value!r} is no number of {bits} bits")
+            raise ValueError(f"{show(value)} is no number of {bits} bits")
         return value
 
     return Kind(f"{bits} bits", _same, load)
@@ -56,7 +85,7 @@ def number(least: int, most: int) -> Kind:
 
     def load(value: object) -> int:
         if type(value) is not int or not least <= value <= most:
-            raise ValueError(f"{value!r} is no number of {least} to {most}")
+            raise ValueError(f"{show(value)} is no number of {least} to {most}")
         return value
 
     return Kind(f"{least} to {most}", _same, load)
@@ -67,7 +96,7 @@ def sint(bits: int = 64) -> Kind:
 
     def load(value: object) -> int:
         if type(value) is not int or not -(1 << (bits - 1)) <= value < 1 << (bits - 1):
-            raise ValueError(f"{value!r} is no signed number of {bits} bits")
+            raise ValueError(f"{show(value)} is no signed number of {bits} bits")
         return value
 
     return Kind(f"{bits} bits with a sign", _same, load)
@@ -77,8 +106,9 @@ def choice(*values: object) -> Kind:
     """Make the kind that is one of some values."""
 
     def load(value: object) -> object:
-        if value not in values or isinstance(value, bool) != any(v is value for v in (True, False)):
-            raise ValueError(f"{value!r} is none of {values}")
+        # of the same type, for 1.0 and True are equal to 1
+        if not any(type(value) is type(each) and value == each for each in values):
+            raise ValueError(f"{show(value)} is none of {values}")
         return value
 
     return Kind("a choice", _same, load)
@@ -90,9 +120,32 @@ def blob(least: int, most: int | None = None) -> Kind:
     def load(value: object) -> bytearray:
         if not isinstance(value, str) or not least * 2 <= len(value) <= (least if most is None else most) * 2:
             raise ValueError("it has not the right length")
-        return bytearray.fromhex(value)
+        data = bytearray.fromhex(value)
+        if len(data) * 2 != len(value):
+            raise ValueError("it has spaces, which fromhex skips")
+        return data
 
     return Kind("bytes", lambda value: bytes(value).hex(), load)
+
+
+def text(most: int, least: int = 0) -> Kind:
+    """Make the kind of strings of so many characters."""
+
+    def load(value: object) -> str:
+        if type(value) is not str or not least <= len(value) <= most:
+            raise ValueError(f"{show(value)} is no text of {least} to {most} characters")
+        return value
+
+    return Kind(f"a text of at most {most}", _same, load)
+
+
+def record(kinds: Mapping[str, Kind]) -> Kind:
+    """Make the kind of dictionaries that have these fields and no other."""
+
+    def load(value: object) -> dict[str, Any]:
+        return load_fields("one of its parts", kinds, value, others=())
+
+    return Kind("fields", lambda value: {name: kind.save(value[name]) for name, kind in kinds.items()}, load)
 
 
 def optional(kind: Kind) -> Kind:
@@ -109,14 +162,14 @@ def array(kind: Kind, most: int, least: int = 0) -> Kind:
 
     def load(values: object) -> list[object]:
         if not isinstance(values, list) or not least <= len(values) <= most:
-            raise ValueError(f"it is no list of {least} to {most}")
+            raise ValueError(f"it is {show(values)}, no list of {least} to {most}")
         return [kind.load(value) for value in values]
 
     return Kind(f"a list, each {kind.name}", lambda values: [kind.save(value) for value in values], load)
 
 
 def nested(make: Callable[[], Any]) -> Kind:
-    """Make the kind of parts with a state of their own, each made anew from it."""
+    """Make the kind of parts with a state of their own, each made anew from it; `make` makes one that nobody has."""
 
     def load(value: Any) -> Any:  # noqa: ANN401 - whatever is made
         part = make()
@@ -132,7 +185,7 @@ def _same(value: object) -> object:
 
 def _load_flag(value: object) -> bool:
     if value is not True and value is not False:
-        raise ValueError(f"{value!r} is neither true nor false")
+        raise ValueError(f"{show(value)} is neither true nor false")
     return value
 
 
@@ -186,21 +239,29 @@ def load_fields(
         raise DeviceStateError(device, f"it is {type(state).__name__}, not a dictionary")
     if version is not None:
         if state.get("device") != device:
-            raise DeviceStateError(device, f"it says device {state.get('device')!r}")
-        if state.get("version") != version:
-            raise DeviceStateError(device, f"it says version {state.get('version')!r}, known is {version}")
+            raise DeviceStateError(device, f"it says device {show(state.get('device'))}")
+        if type(state.get("version")) is not int or state["version"] != version:
+            raise DeviceStateError(device, f"it says version {show(state.get('version'))}, known is {version}")
         others = None if others is None else {"device", "version", *others}
     if others is not None and (unknown := set(state) - set(kinds) - set(others)):
-        raise DeviceStateError(device, f"it has fields that are not known: {', '.join(sorted(map(str, unknown)))}")
+        names = ", ".join([name[:SHOWN_TEXT] if isinstance(name, str) else show(name) for name in _few(unknown)])
+        raise DeviceStateError(device, f"it has {len(unknown)} fields that are not known: {names}")
     fields = {}
     for name, kind in kinds.items():
         if name not in state:
             raise DeviceStateError(device, f"it has no {name}")
         try:
             fields[name] = kind.load(state[name])
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             raise DeviceStateError(device, f"{name}: {error}") from None
+        except DeviceStateError as error:
+            raise DeviceStateError(device, f"{name}: {error.reason}") from None
     return fields
+
+
+def _few(names: Collection[object]) -> list[object]:
+    """Return some of many, the same for the same names."""
+    return sorted(names, key=str)[:SHOWN_NAMES] if len(names) <= 1000 else list(names)[:SHOWN_NAMES]
 
 
 class _NoLock:
@@ -282,6 +343,26 @@ def save_parts(device: str, parts: Mapping[str, Any], *, version: int = 1) -> di
     return {"device": device, "version": version, "parts": {name: part.state() for name, part in parts.items()}}
 
 
+def check_part(part: Any, state: Any) -> None:  # noqa: ANN401 - anything with a state
+    """Raise DeviceStateError where a part would refuse its state; nothing changes.
+
+    What has no `check_state` of its own is told from others by its restore, and taken back by `restore_parts`.
+    """
+    check = getattr(part, "check_state", None)
+    if check is not None:
+        check(state)
+
+
+def check_parts(device: str, parts: Mapping[str, Any], state: Mapping[str, Any], *, version: int = 1) -> dict[str, Any]:
+    """Return the state of each part, by name; arguments and errors as of `restore_parts`, and nothing changes."""
+    saved: dict[str, Any] = load_fields(device, {"parts": PART}, state, version=version, others=())["parts"]
+    if set(saved) != set(parts):
+        raise DeviceStateError(device, f"it is not of these parts: {', '.join(parts) or 'none'}")
+    for name, part in parts.items():
+        check_part(part, saved[name])
+    return saved
+
+
 def restore_parts(device: str, parts: Mapping[str, Any], state: Mapping[str, Any], *, version: int = 1) -> None:
     """Restore everything that something is made of, or nothing.
 
@@ -294,14 +375,14 @@ def restore_parts(device: str, parts: Mapping[str, Any], state: Mapping[str, Any
     Raises:
         DeviceStateError: it is of something else or of other parts, or a part refuses its own. Nothing changed.
     """
-    saved = load_fields(device, {"parts": PART}, state, version=version, others=())["parts"]
-    if set(saved) != set(parts):
-        raise DeviceStateError(device, f"it is not of these parts: {', '.join(parts) or 'none'}")
+    saved = check_parts(device, parts, state, version=version)
     before = {name: part.state() for name, part in parts.items()}
+    done: list[str] = []
     try:
         for name, part in parts.items():
+            done.append(name)
             part.restore(saved[name])
     except BaseException:
-        for name, part in parts.items():
-            part.restore(before[name])
+        for name in done:
+            parts[name].restore(before[name])
         raise

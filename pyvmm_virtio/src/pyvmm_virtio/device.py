@@ -155,6 +155,14 @@ class VirtioDevice:
         """Return what the subclass adds to the state."""
         return {}
 
+    def check_device_state(self, state: Mapping[str, Any], features: int) -> object:  # noqa: ARG002 - for subclasses
+        """Look at what `device_state` said, of a device with which a driver negotiated `features`; change nothing.
+
+        It is called before anything is reset. What is not looked at here, `restore_device` has to refuse, and then the
+        device was reset. Raises DeviceStateError.
+        """
+        return state
+
     def restore_device(self, state: Mapping[str, Any]) -> None:
         """Become what `device_state` said, before `activate` where the device was active. Raises DeviceStateError."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 
-from pyvmm_device.state import load_fields, number, uint
+from pyvmm_device.state import load_fields, number, record, uint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -93,9 +93,13 @@ class TokenBucket:
         self.wait(0)
         return {"filled_ns": self.tokens // self.size, "burst": self.burst}
 
+    def check_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what was left, checked; raises as `restore`."""
+        return load_fields(type(self).__name__, BUCKET, state, others=())
+
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on with what was left; a bucket of another size is as full as that one was. Raises DeviceStateError."""
-        fields = load_fields(type(self).__name__, BUCKET, state)
+        fields = self.check_state(state)
         self.tokens = min(fields["filled_ns"], self.refill_ns) * self.size
         self.burst = min(fields["burst"], self.one_time_burst)
         self._then = self._clock()
@@ -145,9 +149,15 @@ class RateLimiter:
         """Return what is left in both."""
         return {name: bucket.state() for name in self.__slots__ if (bucket := getattr(self, name)) is not None}
 
+    def check_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what was left in each bucket there was, checked; raises as `restore`."""
+        name = type(self).__name__
+        load_fields(name, {}, state, others=self.__slots__)
+        return load_fields(name, dict.fromkeys(state, record(BUCKET)), state)
+
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on with what was left, in buckets that are there now and were there then. Raises DeviceStateError."""
-        load_fields(type(self).__name__, {}, state)
+        self.check_state(state)
         for name in self.__slots__:
             bucket = getattr(self, name)
             if bucket is not None and name in state:

@@ -7,7 +7,7 @@ from _thread import RLock
 from pyvmm_device.errors import PciError, ResourceExhausted
 from pyvmm_device.interrupt import SharedLine
 from pyvmm_device.pci.config_space import HEADER_TYPE, MULTIFUNCTION
-from pyvmm_device.state import restore_parts, save_parts
+from pyvmm_device.state import check_parts, restore_parts, save_parts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -162,6 +162,10 @@ class PciBus:
         """Return the state of every function, by its place."""
         return save_parts("PciBus", self._places())
 
+    def check_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the state of every function, checked; raises as `restore`."""
+        return check_parts("PciBus", self._places(), state)
+
     def restore(self, state: Mapping[str, Any]) -> None:
         """Restore every function, or none where one refuses its state.
 
@@ -169,6 +173,7 @@ class PciBus:
             DeviceStateError: it has other functions, or one of them refuses its state.
         """
         functions = self._places()
+        self.check_state(state)
         for function in functions.values():
             # ranges may have changed places since
             function.unmap()

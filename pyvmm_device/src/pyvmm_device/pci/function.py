@@ -10,7 +10,7 @@ from pyvmm_device.pci.bar import ROM_INDEX, Bar
 from pyvmm_device.pci.config_space import ConfigSpace
 from pyvmm_device.pci.msi import MsiCapability
 from pyvmm_device.pci.msix import MsixCapability
-from pyvmm_device.state import FLAG, PART, Stateful, blob, load_fields, save_parts
+from pyvmm_device.state import FLAG, PART, Stateful, blob, check_part, load_fields, save_parts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -321,15 +321,18 @@ class PciFunction(Stateful):
                 raise
 
     def check_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the function's own fields of a state, each checked; its parts check theirs. Raises as `restore`."""
+        """Return the function's own fields of a state, each checked, and those of its parts; raises as `restore`."""
         name = type(self).__name__
         kinds = {"config": blob(len(self.config)), "intx": FLAG, "parts": PART}
         fields = load_fields(name, kinds, state, version=self.STATE_VERSION, others=())
-        if set(fields["parts"]) != set(self.state_parts()):
-            raise DeviceStateError(name, f"it is not of these parts: {', '.join(self.state_parts()) or 'none'}")
+        parts = self.state_parts()
+        if set(fields["parts"]) != set(parts):
+            raise DeviceStateError(name, f"it is not of these parts: {', '.join(parts) or 'none'}")
         different = self.config.differs_read_only(bytes(fields["config"]))
         if different is not None:
             raise DeviceStateError(name, f"its configuration space differs at {different:#x} in what cannot be written")
+        for part, device in parts.items():
+            check_part(device, fields["parts"][part])
         return fields
 
     def _become(self, config: bytearray, state: Mapping[str, Any]) -> None:

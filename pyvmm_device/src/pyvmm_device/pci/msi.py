@@ -87,9 +87,15 @@ class MsiCapability:
         """Return what is pending."""
         return self.group.state() if isinstance(self.group, Stateful) else {}
 
+    def check_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what is pending, checked; raises as `restore`."""
+        if isinstance(self.group, Stateful):
+            return self.group.check_state(state)
+        return load_fields("MsiCapability", {}, state, others=())
+
     def restore(self, state: Mapping[str, Any]) -> None:
         """Have pending what a state says, raises `DeviceStateError`; `refresh` follows when the registers are back."""
-        load_fields("MsiCapability", {}, state)
+        self.check_state(state)
         if isinstance(self.group, Stateful):
             self.group.disable()
             self.group.restore(state)

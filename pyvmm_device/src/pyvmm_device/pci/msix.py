@@ -123,9 +123,14 @@ class MsixCapability(Stateful):
         return {**super().state(), "group": self.group.state() if isinstance(self.group, Stateful) else {}}
 
     def check_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the table, checked, and the group's own state; raises as `restore`."""
+        """Return the table and the group's own state, checked; raises as `restore`."""
         kinds = {**self.STATE, "group": PART}
-        return load_fields(type(self).__name__, kinds, state, version=self.STATE_VERSION, others=())
+        fields = load_fields(type(self).__name__, kinds, state, version=self.STATE_VERSION, others=())
+        if isinstance(self.group, Stateful):
+            self.group.check_state(fields["group"])
+        else:
+            load_fields("MsixCapability", {}, fields["group"], others=())
+        return fields
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Become what a state says, raises `DeviceStateError`; `refresh` follows when the registers are back."""

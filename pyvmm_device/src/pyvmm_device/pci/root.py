@@ -8,7 +8,7 @@ from __future__ import annotations
 from pyvmm_device.bus import BusRange
 from pyvmm_device.pci.bus import PciBus
 from pyvmm_device.pci.function import PciFunction
-from pyvmm_device.state import Stateful, restore_parts, save_parts, uint
+from pyvmm_device.state import Stateful, check_parts, restore_parts, save_parts, uint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -150,6 +150,10 @@ class PciRoot:
     def state(self) -> dict[str, Any]:
         """Return the state of the ports and of every function."""
         return save_parts("PciRoot", self._parts())
+
+    def check_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the state of ports and bus, checked; raises as `restore`."""
+        return check_parts("PciRoot", self._parts(), state)
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Become what a state says; raises as `PciBus.restore`, and then nothing changed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from pyvmm_device.state import PART, load_fields, optional
 from pyvmm_device.tally import ERROR
 from pyvmm_virtio.constants.device_ids import VIRTIO_ID_RNG
 from pyvmm_virtio.device import VirtioDevice
@@ -89,9 +90,15 @@ class Rng(VirtioDevice):
         """Return how much of its rate it has used."""
         return {"rate": self._throttle.state()}
 
+    def check_device_state(self, state: Mapping[str, Any], features: int) -> dict[str, Any]:  # noqa: ARG002 - the base's
+        """Return the fields of `device_state`, each checked."""
+        fields = load_fields(type(self).__name__, {"rate": optional(PART)}, state, others=())
+        self._throttle.check_state(fields["rate"])
+        return fields
+
     def restore_device(self, state: Mapping[str, Any]) -> None:
         """Become what a state says."""
-        self._throttle.restore(state.get("rate"))
+        self._throttle.restore(self.check_device_state(state, 0)["rate"])
 
     def _draw(self, wanted: int) -> bytes:
         try:

@@ -52,6 +52,13 @@ class Throttle:
         """Return what is left of the rate, or None without one."""
         return self._limiter.state() if self._limiter is not None else None
 
+    def check_state(self, state: Mapping[str, Any] | None) -> None:
+        """Raise DeviceStateError unless it is what was left of some rate, or None."""
+        if state is not None:
+            from pyvmm_virtio.rate_limiter import RateLimiter
+
+            (self._limiter or RateLimiter()).check_state(state)
+
     def restore(self, state: Mapping[str, Any] | None) -> None:
         """Go on with what was left of the rate, where both then and now there is one. Raises DeviceStateError."""
         if self._limiter is not None and state is not None:

@@ -453,6 +453,8 @@ class BaseQueue(Stateful):
             raise DeviceStateError(name, f"{size} of at most {most} descriptors: {self._sizes()}")
         if fields["desc_table"] % 16 or fields["avail_ring"] % self.avail_alignment or fields["used_ring"] % 4:
             raise DeviceStateError(name, "an address is not aligned")
+        if len(fields["in_flight"]) > size:
+            raise DeviceStateError(name, f"{len(fields['in_flight'])} chains are under way on a ring of {size}")
         if not set(fields["done"]) <= set(fields["in_flight"]):
             raise DeviceStateError(name, "a chain was given back that was never taken")
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from struct import Struct
 
+from pyvmm_device.errors import DeviceStateError
 from pyvmm_memory import Permissions
 from pyvmm_virtio.constants.ring import (
     VRING_AVAIL_F_NO_INTERRUPT,
@@ -29,6 +30,7 @@ from pyvmm_virtio.queue.ordering import IS_WEAK, acquire, full, release
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
     from pyvmm_virtio.memory import GuestMemory
     from pyvmm_virtio.queue.chain import RawDescriptor
@@ -314,3 +316,8 @@ class SplitQueue(BaseQueue):
         if not self.event_idx:
             self._used[USED_FLAGS] = VRING_USED_F_NO_NOTIFY
             self.note_write(self.used_addr, 2)
+
+    def _check_fields(self, fields: dict[str, Any]) -> None:
+        super()._check_fields(fields)
+        if any(head >= fields["size"] for head in fields["in_flight"]):
+            raise DeviceStateError(type(self).__name__, "a chain is under way whose head is beyond the ring")

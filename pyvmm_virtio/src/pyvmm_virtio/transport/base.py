@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pyvmm_device.errors import DeviceStateError
 from pyvmm_device.state import PART, load_fields, save_fields, uint
 from pyvmm_device.tally import Tally
 from pyvmm_virtio.constants import features as f
@@ -323,7 +324,13 @@ class Control(Mailbox):
         Raises:
             DeviceStateError: it is no such state.
         """
-        return load_fields(name, {**REGISTERS, "virtio": PART, **own}, state, version=version)
+        from pyvmm_virtio.state import check
+
+        fields = load_fields(name, {**REGISTERS, "virtio": PART, **own}, state, version=version, others=())
+        device = check(self.device, fields["virtio"])
+        if device["active"] and not fields["status"] & s.DRIVER_OK:
+            raise DeviceStateError(name, "its device is active, and no driver is")
+        return fields
 
     def restore(self, fields: Mapping[str, Any]) -> None:
         """Become what a state says, of which `check_state` made the fields. Raises DeviceStateError, DeviceBusy."""

@@ -215,13 +215,17 @@ class VirtioMmio:
         own = {"device": "VirtioMmio", "version": 1, "interrupt_status": self.interrupt_status, "shared": self._shared}
         return {**own, **self.control.state()}
 
+    def check_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the fields of a state, the device's included, each checked; raises as `restore`."""
+        return self.control.check_state("VirtioMmio", OWN, state, version=1)
+
     def restore(self, state: Mapping[str, Any]) -> None:
         """Become what a state says; the device is paused until its `resume`.
 
         Raises:
             DeviceStateError: it is not a state of this transport and this kind of device.
         """
-        fields = self.control.check_state("VirtioMmio", OWN, state, version=1)
+        fields = self.check_state(state)
         self.control.restore(fields)
         self._shared = fields["shared"]
         self._acknowledge(0xFF)

@@ -285,8 +285,8 @@ class _State:
         own = {"isr": transport.isr, "config_vector": transport.config_vector}
         return {**own, "queue_vectors": list(transport.queue_vectors), **transport.control.state()}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Become what a state says. Raises DeviceStateError."""
+    def check_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the fields of a state, the device's included, each checked; raises as `restore`."""
         transport = self.transport
         name, count = type(transport).__name__, len(transport.queue_vectors)
         kinds = {"isr": uint(2), "config_vector": uint(16), "queue_vectors": array(uint(16), count, count)}
@@ -294,6 +294,11 @@ class _State:
         vectors = (fields["config_vector"], *fields["queue_vectors"])
         if any(NO_VECTOR > vector >= transport.vector_count() for vector in vectors):
             raise DeviceStateError(name, "it has vectors that are not there")
+        return fields
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Become what a state says. Raises DeviceStateError."""
+        transport, fields = self.transport, self.check_state(state)
         transport.control.restore(fields)
         transport.isr, transport.config_vector = fields["isr"], fields["config_vector"]
         transport.queue_vectors = fields["queue_vectors"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from pyvmm_device.state import FLAG, array, blob, load_fields, save_fields
+from pyvmm_device.state import FLAG, PART, array, blob, load_fields, save_fields
 from pyvmm_virtio.constants import console as c
 from pyvmm_virtio.constants.device_ids import VIRTIO_ID_CONSOLE
 from pyvmm_virtio.device import VirtioDevice
@@ -322,21 +322,20 @@ class Console(VirtioDevice):
             "ports": [port.state() for _, port in sorted(self.ports.items())],
         }
 
+    def check_device_state(self, state: Mapping[str, Any], features: int) -> dict[str, Any]:  # noqa: ARG002 - the base's
+        """Return the fields of `device_state`, those of each port included, each checked."""
+        ports = [port for _, port in sorted(self.ports.items())]
+        kinds = {**STATE, "ports": array(PART, len(ports), len(ports))}
+        fields = load_fields(type(self).__name__, kinds, state, others=())
+        fields["ports"] = [port.check_state(each) for port, each in zip(ports, fields["ports"], strict=True)]
+        return fields
+
     def restore_device(self, state: Mapping[str, Any]) -> None:
         """Become what a state says; the same ports have to be plugged in."""
-        from pyvmm_device.errors import DeviceStateError
-
-        ports = [port for _, port in sorted(self.ports.items())]
-        own = load_fields(type(self).__name__, STATE, state)
-        try:
-            if len(state["ports"]) != len(ports):
-                raise ValueError(f"it has {len(state['ports'])} ports, and {len(ports)} are plugged in here")
-            fields = [port.check_state(each) for port, each in zip(ports, state["ports"], strict=True)]
-        except (KeyError, ValueError, TypeError) as error:
-            raise DeviceStateError(type(self).__name__, repr(error)) from None
-        self._driver_ready = own["driver_ready"]
-        self._waiting = [bytes(message) for message in own["waiting"]]
-        for port, values in zip(ports, fields, strict=True):
+        fields = self.check_device_state(state, 0)
+        self._driver_ready = fields["driver_ready"]
+        self._waiting = [bytes(message) for message in fields["waiting"]]
+        for (_, port), values in zip(sorted(self.ports.items()), fields["ports"], strict=True):
             port.restore(values)
 
     def close(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyvmm_device.state import FLAG, uint
+from pyvmm_device.state import FLAG, choice, load_fields, uint
 from pyvmm_virtio.devices.watch import Watch
 
 TYPE_CHECKING = False
@@ -18,6 +18,8 @@ MAX_READ = 65536
 """The most that is read for one buffer, or written at once, whatever its size."""
 MAX_WRITE = 1 << 20
 """The most that is written before others have their turn."""
+
+STATE = {"ready": FLAG, "guest_open": FLAG, "opened": FLAG, "passed": uint(32)}
 
 
 class Port:
@@ -161,11 +163,9 @@ class Port:
         return {**fields, "passed": self._passed}
 
     def check_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the fields of a state; raises ValueError, KeyError or TypeError, and changes nothing."""
-        if [state[name] for name in ("number", "name", "console")] != [self.number, self.name, self.console]:
-            raise ValueError(f"it has {state['number']}, {state['name']!r} where {self!r} is")
-        kinds = {"ready": FLAG, "guest_open": FLAG, "opened": FLAG, "passed": uint(32)}
-        return {name: kind.load(state[name]) for name, kind in kinds.items()}
+        """Return the fields of a state of this port; raises DeviceStateError, and changes nothing."""
+        same = {"number": choice(self.number), "name": choice(self.name), "console": choice(self.console)}
+        return load_fields(type(self).__name__, {**same, **STATE}, state, others=())
 
     def restore(self, fields: Mapping[str, Any]) -> None:
         """Become what `check_state` returned."""

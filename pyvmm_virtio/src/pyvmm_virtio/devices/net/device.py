@@ -345,21 +345,33 @@ class Net(VirtioDevice):
         rates = {"send_rate": self._send_throttle.state(), "receive_rate": self._receivers[0].throttle.state()}
         return {"pairs": self._pairs, "offloads": self._offloads, "filter": self.filter.state(), **rates}
 
+    def check_device_state(self, state: Mapping[str, Any], features: int) -> dict[str, Any]:
+        """Return the fields of `device_state`, each checked: nothing is in use that was not negotiated."""
+        from pyvmm_device.errors import DeviceStateError
+        from pyvmm_device.state import PART, load_fields, number, optional, uint
+
+        most = self.backend.queue_pairs if features >> c.VIRTIO_NET_F_MQ & 1 else 1
+        kinds = {"pairs": number(1, most), "offloads": uint(64), "filter": PART}
+        kinds |= {"send_rate": optional(PART), "receive_rate": optional(PART)}
+        fields = load_fields(type(self).__name__, kinds, state, others=())
+        if fields["offloads"] & ~(features & GUEST_OFFLOADS):
+            reason = (
+                f"offloads {fields['offloads']:#x} are in use, of which {features & GUEST_OFFLOADS:#x} are negotiated"
+            )
+            raise DeviceStateError(type(self).__name__, reason)
+        self.filter.check_state(fields["filter"])
+        self._send_throttle.check_state(fields["send_rate"])
+        self._receivers[0].throttle.check_state(fields["receive_rate"])
+        return fields
+
     def restore_device(self, state: Mapping[str, Any]) -> None:
         """Become what a state says."""
-        from pyvmm_device.errors import DeviceStateError
-
-        try:
-            pairs, offloads = int(state["pairs"]), int(state["offloads"])
-            if not 1 <= pairs <= self.backend.queue_pairs or offloads & ~GUEST_OFFLOADS:
-                raise ValueError(f"it has {pairs} queue pairs and offloads {offloads:#x}")
-            self.filter.restore(state["filter"])
-        except (KeyError, ValueError, TypeError) as error:
-            raise DeviceStateError(type(self).__name__, repr(error)) from None
-        self._send_throttle.restore(state.get("send_rate"))
+        fields = self.check_device_state(state, GUEST_OFFLOADS | 1 << c.VIRTIO_NET_F_MQ)
+        self.filter.restore(state["filter"])
+        self._send_throttle.restore(fields["send_rate"])
         # one limit for all pairs
-        self._receivers[0].throttle.restore(state.get("receive_rate"))
-        self._pairs, self._offloads = pairs, offloads
+        self._receivers[0].throttle.restore(fields["receive_rate"])
+        self._pairs, self._offloads = fields["pairs"], fields["offloads"]
         self._set_before = True
 
     def close(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pyvmm_device.state import array, blob, choice, load_fields, number, optional
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,6 +16,12 @@ VLAN_TAG = b"\x81\x00"
 VLANS = 4096
 MAX_TABLE = 64
 """How many addresses a table may have before the device takes every frame of that kind, which the driver sorts out."""
+STATE = {
+    "modes": array(choice(*MODES), len(MODES)),
+    "unicast": array(blob(6), MAX_TABLE),
+    "multicast": array(blob(6), MAX_TABLE),
+    "vlans": optional(array(number(0, VLANS - 1), VLANS)),
+}
 
 
 class ReceiveFilter:
@@ -85,16 +93,15 @@ class ReceiveFilter:
             "vlans": None if self.vlans is None else sorted(self.vlans),
         }
 
+    def check_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the fields of a state, each checked; raises as `restore`."""
+        return load_fields(type(self).__name__, STATE, state, others=())
+
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Become what a state says; raises ValueError, KeyError or TypeError where it is none, and changes nothing."""
-        modes = {mode: mode in state["modes"] for mode in MODES}
-        tables = [frozenset(map(bytes.fromhex, state[name])) for name in ("unicast", "multicast")]
-        vlans = None if state["vlans"] is None else set(map(int, state["vlans"]))
-        if any(len(table) > MAX_TABLE or any(len(address) != 6 for address in table) for table in tables):
-            raise ValueError("its tables are none of addresses")
-        if vlans is not None and any(not 0 <= tag < VLANS for tag in vlans):
-            raise ValueError("its VLANs are none")
-        for mode, on in modes.items():
-            setattr(self, mode, on)
-        self.unicast, self.multicast = tables
-        self.vlans = vlans
+        """Become what a state says; raises DeviceStateError where it is none, and changes nothing."""
+        fields = self.check_state(state)
+        for mode in MODES:
+            setattr(self, mode, mode in fields["modes"])
+        self.unicast = frozenset(map(bytes, fields["unicast"]))
+        self.multicast = frozenset(map(bytes, fields["multicast"]))
+        self.vlans = None if fields["vlans"] is None else set(fields["vlans"])
