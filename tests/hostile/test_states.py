@@ -1,0 +1,147 @@
+"""A saved state may come from anywhere: whatever is in it, it is taken or refused by a typed error, whole.
+
+Every class with a state is found in the code and attacked. PYVMM_STATE_MUTATIONS says how many states all of it takes
+together: a few thousand by default, a million with ``--slow``.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.hostile.mutations import VALUES, mutate
+from tests.hostile.stateful import ABSTRACT, ELSEWHERE, INSIDE, MAKERS, REFUSAL, SUBJECTS, Subject, classes
+
+from pyvmm_device.state import NO_LOCK, show
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+MUTATIONS = int(os.environ.get("PYVMM_STATE_MUTATIONS", "5000"))
+LONG = 1_000_000
+PATIENCE = 10
+"""Seconds for one state, and far too many: what takes longer is no slow machine."""
+
+every_subject = pytest.mark.parametrize("make", [make for *_, make in SUBJECTS], ids=[name for name, *_ in SUBJECTS])
+
+
+class Hung(Exception):
+    """A state took longer than anybody waits."""
+
+
+@pytest.fixture
+def watchdog() -> Iterator[Callable[[], None]]:
+    """Returns what winds up an alarm, which ends whatever hangs."""
+
+    def hung(*_: object) -> None:
+        raise Hung
+
+    before = signal.signal(signal.SIGALRM, hung)
+    yield lambda: signal.alarm(PATIENCE) and None
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def test_every_class_with_a_state_is_attacked() -> None:
+    known = set(MAKERS) | ABSTRACT | set(INSIDE)
+    found = set(classes())
+    unknown = {name for name in found if not name.startswith(ELSEWHERE)} - known
+    assert not unknown, "give it a maker in tests/hostile/stateful.py"
+    assert not known - found, "these have no state any more"
+    assert set(INSIDE.values()) <= set(MAKERS)
+
+
+@every_subject
+def test_a_state_is_taken_back(make: Callable[[], Subject]) -> None:
+    subject = make()
+    saved = subject.state()
+    subject.restore(saved)
+    assert subject.state() == saved
+    subject.use(Random(0))
+    subject.close()
+
+
+def attack(subject: Subject, count: int, seed: object, wind_up: Callable[[], None]) -> int:
+    """Give a subject so many hostile states; return how many it refused."""
+    chance, saved, refused, longest = Random(f"{seed}"), subject.state(), 0, 0
+    for _ in range(count):
+        wrong = mutate(saved, chance)
+        resets = len(subject.resets)
+        wind_up()
+        try:
+            subject.restore(wrong)
+        except REFUSAL as error:
+            refused += 1
+            longest = max(longest, len(str(error)))
+            assert len(subject.resets) == resets, "it was reset for a state that it refused"
+            # what was refused left no trace
+            assert subject.state() == saved
+        else:
+            # what was accepted is a state, and the device works with it
+            again = subject.state()
+            subject.use(chance)
+            subject.restore(again)
+            subject.restore(saved)
+            assert subject.state() == saved
+    assert longest < 4000, "a message has a bound"
+    return refused
+
+
+@every_subject
+def test_hostile_states(make: Callable[[], Subject], watchdog: Callable[[], None]) -> None:
+    subject, count = make(), MUTATIONS // len(SUBJECTS)
+    refused = attack(subject, count, "short", watchdog)
+    assert refused > count // 10, "hardly anything was wrong with them"
+    subject.close()
+
+
+@every_subject
+def test_what_is_no_state_at_all(make: Callable[[], Subject], watchdog: Callable[[], None]) -> None:
+    subject = make()
+    saved = subject.state()
+    for wrong in VALUES:
+        watchdog()
+        try:
+            subject.restore(wrong)
+        except REFUSAL:
+            assert subject.state() == saved
+        else:
+            # a port without anything to say has an empty state
+            assert wrong == {} or (isinstance(wrong, dict) and set(wrong) <= set(saved)), show(wrong)
+    subject.close()
+
+
+@pytest.mark.slow
+@every_subject
+def test_a_million_states(make: Callable[[], Subject], watchdog: Callable[[], None]) -> None:
+    for seed in range(10):
+        subject = make()
+        attack(subject, LONG // len(SUBJECTS) // 10, seed, watchdog)
+        subject.close()
+
+
+def test_messages_have_an_end() -> None:
+    assert all(len(show(value)) < 100 for value in VALUES)
+
+
+def test_work_is_linear() -> None:
+    """Each kind looks at each element once: counted, not timed."""
+    from pyvmm_device.state import array, load_fields, uint
+
+    looks = 0
+    byte = uint(8)
+
+    def counted(value: Any) -> int:  # noqa: ANN401 - anything
+        nonlocal looks
+        looks += 1
+        return byte.load(value)  # type: ignore[no-any-return]
+
+    kind = type(byte)("counted", byte.save, counted)
+    for length in (1000, 10_000):
+        looks = 0
+        load_fields("Thing", {"list": array(kind, 1 << 20)}, {"list": [0] * length}, others=())
+        assert looks == length
+    assert NO_LOCK
