@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pyvmm_device.locks import DeferringLock
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pyvmm_device import EventLoop
+    from pyvmm_device.event_loop import Registration
+    from pyvmm_virtio.device import VirtioDevice
 
 
 class Watch:
@@ -14,7 +18,10 @@ class Watch:
 
     A descriptor that is ready and of which nobody takes notice would keep the loop awake, so a device listens only
     while it could do something with what comes, and says after each piece of work what it waits for now. It listens to
-    nothing before a back end closes: the number may be another file's afterwards.
+    nothing before a back end closes.
+
+    Any thread may say what is waited for. The lock's outbox carries that out in the order in which it was said, one
+    after another: what is registered in the end is what was said last.
 
     Args:
         loop: the event loop; without one nothing is listened to.
@@ -29,7 +36,7 @@ class Watch:
     -1
     """
 
-    __slots__ = ("_loop", "_on_input", "_on_room", "reading", "writing")
+    __slots__ = ("_lock", "_loop", "_on_input", "_on_room", "_reader", "_writer", "reading", "writing")
 
     def __init__(
         self, loop: EventLoop | None, on_input: Callable[[], object], on_room: Callable[[], object] | None = None
@@ -37,23 +44,44 @@ class Watch:
         self._loop = loop
         self._on_input = on_input
         self._on_room = on_room if on_room is not None else on_input
+        self._lock = DeferringLock()
+        # what is registered; changed by what the outbox runs alone
+        self._reader: Registration | None = None
+        self._writer: Registration | None = None
         self.reading = self.writing = -1
 
     def listen(self, reading: int = -1, writing: int = -1) -> None:
         """Wait for input of one descriptor and for room in another, or the same, and for nothing else; -1 is none."""
-        loop = self._loop
-        if loop is None:
+        if self._loop is None or (reading == self.reading and writing == self.writing):
             return
-        if self.reading not in (reading, -1):
-            loop.remove_reader(self.reading)
-        if self.writing not in (writing, -1):
-            loop.remove_writer(self.writing)
-        if reading >= 0 and reading != self.reading:
+        with self._lock:
+            self.reading, self.writing = reading, writing
+            self._lock.after(self._settle, self._loop, reading, writing)
+
+    def _settle(self, loop: EventLoop, reading: int, writing: int) -> None:
+        """Be registered for just these."""
+        if self._reader is not None and self._reader.fd != reading:
+            self._reader.cancel()
+            self._reader = None
+        if self._writer is not None and self._writer.fd != writing:
+            self._writer.cancel()
+            self._writer = None
+        if reading >= 0 and self._reader is None:
             try:
-                loop.add_reader(reading, self._on_input)
+                self._reader = loop.add_reader(reading, self._on_input)
             except PermissionError:  # a regular file or /dev/null: there is always something, or never
                 loop.call_soon(self._on_input)
-                reading = -1
-        if writing >= 0 and writing != self.writing:
-            loop.add_writer(writing, self._on_room)
-        self.reading, self.writing = reading, writing
+                self.reading = -1
+        if writing >= 0 and self._writer is None:
+            self._writer = loop.add_writer(writing, self._on_room)
+
+    def serve(self, device: VirtioDevice, pump: Callable[[], object]) -> None:
+        """Have a device do what there is to do now that a descriptor is ready; it says then what it waits for.
+
+        Where somebody else is within the device, or nobody is served, nothing is listened to until `pump` is called
+        after all: the descriptor stays ready, and would keep the loop awake.
+        """
+        if not device.dispatch.serve_now(pump):
+            self.listen()
+            # once more, for whoever made that end may have called it before this listened to nothing
+            device.serve(pump)

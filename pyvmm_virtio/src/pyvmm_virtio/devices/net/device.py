@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from pyvmm_device.tally import ERROR
 from pyvmm_virtio.backends.net import HEADER_SIZE, MAX_FRAME
 from pyvmm_virtio.constants import net as c
 from pyvmm_virtio.constants.device_ids import VIRTIO_ID_NET
@@ -136,15 +137,13 @@ class Net(VirtioDevice):
 
     def set_link(self, up: bool) -> None:
         """Pull the cable, or plug it in; frames are lost meanwhile, in both directions."""
-        with self.lock:
-            self._link = up
-            self._on_link()
+        self._link = up
+        self._on_link()
 
     def announce(self) -> None:
         """Have the driver tell the network where it is, as after it was moved to another host."""
-        with self.lock:
-            if self.negotiated(c.VIRTIO_NET_F_GUEST_ANNOUNCE):
-                self.set_status(c.VIRTIO_NET_S_ANNOUNCE, True)
+        if self.negotiated(c.VIRTIO_NET_F_GUEST_ANNOUNCE):
+            self.set_status(c.VIRTIO_NET_S_ANNOUNCE, True)
 
     def poll(self) -> None:
         """Look at the back end, for machines without a loop."""
@@ -152,10 +151,16 @@ class Net(VirtioDevice):
             self.serve(receiver.pump)
 
     def _on_link(self) -> None:
-        with self.lock:
-            self.set_status(c.VIRTIO_NET_S_LINK_UP, self.link_up)
-            for receiver in self._receivers:
-                receiver.listen()
+        # a back end says it in the middle of a call of ours, or in a thread of its own
+        self.dispatch.call(self._settle_link)
+
+    def _settle_link(self) -> None:
+        self.set_status(c.VIRTIO_NET_S_LINK_UP, self.link_up)
+        self._listen()
+
+    def _listen(self) -> None:
+        for receiver in self._receivers:
+            receiver.listen()
 
     @property
     def link_up(self) -> bool:
@@ -172,32 +177,53 @@ class Net(VirtioDevice):
 
     def set_status(self, bit: int, on: bool) -> None:
         """Change a bit of the status and tell the driver."""
-        old = STATUS.unpack_from(self.config, STATUS_OFFSET)[0]
-        new = old | bit if on else old & ~bit
-        if new != old:
-            self.update_config(STATUS_OFFSET, STATUS.pack(new))
+        with self.lock:
+            old = STATUS.unpack_from(self.config, STATUS_OFFSET)[0]
+            new = old | bit if on else old & ~bit
+            if new != old:
+                self.update_config(STATUS_OFFSET, STATUS.pack(new))
 
     def set_mac(self, mac: bytes) -> None:
         """Be at another address."""
-        self.config[:6] = mac
+        with self.lock:
+            self.config[:6] = mac
         self.filter.mac = mac
 
     def set_queue_pairs(self, pairs: int) -> bool:
         """Use so many queue pairs; false where there are not so many."""
         if not 1 <= pairs <= self.backend.queue_pairs:
             return False
+        try:
+            self.backend.set_queue_pairs(pairs)
+        except OSError as error:
+            self.note_failure("queue pairs", error)
+            return False
         self._pairs = pairs
-        self.backend.set_queue_pairs(pairs)
-        for receiver in self._receivers:
-            receiver.listen()
+        self._listen()
         return True
 
+    def note_failure(self, what: str, error: OSError) -> None:
+        """Count what the network refuses, and log the first of each kind; the device goes on."""
+        message = "%r: the network refuses (%s; others of this kind are only counted): %s"
+        self.errors.count(what, message, self, what, error, level=ERROR)
+
     def set_offloads(self, offloads: int) -> bool:
-        """Use these of the driver's receive offloads; false where it did not negotiate one of them."""
-        if offloads & ~(self.driver_features & GUEST_OFFLOADS):
+        """Use these of the driver's receive offloads; false where it may not, or the network refuses."""
+        # 5.1.6.5.6.2: none that was not negotiated, nor without what it needs: 5.1.3.1
+        if offloads & ~(self.driver_features & GUEST_OFFLOADS) or self.check_features(offloads) is not None:
+            return False
+        return self._agree(offloads)
+
+    def _agree(self, offloads: int) -> bool:
+        """Have the network take these offloads; where it refuses, it goes on as before, and this is false."""
+        try:
+            self.backend.set_offloads(offloads)
+        except OSError as error:
+            self.note_failure("offloads", error)
+            if offloads != self._offloads:
+                self._agree(self._offloads)  # of several queues some may have taken it
             return False
         self._offloads = offloads
-        self.backend.set_offloads(offloads)
         return True
 
     # the driver's side
@@ -215,22 +241,20 @@ class Net(VirtioDevice):
             self._set_before = False
             self.filter.mac = bytes(self.config[:6])
             self.set_status(c.VIRTIO_NET_S_LINK_UP, self.link_up)  # of this back end, not of the one it had
+            wanted = self._offloads
         else:
-            self._offloads = self.driver_features & GUEST_OFFLOADS
+            wanted = self.driver_features & GUEST_OFFLOADS
             self.filter.vlans = set() if self.negotiated(c.VIRTIO_NET_F_CTRL_VLAN) else None
-        self.backend.set_offloads(self._offloads)
+        # a network that does not send unfinished frames after all is one that the driver can do with
+        self._offloads = 0
+        self._agree(wanted)
         self.set_queue_pairs(self._pairs)
         if self.loop is not None:
-            self.loop.call_soon(self._begin)
-
-    def _begin(self) -> None:
-        with self.lock:
-            for receiver in self._receivers:
-                receiver.listen()
+            self.loop.call_soon(partial(self.dispatch.call, self._listen))
 
     def receives(self, pair: int) -> bool:
         """Say whether frames for a queue pair are wanted now."""
-        return self.active and not self.dispatch.pausing and pair < self._pairs
+        return self.dispatch.open and pair < self._pairs
 
     @property
     def control_queue(self) -> int:
@@ -285,7 +309,7 @@ class Net(VirtioDevice):
                     # a copy: the driver cannot change it between our look at it and the network's
                     first = header[:10] + b"\0\0" if keep_header else EMPTY_HEADER
                     frame.insert(0, memoryview(first))
-                if not backend.send(pair, frame):
+                if not self._send(pair, frame):
                     queue.go_to_previous_position()
                     self._paid.add(index)
                     self._wait_for_room(index)
@@ -299,6 +323,15 @@ class Net(VirtioDevice):
         if not self._send_rest():
             # the driver may have nothing more to say that would push it out
             self._wait_for_room(index)
+
+    def _send(self, pair: int, frame: list[memoryview]) -> bool:
+        """Give the network a frame; one that it refuses is lost, as networks do. False where it has no room now."""
+        try:
+            return self.backend.send(pair, frame)
+        except OSError as error:
+            self.note_failure("send", error)
+            self.dropped += 1
+            return True
 
     @staticmethod
     def _frame(memory: GuestMemory, chain: DescriptorChain) -> list[memoryview]:
@@ -318,27 +351,24 @@ class Net(VirtioDevice):
 
     def reset(self) -> None:
         """Forget what the driver wanted."""
-        with self.lock:
-            self._pairs = 1
-            self._paid.clear()
-            self.filter.reset(self._first_mac)
-            self.config[:6] = self._first_mac
-            self.set_status(c.VIRTIO_NET_S_ANNOUNCE, False)
-            for receiver in self._receivers:
-                receiver.reset()
+        self._pairs = 1
+        self._paid.clear()
+        self.filter.reset(self._first_mac)
+        self.set_mac(self._first_mac)
+        self.set_status(c.VIRTIO_NET_S_ANNOUNCE, False)
+        for receiver in self._receivers:
+            receiver.reset()
 
     def queue_reset(self, index: int) -> None:
         """Forget the buffers of a receive queue that were taken for a frame."""
-        with self.lock:
-            self._paid.discard(index)
-            if index < 2 * self.backend.queue_pairs and not index & 1:
-                self._receivers[index >> 1].forget_chains()
+        self._paid.discard(index)
+        if index < 2 * self.backend.queue_pairs and not index & 1:
+            self._receivers[index >> 1].forget_chains()
 
     def quiesce(self) -> None:
         """Give back the buffers that were taken for a frame that needs more."""
-        with self.lock:
-            for receiver in self._receivers:
-                receiver.put_back()
+        for receiver in self._receivers:
+            receiver.put_back()
 
     def device_state(self) -> dict[str, Any]:
         """Return what the driver has set, and how much of its rates it has used."""
@@ -376,15 +406,16 @@ class Net(VirtioDevice):
 
     def close(self) -> None:
         """Close the back end and the capture, and serve nobody any more; idempotent."""
-        with self.lock:
-            self.active = False
-            for receiver in self._receivers:
-                receiver.reset()
-            for room in self._room:
-                room.listen()
-            self.backend.close()
-            if self.capture is not None:
-                self.capture.close()
+        self.dispatch.end(self._close)
+
+    def _close(self) -> None:
+        for receiver in self._receivers:
+            receiver.reset()
+        for room in self._room:
+            room.listen()
+        self.backend.close()
+        if self.capture is not None:
+            self.capture.close()
 
 
 def _nothing_left() -> bool:

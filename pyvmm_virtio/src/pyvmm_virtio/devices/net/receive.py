@@ -10,19 +10,24 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm_virtio.devices.net.device import Net
     from pyvmm_virtio.devices.throttle import Throttle
+    from pyvmm_virtio.memory import GuestMemory
     from pyvmm_virtio.queue.buffers import Writer
+    from pyvmm_virtio.queue.chain import DescriptorChain
 
 GSO_TYPE, NUM_BUFFERS = 1, slice(10, 12)
 ETHERNET_HEADER, VLAN_TAG, VLAN = 14, 4, b"\x81\x00"
 FRAMES_PER_TURN = 256
-"""Then others have their turn."""
+"""Then others have their turn, whether anybody wanted these or not."""
+FRAME_COST = 2048
+"""What a frame counts for beside its bytes in a slice: about so many are moved in the time that it takes."""
 
 
 class Receiver:
     """Takes frames from the network and puts them into the driver's buffers.
 
     A frame is taken out of the network only where the driver has a buffer. If the frame turns out to need more buffers
-    than there are, it waits here, with those it has, for more.
+    than there are, it waits here, with those it has, for more. Where guest memory has changed meanwhile, they are
+    looked up again.
 
     Args:
         device: the network device.
@@ -40,20 +45,27 @@ class Receiver:
         self._target = [self._buffer[HEADER_SIZE - device.backend.header_size :]]
         self._length = 0  # of the frame that waits, its header included
         self._paid = False
-        self._chains: list[tuple[int, Writer, int]] = []  # head, buffers, and their size
+        self._chains: list[tuple[DescriptorChain, Writer, int]] = []  # with its buffers, and their size
         self._room = 0
+        self._left = 0  # how many more frames are taken in this turn
+        # that the buffers are of
+        self._memory: GuestMemory | None = None
+        self._generation = 0
         self._starved = False
         self._watch = Watch(device.loop, self._look_again)
 
     def pump(self) -> None:
         """Move frames until there are no more, or no more buffers."""
-        device = self._device
+        device, dispatch = self._device, self._device.dispatch
         if not device.receives(self._pair):
             return
         self._starved = False
+        if self._chains:
+            self._look_up()
         # new buffers are news only where they were missed
-        device.dispatch.hush(self._index)
-        for _ in range(FRAMES_PER_TURN):
+        dispatch.hush(self._index)
+        self._left = FRAMES_PER_TURN
+        while self._left > 0 and dispatch.has_room():
             if not self._length and not self._take():
                 break
             if not self._paid:
@@ -71,15 +83,20 @@ class Receiver:
     def _come_back(self) -> None:
         """Go on after others: a back end may hold frames of which its descriptor says nothing."""
         device = self._device
-        if device.loop is not None and device.backend.fileno(self._pair) >= 0:
-            device.loop.call_soon(self._look_again)
+        if device.loop is not None and device.receives(self._pair):
+            device.dispatch.owe(self._index)
 
     def _look_again(self) -> None:
-        device = self._device
-        with device.lock:
-            if not device.serve(self.pump):
-                # what comes for nobody would keep the loop awake; whatever ends this state listens again
-                self._watch.listen()
+        self._watch.serve(self._device, self.pump)
+
+    def _look_up(self) -> None:
+        """Have the buffers in guest memory as it is now; raises InvalidBuffer where they are not there any more."""
+        memory = self._device.memory
+        generation = getattr(memory, "generation", 0)
+        if memory is self._memory and generation == self._generation:
+            return
+        self._memory, self._generation = memory, generation
+        self._chains = [(chain, chain.writer(memory), size) for chain, _, size in self._chains]
 
     def _take(self) -> bool:
         """Take the next frame that the driver wants out of the network, if the driver has a buffer."""
@@ -87,10 +104,12 @@ class Receiver:
         if not self._chains and not self._take_chain():
             self._starved = True
             return False
-        for _ in range(FRAMES_PER_TURN):
-            count = device.backend.receive(self._pair, self._target)
+        while self._left > 0 and device.dispatch.has_room():
+            count = self._receive()
             if not count:
                 return False
+            self._left -= 1
+            device.dispatch.room -= count + FRAME_COST
             length = count + HEADER_SIZE - device.backend.header_size
             frame = self._buffer[HEADER_SIZE:length]
             if not device.link_up or length < HEADER_SIZE + ETHERNET_HEADER or not device.filter.wants(frame):
@@ -106,6 +125,14 @@ class Receiver:
         self._come_back()
         return False
 
+    def _receive(self) -> int:
+        """Take a frame out of the network; what it cannot give is nobody's."""
+        try:
+            return self._device.backend.receive(self._pair, self._target)
+        except OSError as error:
+            self._device.note_failure("receive", error)
+            return 0
+
     def _exceeds_mtu(self, frame: memoryview) -> bool:
         """Say whether a frame must not be passed: 5.1.4.1, those "that exceed mtu ... with gso_type NONE or ECN"."""
         mtu = self._device.negotiated_mtu
@@ -119,9 +146,12 @@ class Receiver:
         chain = device.dispatch.take(self._index)
         if chain is None:
             return False
-        writer = chain.writer(device.memory)
+        memory = device.memory
+        if not self._chains:
+            self._memory, self._generation = memory, getattr(memory, "generation", 0)
+        writer = chain.writer(memory)
         room = writer.available_bytes()
-        self._chains.append((chain.head_index, writer, room))
+        self._chains.append((chain, writer, room))
         self._room += room
         return True
 
@@ -148,14 +178,14 @@ class Receiver:
         header[NUM_BUFFERS] = needed.to_bytes(2, "little")
         used: list[tuple[int, int]] = []
         buffer, begin = self._buffer, 0
-        for head, writer, size in self._chains[:needed]:
+        for chain, writer, size in self._chains[:needed]:
             count = min(size, self._length - begin)
             for view in writer.views(count):
                 end = begin + len(view)
                 view[:] = buffer[begin:end]
                 begin = end
             writer.advance(count)
-            used.append((head, count))
+            used.append((chain.head_index, count))
         del self._chains[:needed]
         self._room -= room
         self._length = 0
