@@ -347,9 +347,7 @@ class Dispatcher(Turns):
             self.make(PATIENCE, self._reset, None, self.resets, until, lambda: self._end_reset(forget, renew))
         return not self.resetting
 
-    def reset_queue(
-        self, index: int, forget: Callable[[int], object], prepare: Callable[[Queue], object]
-    ) -> bool:
+    def reset_queue(self, index: int, forget: Callable[[int], object], prepare: Callable[[Queue], object]) -> bool:
         """Begin to reset one queue, otherwise as `reset`; `prepare` tells it again what was negotiated."""
         with self.lock:
             self.epochs[index] += 1

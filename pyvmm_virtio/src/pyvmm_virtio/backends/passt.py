@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 PREAMBLE = ("Failed to send", "Don't run as root")
 """What it says before it says why it ends: that there is no syslog, and that it gives up privileges."""
+END_SECONDS = 0.4
+"""How long it may take to end when it is asked to, and then again when it is made to."""
 CURE = "install Debian's package passt"
 
 
@@ -70,10 +72,17 @@ class Passt(StreamNet):
         raise NetError(errno.ECONNREFUSED, f"passt ended with status {self._process.returncode}: {why}")
 
     def close(self) -> None:
-        """End passt and wait for it; idempotent."""
+        """End passt, and wait a moment for it; idempotent."""
+        import subprocess
+
         super().close()
-        self._process.terminate()
-        self._process.wait()
+        for end in (self._process.terminate, self._process.kill):
+            end()
+            try:
+                self._process.wait(END_SECONDS)
+                break
+            except subprocess.TimeoutExpired:
+                continue
         if self._said >= 0:
             os.close(self._said)
             self._said = -1

@@ -71,7 +71,7 @@ class Watch:
                 self._reader = loop.add_reader(reading, self._on_input)
             except PermissionError:  # a regular file or /dev/null: there is always something, or never
                 loop.call_soon(self._on_input)
-                self.reading = -1
+                self.reading = -1 if self.reading == reading else self.reading
         if writing >= 0 and self._writer is None:
             self._writer = loop.add_writer(writing, self._on_room)
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Protocol
 
-    from pyvmm_device.event_loop import EventLoop
+    from pyvmm_device.event_loop import EventLoop, Registration
     from pyvmm_virtio.device import VirtioDevice
     from pyvmm_virtio.transport.base import NotifyAddress
 
@@ -61,15 +61,15 @@ class QueueEvents:
 
     def __init__(self, transport: Notified, loop: EventLoop, assign: Watch, deassign: Watch) -> None:
         self.base: int | None = None
-        self._loop = loop
         self._assign, self._deassign = assign, deassign
         self._events: list[tuple[int, NotifyAddress]] = []
+        self._registrations: list[Registration] = []
         self._watched: list[tuple[int, int, int, int | None]] = []
         try:
             for notify in transport.notify_addresses():
                 fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
                 self._events.append((fd, notify))
-                loop.add_eventfd(fd, _kicker(transport.device, notify.queue))
+                self._registrations.append(loop.add_eventfd(fd, _kicker(transport.device, notify.queue)))
         except BaseException:
             self.close()
             raise
@@ -91,10 +91,11 @@ class QueueEvents:
     def close(self) -> None:
         """Have nothing watched any more, and close the eventfds; idempotent. The hypervisor's VM must still be open."""
         self.move(None)
+        # before the descriptors are closed, whose numbers are somebody else's from then on
+        while self._registrations:
+            self._registrations.pop().cancel()
         while self._events:
-            fd, _ = self._events.pop()
-            self._loop.remove_reader(fd)
-            os.close(fd)
+            os.close(self._events.pop()[0])
 
     def __repr__(self) -> str:
         where = "nowhere" if self.base is None else f"at {self.base:#x}"

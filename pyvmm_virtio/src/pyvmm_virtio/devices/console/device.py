@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 
 from pyvmm_device.state import FLAG, PART, array, blob, load_fields, save_fields
+from pyvmm_device.tally import ERROR
 from pyvmm_virtio.constants import console as c
 from pyvmm_virtio.constants.device_ids import VIRTIO_ID_CONSOLE
 from pyvmm_virtio.device import VirtioDevice
@@ -35,6 +36,8 @@ MAX_WAITING = 2048
 """Control messages that may wait for a driver that does not take them."""
 MAX_MESSAGE = 4096
 """Bytes in one of them: the longest name of a port, and more."""
+MAX_DISTRESS = 4096
+"""Characters of a driver in distress that may wait to be printed."""
 STATE = {"driver_ready": FLAG, "waiting": array(blob(CONTROL.size, MAX_MESSAGE), MAX_WAITING)}
 ATTRIBUTES = {"driver_ready": "_driver_ready", "waiting": "_waiting"}
 
@@ -95,8 +98,9 @@ class Console(VirtioDevice):
         self.ports: dict[int, Port] = {}
         self._waiting: list[bytes] = []
         self._driver_ready = False
-        self._busy = False
-        self._news: list[Port] = []  # whose back ends said something while we were busy
+        self._sending = False  # whether control messages will be looked at
+        self._news: set[Port] = set()  # whose back ends said something, and which will be looked at
+        self._distress = bytearray()  # what a driver without queues wrote, and nobody has printed yet
         super().__init__(
             features=mask(*features),
             config=CONFIG.pack(*(size or (0, 0)), most, 0),
@@ -116,37 +120,43 @@ class Console(VirtioDevice):
     # what the machine does
 
     def add_port(self, port: Port, number: int | None = None) -> int:
-        """Plug a port in while the guest runs; returns its number. Raises VirtioUsageError."""
-        with self.lock:
-            free = (n for n in range(self.max_ports) if n not in self.ports)
-            number = next(free, self.max_ports) if number is None else number
-            if not 0 <= number < self.max_ports or number in self.ports:
-                raise VirtioUsageError(f"there is no free port {number} of {self.max_ports}: give more max_ports")
-            self.ports[number] = port
-            port.plug(self, number)
-            self._tell(number, c.VIRTIO_CONSOLE_PORT_ADD)
-            return number
+        """Plug a port in while the guest runs; returns its number. Raises VirtioUsageError, DeviceBusy."""
+        return self.dispatch.ask(self._plug, port, number)
+
+    def _plug(self, port: Port, number: int | None) -> int:
+        free = (n for n in range(self.max_ports) if n not in self.ports)
+        number = next(free, self.max_ports) if number is None else number
+        if not 0 <= number < self.max_ports or number in self.ports:
+            raise VirtioUsageError(f"there is no free port {number} of {self.max_ports}: give more max_ports")
+        self.ports[number] = port
+        port.plug(self, number)
+        self._tell(number, c.VIRTIO_CONSOLE_PORT_ADD)
+        return number
 
     def remove_port(self, number: int) -> Port:
-        """Pull a port out; its back end stays open. Raises VirtioUsageError."""
-        with self.lock:
-            if number not in self.ports:
-                raise VirtioUsageError(f"there is no port {number}: there are {sorted(self.ports)}")
-            port = self.ports.pop(number)
-            port.unplug()
-            self.serve(self._drop_output, port.transmit_queue)
-            self._tell(number, c.VIRTIO_CONSOLE_PORT_REMOVE)
-            return port
+        """Pull a port out; its back end stays open. Raises VirtioUsageError, DeviceBusy."""
+        return self.dispatch.ask(self._unplug, number)
+
+    def _unplug(self, number: int) -> Port:
+        if number not in self.ports:
+            raise VirtioUsageError(f"there is no port {number}: there are {sorted(self.ports)}")
+        port = self.ports.pop(number)
+        port.unplug()
+        self.serve(self._drop_output, port.transmit_queue)
+        self._tell(number, c.VIRTIO_CONSOLE_PORT_REMOVE)
+        return port
 
     def resize(self, columns: int, rows: int, number: int = 0) -> None:
         """Say that a console has another size now. Raises VirtioUsageError."""
         check_size(columns, rows)
-        with self.lock:
-            if number == 0:
-                self.update_config(0, SIZE.pack(columns, rows))
-            port = self.ports.get(number)
-            if port is not None and port.ready and self.negotiated(c.VIRTIO_CONSOLE_F_SIZE):
-                self._tell(number, c.VIRTIO_CONSOLE_RESIZE, more=SIZE.pack(columns, rows))
+        if number == 0:
+            self.update_config(0, SIZE.pack(columns, rows))
+        self.dispatch.call(self._tell_size, number, SIZE.pack(columns, rows))
+
+    def _tell_size(self, number: int, size: bytes) -> None:
+        port = self.ports.get(number)
+        if port is not None and port.ready and self.negotiated(c.VIRTIO_CONSOLE_F_SIZE):
+            self._tell(number, c.VIRTIO_CONSOLE_RESIZE, more=size)
 
     def poll(self) -> None:
         """Look at every back end, for machines without a loop."""
@@ -154,30 +164,26 @@ class Console(VirtioDevice):
             self.on_backend(port)
 
     def on_backend(self, port: Port) -> None:
-        """Take a back end's word that something changed: in its thread, so all is done in the loop's where there is."""
-        if self.loop is not None:
-            self.loop.call_soon(lambda: self.serve(self._look, port))
-            return
-        with self.lock:
-            self._news.append(port)
-            if not self._busy:
-                self.serve(self._attend)
-                self._news.clear()
+        """Take a back end's word that something changed: in its thread, so all is done in the loop's where there is.
 
-    def _attend(self, index: int = -1) -> None:
-        """Look at a queue, then at back ends that had something to say meanwhile.
-
-        They say it while they are read or written to, when the chain for that is taken and not yet given back.
+        They say it, too, while they are read or written to, when the chain for that is taken and not yet given back; it
+        is looked at after that. A port is looked at once, however often its back end says it meanwhile.
         """
-        self._busy = True
-        try:
-            if index >= 0:
-                self._move(index)
-            while self._news:
-                self._look(self._news.pop(0))
-        finally:
-            self._busy = False
-            self._news.clear()
+        if port in self._news:
+            return
+        self._news.add(port)
+        if self.loop is not None:
+            self.loop.call_soon(lambda: self._attend(port))
+        else:
+            self._attend(port)
+
+    def _attend(self, port: Port) -> None:
+        self.dispatch.call(self._hear, port)
+
+    def _hear(self, port: Port) -> None:
+        # before it is looked at, and whether it is or not: what is said from now on is new
+        self._news.discard(port)
+        self.serve(self._look, port)
 
     def _look(self, port: Port) -> None:
         self._tell_if_changed(port)
@@ -194,9 +200,6 @@ class Console(VirtioDevice):
 
     def process_queue(self, index: int) -> None:
         """Move bytes of one port, or control messages."""
-        self._attend(index)
-
-    def _move(self, index: int) -> None:
         if self.multiport and index in (CONTROL_RECEIVE, CONTROL_TRANSMIT):
             if index == CONTROL_TRANSMIT:
                 self._take_control()
@@ -224,10 +227,21 @@ class Console(VirtioDevice):
 
     def write_config(self, offset: int, data: memoryview) -> None:
         """Print a character of a driver in distress, which has no queues yet or any more."""
-        if offset == EMERGENCY_OFFSET and 0 in self.ports:
-            with self.lock:
-                # 5.3.4: only the lower bits are a character
-                self.ports[0].backend.write(bytes(data[:1]))
+        if offset == EMERGENCY_OFFSET and len(self._distress) < MAX_DISTRESS:
+            # 5.3.4: only the lower bits are a character
+            self._distress += data[:1]
+            self.lock.after(self.dispatch.call, self._cry)
+
+    def _cry(self) -> None:
+        with self.lock:
+            said, self._distress = self._distress, bytearray()
+        if said and 0 in self.ports:
+            self.ports[0].cry(bytes(said))
+
+    def note_failure(self, what: str, error: OSError) -> None:
+        """Count what a back end cannot do, and log the first of each kind; the device goes on."""
+        message = "%r: a back end fails (%s; others of this kind are only counted): %s"
+        self.errors.count(what, message, self, what, error, level=ERROR)
 
     def _take_control(self) -> None:
         for chain in self.chains(CONTROL_TRANSMIT):
@@ -282,9 +296,11 @@ class Console(VirtioDevice):
             self.fail(InvalidChain(CONTROL_RECEIVE, 0, None, f"{MAX_WAITING} control messages wait for a buffer"))
             return
         self._waiting.append(CONTROL.pack(number, event, value) + more)
-        self.serve(self._send_control)
+        if not self._sending:
+            self._sending = self.serve(self._send_control)
 
     def _send_control(self) -> None:
+        self._sending = False
         if not self._waiting:
             return
         for chain in self.chains(CONTROL_RECEIVE):
@@ -296,24 +312,22 @@ class Console(VirtioDevice):
 
     def reset(self) -> None:
         """Forget what the driver said."""
-        with self.lock:
-            self._waiting.clear()
-            self._driver_ready = False
-            for port in self.ports.values():
-                port.give_up()
+        self._waiting.clear()
+        self._driver_ready = self._sending = False
+        self._news.clear()
+        for port in self.ports.values():
+            port.give_up()
 
     def queue_reset(self, index: int) -> None:
         """Forget the buffer of which a part was written."""
-        with self.lock:
-            for port in self.ports.values():
-                if index == port.transmit_queue:
-                    port.forget_held()
+        for port in self.ports.values():
+            if index == port.transmit_queue:
+                port.forget_held()
 
     def quiesce(self) -> None:
         """Put back the buffers of which a part was written; the rest is written when they are taken again."""
-        with self.lock:
-            for port in self.ports.values():
-                port.put_back()
+        for port in self.ports.values():
+            port.put_back()
 
     def device_state(self) -> dict[str, Any]:
         """Return what the driver knows of each port, and what it has not been told yet."""
@@ -340,8 +354,9 @@ class Console(VirtioDevice):
 
     def close(self) -> None:
         """Close every back end, and serve nobody any more; idempotent."""
-        with self.lock:
-            self.active = False
-            for port in self.ports.values():
-                port.give_up()
-                port.backend.close()
+        self.dispatch.end(self._close)
+
+    def _close(self) -> None:
+        for port in self.ports.values():
+            port.give_up()
+            port.backend.close()

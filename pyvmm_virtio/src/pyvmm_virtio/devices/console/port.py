@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pyvmm_device.state import FLAG, choice, load_fields, uint
 from pyvmm_virtio.devices.watch import Watch
+from pyvmm_virtio.turn import SLICE_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,14 +13,39 @@ if TYPE_CHECKING:
 
     from pyvmm_virtio.backends.port import PortBackend
     from pyvmm_virtio.devices.console.device import Console
+    from pyvmm_virtio.memory import GuestMemory
     from pyvmm_virtio.queue.buffers import Reader
+    from pyvmm_virtio.queue.chain import DescriptorChain
 
 MAX_READ = 65536
 """The most that is read for one buffer, or written at once, whatever its size."""
-MAX_WRITE = 1 << 20
-"""The most that is written before others have their turn."""
-
 STATE = {"ready": FLAG, "guest_open": FLAG, "opened": FLAG, "passed": uint(32)}
+
+
+class Held:
+    """A chain of which a part was written.
+
+    Args:
+        chain: the chain.
+        reader: what is left of it, in guest memory as it was then.
+        memory: that memory.
+    """
+
+    __slots__ = ("_generation", "_memory", "chain", "reader")
+
+    def __init__(self, chain: DescriptorChain, reader: Reader, memory: GuestMemory) -> None:
+        self.chain = chain
+        self.reader = reader
+        self._memory, self._generation = memory, getattr(memory, "generation", 0)
+
+    def look_up(self, memory: GuestMemory) -> None:
+        """Have what is left in guest memory as it is now; raises InvalidBuffer where it is not there any more."""
+        generation = getattr(memory, "generation", 0)
+        if memory is not self._memory or generation != self._generation:
+            passed = self.reader.bytes_read()
+            self._memory, self._generation = memory, generation
+            self.reader = self.chain.reader(memory)
+            self.reader.advance(passed)
 
 
 class Port:
@@ -47,12 +73,13 @@ class Port:
         self.number = -1
         self.receive_queue = self.transmit_queue = -1
         self._device: Console | None = None
-        self._held: tuple[int, Reader] | None = None  # a chain of which the other end took only a part
+        self._held: Held | None = None  # a chain of which the other end took only a part
         self._budget = 0  # how much more is written in this turn
+        self._hungry = False  # whether there is room in the guest for what the other end says
         self._passed = 0  # how much of the next chain it took already, before that was put back
         self._watch = Watch(None, self._on_input, self._on_room)
 
-    # called by the device, under its lock
+    # called within a call of the device
 
     def plug(self, device: Console, number: int) -> None:
         """Be a device's port of this number: 5.3.2 says which queues that is."""
@@ -64,16 +91,22 @@ class Port:
 
     def unplug(self) -> None:
         """Be no device's port any more; what the other end did not take is lost."""
-        if self._held is not None and self._device is not None:
-            self._device.serve(self._device.complete, self.transmit_queue, self._held[0], 0)
+        if self._held is not None and self._device is not None and self._device.active:
+            self._device.serve(
+                self._give_back, self._device, self._device.epochs[self.transmit_queue], self._held.chain
+            )
         self.give_up()
         self._device = None
+
+    def _give_back(self, device: Console, epoch: int, chain: DescriptorChain) -> None:
+        if device.is_current(self.transmit_queue, epoch):
+            device.complete(self.transmit_queue, chain, 0)
 
     def give_up(self) -> None:
         """Forget what the driver gave: it took it back."""
         self.forget_held()
-        self.ready = self.guest_open = False
-        self.listen(want_input=False, want_room=False)
+        self.ready = self.guest_open = self._hungry = False
+        self._listen()
 
     def forget_held(self) -> None:
         """Forget the buffer of which the other end took only a part."""
@@ -83,8 +116,7 @@ class Port:
     def put_back(self) -> None:
         """Put that buffer back into the ring, as if it had not been taken."""
         if self._held is not None and self._device is not None:
-            _, reader = self._held
-            self._held, self._passed = None, reader.bytes_read()
+            self._held, self._passed = None, self._held.reader.bytes_read()
             self._device.queues[self.transmit_queue].go_to_previous_position()
 
     def pump_out(self) -> None:
@@ -92,37 +124,61 @@ class Port:
         device = self._device
         if device is None:
             return
-        index = self.transmit_queue
-        self._budget = MAX_WRITE
-        if self._held is not None:
-            head, reader = self._held
-            if not self._write(reader):
-                self._listen_now()
+        index, dispatch = self.transmit_queue, device.dispatch
+        held = self._held
+        if held is not None:
+            # what comes now is a part of a chain that was charged for when it was taken, and was too much for a slice
+            self._budget = dispatch.room if device.loop is not None else held.chain.length
+            held.look_up(device.memory)
+            before = held.reader.available_bytes()
+            all_of_it = self._write(device, held.reader)
+            dispatch.room -= before - held.reader.available_bytes()
+            if not all_of_it:
+                self._listen()
                 return
             self._held = None
-            device.complete(index, head, 0)
+            device.complete(index, held.chain, 0)
         for chain in device.chains(index):
-            reader = chain.reader(device.memory)
-            if self._passed:
-                reader.advance(self._passed)
-                self._passed = 0
-            if not self._write(reader):
-                self._held = chain.head_index, reader
+            memory = device.memory
+            reader = chain.reader(memory)
+            # the guest may have made it shorter since it was put back
+            reader.advance(min(self._passed, reader.available_bytes()))
+            self._passed = 0
+            self._budget = SLICE_BYTES if device.loop is not None else chain.length
+            if not self._write(device, reader):
+                self._held = Held(chain, reader, memory)
                 break
             device.complete(index, chain, 0)
-        self._listen_now()
+        self._listen()
 
-    def _write(self, reader: Reader) -> bool:
+    def _write(self, device: Console, reader: Reader) -> bool:
+        """Write as much as the other end takes, and the budget allows; false where something is left."""
         while left := reader.available_bytes():
-            if self._budget <= 0 and self._device is not None:
-                self._device.on_backend(self)  # which comes back to this
+            if self._budget <= 0 or not device.dispatch.open:
+                device.dispatch.owe(self.transmit_queue)
                 return False
-            taken = self.backend.write(reader.views(min(left, MAX_READ))[0])
+            taken = self._give(device, reader.views(min(left, MAX_READ))[0])
             if not taken:
                 return False
             self._budget -= taken
             reader.advance(taken)
         return True
+
+    def _give(self, device: Console, data: bytes | memoryview) -> int:
+        """Give the other end something; what it refuses is lost, or the guest would wait for ever."""
+        try:
+            return self.backend.write(data)
+        except OSError as error:
+            device.note_failure("output", error)
+            return len(data)
+
+    def _take(self, device: Console, room: int) -> bytes:
+        """Take what the other end has to say, if it can say something."""
+        try:
+            return self.backend.read(room)
+        except OSError as error:
+            device.note_failure("input", error)
+            return b""
 
     def pump_in(self) -> None:
         """Give the guest what the other end said, as far as there are buffers; the rest stays at the other end."""
@@ -131,21 +187,22 @@ class Port:
             return
         if not self.hears:
             # until it does; what is said meanwhile would keep the loop awake
-            self.listen(want_input=False, want_room=self._held is not None)
+            self._hungry = False
+            self._listen()
             return
         index = self.receive_queue
-        starved = True
+        self._hungry = False
         for chain in device.chains(index):
             writer = chain.writer(device.memory)
             room = min(writer.available_bytes(), MAX_READ)
-            data = self.backend.read(room) if room else b""
+            data = self._take(device, room) if room else b""
             if room and not data:
                 device.queues[index].go_to_previous_position()
-                starved = False
+                self._hungry = True
                 break
             writer.write(data)
             device.complete(index, chain, len(data))
-        self.listen(want_input=not starved, want_room=self._held is not None)
+        self._listen()
 
     @property
     def hears(self) -> bool:
@@ -154,6 +211,11 @@ class Port:
         if device is None or not device.active:
             return False
         return not device.multiport or (self.ready and (self.console or self.guest_open))
+
+    def cry(self, data: bytes) -> None:
+        """Print what a driver without queues has to say, as far as the other end takes it."""
+        if self._device is not None:
+            self._give(self._device, data)
 
     # state
 
@@ -174,14 +236,11 @@ class Port:
 
     # waiting
 
-    def _listen_now(self) -> None:
-        self.listen(want_input=self._watch.reading >= 0, want_room=self._held is not None)
-
-    def listen(self, *, want_input: bool, want_room: bool) -> None:
+    def _listen(self) -> None:
         """Wait for the back end's descriptors, those that would be of use."""
         self._watch.listen(
-            self.backend.read_fd if want_input else -1,
-            self.backend.write_fd if want_room else -1,
+            self.backend.read_fd if self._hungry else -1,
+            self.backend.write_fd if self._held is not None else -1,
         )
 
     def _on_input(self) -> None:
@@ -192,12 +251,8 @@ class Port:
 
     def _serve(self, pump: Callable[[], None]) -> None:
         device = self._device
-        if device is None:
-            return
-        with device.lock:
-            if not device.serve(pump):
-                # a descriptor that is ready for nobody would keep the loop awake; whatever ends this listens again
-                self.listen(want_input=False, want_room=False)
+        if device is not None:
+            self._watch.serve(device, pump)
 
     def __repr__(self) -> str:
         return f"<Port {self.number} {self.name!r} {'console' if self.console else 'data'}, {self.backend!r}>"
