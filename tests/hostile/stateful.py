@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import importlib
 import json
+import pkgutil
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 from tests.device import test_conformance as device_cases
-from tests.house.source import modules
 from tests.virtio.echo import Echo
 
 from pyvmm_device import (
@@ -53,15 +53,19 @@ INSIDE = {
     "pyvmm_virtio.devices.throttle.Throttle": "pyvmm_virtio.devices.block.device.Block",
 }
 """What is a part of something else, whose state has its own in it."""
-ELSEWHERE = ("pyvmm_kvm.", "pyvmm_memory.")
-"""States that are bytes: `test_states` has makers for these beside their own mutations."""
+
+
+def modules() -> Iterator[str]:
+    """Yield the name of every module of the packages that have states."""
+    for package in PACKAGES:
+        for found in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
+            if not found.name.endswith("__main__"):
+                yield found.name
 
 
 def classes() -> Iterator[str]:
     """Yield the name of every class with a state."""
     for name in modules():
-        if name.split(".")[0] not in PACKAGES or name.endswith("__main__"):
-            continue
         for found in vars(importlib.import_module(name)).values():
             if isinstance(found, type) and found.__module__ == name and any(hasattr(found, each) for each in METHODS):
                 yield f"{name}.{found.__qualname__}"

@@ -12,8 +12,9 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.hostile import stateful_bytes
 from tests.hostile.mutations import VALUES, mutate
-from tests.hostile.stateful import ABSTRACT, ELSEWHERE, INSIDE, MAKERS, REFUSAL, SUBJECTS, Subject, classes
+from tests.hostile.stateful import ABSTRACT, INSIDE, MAKERS, REFUSAL, SUBJECTS, Subject, classes
 
 from pyvmm_device.state import NO_LOCK, show
 
@@ -40,16 +41,19 @@ def watchdog() -> Iterator[Callable[[], None]]:
         raise Hung
 
     before = signal.signal(signal.SIGALRM, hung)
-    yield lambda: signal.alarm(PATIENCE) and None
+
+    def wind_up() -> None:
+        signal.alarm(PATIENCE)
+
+    yield wind_up
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
 
 
 def test_every_class_with_a_state_is_attacked() -> None:
-    known = set(MAKERS) | ABSTRACT | set(INSIDE)
+    known = set(MAKERS) | ABSTRACT | set(INSIDE) | set(stateful_bytes.MAKERS)
     found = set(classes())
-    unknown = {name for name in found if not name.startswith(ELSEWHERE)} - known
-    assert not unknown, "give it a maker in tests/hostile/stateful.py"
+    assert not found - known, "give it a maker in tests/hostile/stateful.py or stateful_bytes.py"
     assert not known - found, "these have no state any more"
     assert set(INSIDE.values()) <= set(MAKERS)
 
@@ -111,6 +115,51 @@ def test_what_is_no_state_at_all(make: Callable[[], Subject], watchdog: Callable
         else:
             # a port without anything to say has an empty state
             assert wrong == {} or (isinstance(wrong, dict) and set(wrong) <= set(saved)), show(wrong)
+    subject.close()
+
+
+def attack_bytes(subject: stateful_bytes.BytesSubject, count: int, seed: object, wind_up: Callable[[], None]) -> int:
+    """Give a subject so many states that somebody changed; return how many it refused."""
+    chance, refused, changed = Random(f"{seed}"), 0, list[str]()
+    for number in range(count):
+        wrong = subject.wrong(chance)
+        before = subject.seen()
+        wind_up()
+        try:
+            subject.restore(wrong)
+        except subject.refusals as error:
+            refused += 1
+            if isinstance(error, subject.complete) and subject.seen() != before:
+                changed.append(f"mutation {number} changed something: {error}")
+    assert not changed
+    wind_up()
+    subject.restore(subject.saved)
+    return refused
+
+
+every_bytes_subject = pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(make, marks=[pytest.mark.kvm] if make.__name__ in stateful_bytes.NEED_KVM else [])
+        for make in stateful_bytes.MAKERS.values()
+    ],
+    ids=list(stateful_bytes.MAKERS),
+)
+
+
+@every_bytes_subject
+def test_hostile_bytes(make: Callable[[], stateful_bytes.BytesSubject], watchdog: Callable[[], None]) -> None:
+    subject, count = make(), MUTATIONS // 20
+    refused = attack_bytes(subject, count, "short", watchdog)
+    assert refused > count // 10, "hardly anything was wrong with them"
+    subject.close()
+
+
+@pytest.mark.slow
+@every_bytes_subject
+def test_many_hostile_bytes(make: Callable[[], stateful_bytes.BytesSubject], watchdog: Callable[[], None]) -> None:
+    subject = make()
+    attack_bytes(subject, LONG // 20, "long", watchdog)
     subject.close()
 
 

@@ -6,6 +6,7 @@ integration runs 200,000; the long run is ``pytest --slow``, 5 million.
 
 import gc
 import os
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -128,6 +129,88 @@ class Trusts(Echo):
             data = chain.reader(self.memory).read()
             assert data[-1] != 0x77
             self.complete(index, chain, 0)
+
+
+class Divides(Echo):
+    """Divides by a field of 32 bits that the guest has chosen, somewhere in its request."""
+
+    at = 8
+
+    def process_queue(self, index: int) -> None:
+        for chain in self.chains(index):
+            data = chain.reader(self.memory).read()
+            if len(data) >= self.at + 4:
+                assert 1 // int.from_bytes(data[self.at : self.at + 4], "little") < 2
+            self.complete(index, chain, 0)
+
+
+class DividesFirst(Divides):
+    at = 0
+
+
+class DividesLate(Divides):
+    """Its field stands behind others and is not aligned, as in a packed structure."""
+
+    at = 22
+
+
+class DividesByOneLess(Echo):
+    """Divides by a difference that is 0 for a 1."""
+
+    def process_queue(self, index: int) -> None:
+        for chain in self.chains(index):
+            data = chain.reader(self.memory).read()
+            if len(data) >= 8:
+                assert 1 // (int.from_bytes(data[4:8], "little") - 1) < 2
+            self.complete(index, chain, 0)
+
+
+class Negates(Echo):
+    """Negates a signed field: there is one value that has no opposite."""
+
+    def process_queue(self, index: int) -> None:
+        for chain in self.chains(index):
+            data = chain.reader(self.memory).read()
+            if len(data) >= 8:
+                struct.pack("<i", -int.from_bytes(data[4:8], "little", signed=True))
+            self.complete(index, chain, 0)
+
+
+class DividesWhenRight(Echo):
+    """Looks at two fields before it divides by a third, which is in a buffer of its own."""
+
+    def sample_request(self, queue: int, chance: Random) -> tuple[list[bytes], list[int]]:
+        header = struct.pack("<II", chance.choice((1, 2, 3)), 0xABCD)
+        return [header, struct.pack("<QI", chance.getrandbits(64), chance.randrange(1, 1000))], [1]
+
+    def process_queue(self, index: int) -> None:
+        for chain in self.chains(index):
+            data = chain.reader(self.memory).read()
+            if len(data) >= 20 and data[0] == 2 and data[4:8] == b"\xcd\xab\0\0":
+                assert 1 // int.from_bytes(data[16:20], "little") < 2
+            self.complete(index, chain, 0)
+
+
+DIVIDING = (Divides, DividesFirst, DividesLate, DividesByOneLess, DividesWhenRight, Negates)
+SEEDS = (0, 1)
+
+
+@pytest.mark.parametrize("ring", ["split", "packed"])
+@pytest.mark.parametrize("kind", DIVIDING)
+def test_the_ends_of_a_field_are_tried(kind: type[VirtioDevice], ring: str) -> None:
+    for seed in SEEDS:
+        with pytest.raises(Finding, match="came out of it"):
+            Fuzzer(kind(), "mmio", ring, seed=seed).run(30_000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("transport", ["mmio", "pci"])
+@pytest.mark.parametrize("ring", ["split", "packed"])
+@pytest.mark.parametrize("kind", DIVIDING)
+def test_the_ends_of_a_field_are_tried_whatever_the_seed(kind: type[VirtioDevice], ring: str, transport: str) -> None:
+    for seed in range(10):
+        with pytest.raises(Finding, match="came out of it"):
+            Fuzzer(kind(), transport, ring, seed=seed).run(30_000)
 
 
 class StaysBroken(Echo):

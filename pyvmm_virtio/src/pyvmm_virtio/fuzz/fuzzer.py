@@ -8,7 +8,7 @@ from pyvmm_memory import GuestMemoryMmap
 from pyvmm_virtio.constants import device_ids as ids
 from pyvmm_virtio.constants import features as f
 from pyvmm_virtio.driver import DriverError, drive
-from pyvmm_virtio.fuzz.knobs import KNOBS, WRITE, Plan
+from pyvmm_virtio.fuzz.knobs import KNOBS, WRITE, Plan, boundary
 from pyvmm_virtio.fuzz.layout import BATCH, BUFFERS, END, GAP, MEMORY_SIZE, TABLE_ROOM, TABLES
 from pyvmm_virtio.fuzz.racer import Racer
 from pyvmm_virtio.fuzz.recipes import recipe_for
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 QUEUE_SIZE = 64
 BATCHES_BETWEEN_RESETS = 12
+BOUNDARY_RATE = 3
+"""One chain in so many has a field at the end of its range, whether or not something is wrong with it besides."""
+REGISTER_VALUES = (0, 1, 0x40, 0xFF)
 
 
 class Finding(AssertionError):
@@ -37,12 +40,13 @@ class Report:
     Attributes:
         chains: how many were offered.
         wrong: how many of them had something wrong.
+        boundaries: how many of them had a field at the end of its range, which may be right.
         resets: how often the device was reset and found to work.
         errors: how often the device said so, by kind.
     """
 
     def __init__(self) -> None:
-        self.chains = self.wrong = self.resets = 0
+        self.chains = self.wrong = self.boundaries = self.resets = 0
         self.errors: dict[str, int] = {}
 
     def __repr__(self) -> str:
@@ -204,6 +208,9 @@ class Fuzzer:
             buffers.append([place, size, 0 if data is not None else WRITE])
             place += size + GAP
         plan = Plan(buffers, indirect=bool(self.chance.randrange(2)))
+        if self.racer is None and not self.chance.randrange(BOUNDARY_RATE):
+            boundary(self.chance, plan, writer)
+            self.report.boundaries += 1
         if self.racer is None and not self.chance.randrange(self.rate):
             self.chance.choice(KNOBS)(self.chance, plan, writer)
             self.report.wrong += 1
@@ -223,8 +230,11 @@ class Fuzzer:
             if chance.randrange(3):
                 port.load(base + offset, size)
             else:
-                value = chance.choice((0xFF, chance.getrandbits(8 * size), 1, 0x40))
-                port.store(base + offset, value & (1 << 8 * size) - 1, size)
+                most = (1 << 8 * size) - 1
+                value = chance.choice(
+                    (*REGISTER_VALUES, chance.getrandbits(8 * size), most, most >> 1, most ^ most >> 1)
+                )
+                port.store(base + offset, value & most, size)
 
     def _look(self, before: bytearray) -> None:
         """See that nothing changed but what may."""

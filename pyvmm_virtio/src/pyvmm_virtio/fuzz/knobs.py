@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 WRITE, NEXT, INDIRECT = r.VRING_DESC_F_WRITE, r.VRING_DESC_F_NEXT, r.VRING_DESC_F_INDIRECT
 
 
+WIDTHS = (1, 2, 4, 4, 4, 8)
+HEAD, TAIL = 64, 16
+"""Fields are changed in so many bytes of a buffer: what a request says of itself stands there."""
+
+
 class Plan:
     """A chain before it is written: buffers as [address, length, flags], and how to lay them out.
 
@@ -69,6 +74,37 @@ def shattered(chance: Random, plan: Plan, writer: Writer) -> None:  # noqa: ARG0
     addr, length, flags = plan.buffers[at]
     step = max(1, length // 4)
     plan.buffers[at : at + 1] = [[addr + off, min(step, length - off), flags] for off in range(0, length, step)]
+
+
+def boundaries(width: int) -> tuple[bytes, ...]:
+    """Return what a field of so many bytes has at its ends: 0, 1, all ones, the sign bit and all others."""
+    sign = 1 << 8 * width - 1
+    values = (0, 0, 1, 2 * sign - 1, sign, sign - 1)
+    return (*[value.to_bytes(width, "little") for value in values], (1).to_bytes(width, "big"))
+
+
+def boundary(chance: Random, plan: Plan, writer: Writer) -> None:
+    """Give a whole field of what the device reads, or all of it, a value from the ends of its range.
+
+    Nobody knows where fields are, so one begins anywhere that a compiler would put it, or now and then anywhere even.
+    The rest of the request stays as it is: a check of another field does not hide what a device does with this one.
+    """
+    readable = [(addr, length) for addr, length, flags in plan.buffers if not flags & WRITE and length]
+    if not readable:
+        return
+    if chance.randrange(2):
+        readable = [chance.choice(readable)]
+        if not chance.randrange(4):
+            # what stands at the end, such as a checksum or a count
+            readable = [(addr + max(0, length - TAIL), min(length, TAIL)) for addr, length in readable]
+    data = [addr + at for addr, length in readable for at in range(min(length, HEAD))]
+    width = chance.choice(WIDTHS) if chance.randrange(8) else len(data)
+    step = min(width, 2) if not chance.randrange(4) else width
+    # the first fields are the likely ones, and shall be frequent
+    room = min(len(data), chance.choice((16, 32, HEAD)))
+    start = chance.randrange(max(1, (room - width) // step + 1)) * step
+    for at, value in zip(data[start : start + width], chance.choice(boundaries(width)), strict=False):
+        writer.poke(at, bytes([value]))
 
 
 def scrambled_content(chance: Random, plan: Plan, writer: Writer) -> None:

@@ -52,6 +52,7 @@ class Racer(Thread):
                     return
                 for _ in range(4):
                     self._change()
+                self._changed.notify_all()
             time.sleep(0)
 
     def _change(self) -> None:

@@ -54,7 +54,9 @@ def block(chance: Random, queue: int, queues: int) -> list[Part]:  # noqa: ARG00
     elif kind == b.VIRTIO_BLK_T_GET_ID:
         parts.append((None, 20))
     elif kind in (b.VIRTIO_BLK_T_DISCARD, b.VIRTIO_BLK_T_WRITE_ZEROES):
-        parts.append(_read(_segment(sector, chance.choice((1, 8, 1 << 31)), chance.choice((0, 1, 2)))))
+        parts.append(
+            _read(_segment(sector, chance.choice((0, 1, 8, 1 << 31, (1 << 32) - 1)), chance.choice((0, 1, 2))))
+        )
     return [*parts, (None, 1)]
 
 
