@@ -79,7 +79,7 @@ class Subject:
         use: called with a source of chance after each state that was accepted; nothing may come out of it.
     """
 
-    def __init__(self, target: Any, use: Callable[[Random], object] = lambda _: None) -> None:  # noqa: ANN401
+    def __init__(self, target: Any, use: Callable[[Random], object] = lambda _: None) -> None:  # noqa: ANN401 - anything
         self.target = target
         self.use = use
         self.resets: list[object] = []
@@ -205,7 +205,7 @@ class VirtioSubject(Subject):
         self.loop.close()
 
 
-def virtio(make: Callable[[EventLoop], VirtioDevice], transport: str, ring: str, *, bare: bool = False) -> Any:  # noqa: ANN401
+def virtio(make: Callable[[EventLoop], VirtioDevice], transport: str, ring: str, *, bare: bool = False) -> Any:  # noqa: ANN401 - anything
     return lambda: VirtioSubject(make, transport, ring, bare=bare)
 
 

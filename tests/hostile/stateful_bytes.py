@@ -57,7 +57,7 @@ class Parts(BytesSubject):
         seen: returns what must not change.
     """
 
-    def __init__(self, state: Any, restore: Callable[[Any], object], seen: Callable[[], Any] = lambda: None) -> None:  # noqa: ANN401
+    def __init__(self, state: Any, restore: Callable[[Any], object], seen: Callable[[], Any] = lambda: None) -> None:  # noqa: ANN401 - anything
         self.kind, self.saved = type(state), bytes(state)
         self._restore, self._seen = restore, seen
         self.close_all: Callable[[], object] = int

@@ -155,16 +155,13 @@ class VirtioDevice:
         """Return what the subclass adds to the state."""
         return {}
 
-    def check_device_state(self, state: Mapping[str, Any], features: int) -> object:  # noqa: ARG002 - for subclasses
-        """Look at what `device_state` said, of a device with which a driver negotiated `features`; change nothing.
-
-        It is called before anything is reset. What is not looked at here, `restore_device` has to refuse, and then the
-        device was reset. Raises DeviceStateError.
-        """
-        return state
-
     def restore_device(self, state: Mapping[str, Any]) -> None:
-        """Become what `device_state` said, before `activate` where the device was active. Raises DeviceStateError."""
+        """Become what `device_state` said, before `activate` where the device was active. Raises DeviceStateError.
+
+        A subclass that has ``check_device_state(state, features)`` as well is asked by it before anything is reset: it
+        looks at the state of a driver that negotiated `features`, changes nothing, and raises DeviceStateError. What
+        is refused only here has cost the driver its device.
+        """
 
     # whether it is served, and by whom
 

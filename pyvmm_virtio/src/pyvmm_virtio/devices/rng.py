@@ -90,7 +90,7 @@ class Rng(VirtioDevice):
         """Return how much of its rate it has used."""
         return {"rate": self._throttle.state()}
 
-    def check_device_state(self, state: Mapping[str, Any], features: int) -> dict[str, Any]:  # noqa: ARG002 - the base's
+    def check_device_state(self, state: Mapping[str, Any], features: int) -> dict[str, Any]:  # noqa: ARG002 - nothing in it was negotiated
         """Return the fields of `device_state`, each checked."""
         fields = load_fields(type(self).__name__, {"rate": optional(PART)}, state, others=())
         self._throttle.check_state(fields["rate"])

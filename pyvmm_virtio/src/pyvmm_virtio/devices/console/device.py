@@ -336,7 +336,7 @@ class Console(VirtioDevice):
             "ports": [port.state() for _, port in sorted(self.ports.items())],
         }
 
-    def check_device_state(self, state: Mapping[str, Any], features: int) -> dict[str, Any]:  # noqa: ARG002 - the base's
+    def check_device_state(self, state: Mapping[str, Any], features: int) -> dict[str, Any]:  # noqa: ARG002 - nothing in it was negotiated
         """Return the fields of `device_state`, those of each port included, each checked."""
         ports = [port for _, port in sorted(self.ports.items())]
         kinds = {**STATE, "ports": array(PART, len(ports), len(ports))}
