@@ -136,13 +136,13 @@ class Moody(VirtioDevice):
         else:
             self.take_all(index)
 
-    def take_batch(self, queue: Queue, memory: GuestMemory) -> tuple[int, bool]:
+    def take_batch(self, queue: Queue, memory: GuestMemory, room: int = 1) -> tuple[int, int, bool]:
         count = 0
         while count < 2 and (chain := queue.pop_descriptor_chain(memory)) is not None:
             queue.add_used(memory, chain.head_index, 0)
             count += 1
             self.refill(queue.index)
-        return count, count == 2 and self.mood == "stopped batches"
+        return count, 0, count == 2 and self.mood == "stopped batches"
 
     def take_one(self, index: int) -> None:
         self.dispatch.hush(index)
@@ -436,6 +436,7 @@ class Dispatching(RuleBasedStateMachine):
     def the_promises_of_the_head_hold(self) -> None:
         self.device.dispatch.check_invariants()
         assert self.device.wrong == []
+        assert set(self.device.dispatch.faults) <= {"ValueError"}, self.device.dispatch.faults
         self.collect()
         self.nothing_is_forgotten()
 

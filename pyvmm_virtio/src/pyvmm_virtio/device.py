@@ -9,7 +9,6 @@ from pyvmm_virtio.constants.ring import VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_I
 from pyvmm_virtio.dispatch import Dispatcher
 from pyvmm_virtio.errors import DeviceBusy, VirtioUsageError
 from pyvmm_virtio.features import RING_FEATURES, refusal
-from pyvmm_virtio.mailbox import PATIENCE
 from pyvmm_virtio.queue.split import SplitQueue
 
 TYPE_CHECKING = False
@@ -49,8 +48,9 @@ class VirtioDevice:
 
     All of a device runs in calls that are made one after another, in whatever thread brings one, and without a lock
     (`dispatch`): what it calls may take its time, and nobody waits for it. The `lock` is for the bytes of the
-    configuration alone, under which `read_config` and `write_config` run, which therefore call nothing out: that is for
-    ``self.lock.after``. A worker that touches guest memory does it so, that a reset is not over before it is done::
+    configuration alone, which a driver reads and writes at any time (`read_config`, `write_config`): nothing is called
+    out under it, that is for ``self.lock.after``. A worker that touches guest memory does it so, that a reset is not
+    over before it is done::
 
         epoch = self.epochs[index]               # in process_queue, for each request
         with self.in_flight:                     # in the worker; `InFlight()` is made in __init__
@@ -307,18 +307,10 @@ class VirtioDevice:
         if reason is not None:
             return reason
         try:
-            self.dispatch.ask(self._become, features)
+            self.dispatch.ask(_settle_on, self, features)
         except DeviceBusy as error:
             return str(error)
         return None
-
-    def _become(self, features: int) -> None:
-        self.driver_features = features
-        self.queues = make_queues(
-            self.queue_max_sizes, packed=self.negotiated(f.VIRTIO_F_RING_PACKED), instead_of=self.queues
-        )
-        for queue in self.queues:
-            prepare(queue, features)
 
     def start(self, interrupt: VirtioInterrupt) -> None:
         """Begin to serve: the driver has set DRIVER_OK.
@@ -333,43 +325,31 @@ class VirtioDevice:
 
     def driver_read_config(self, offset: int, buffer: memoryview) -> None:
         """Take a driver's read of the configuration space."""
-        self.dispatch.guard(self._read_config, offset, buffer)
-
-    def _read_config(self, offset: int, buffer: memoryview) -> None:
-        with self.lock:
-            self._config_was_read = True
-            self.read_config(offset, buffer)
+        self._config_was_read = True
+        self.dispatch.guard(self.read_config, offset, buffer)
 
     def driver_write_config(self, offset: int, data: memoryview) -> None:
         """Take a driver's write to the configuration space; what is wrong with it ends in `fail`."""
-        self.dispatch.guard(self._write_config, offset, data)
+        self.dispatch.guard(self.write_config, offset, data)
 
-    def _write_config(self, offset: int, data: memoryview) -> None:
-        with self.lock:
-            self.write_config(offset, data)
+    def driver_reset(self) -> None:
+        """Be as before a driver came: when this returns, or once it is not `resetting` any more, and nobody waits.
 
-    def driver_reset(self) -> bool:
-        """Be as before a driver came. Returns whether that is so: else `resetting` says when, and nobody waits for it.
-
-        When it is over, nothing of the device touches guest memory.
+        Then nothing of the device touches guest memory.
         """
-        return self.dispatch.reset(self.reset, self._renew)
+        self.dispatch.reset(self.reset, self._renew)
 
     def _renew(self) -> None:
         self.driver_features = 0
         self.queues = make_queues(self.queue_max_sizes, instead_of=self.queues)
 
-    def driver_queue_reset(self, index: int) -> bool:
-        """Reset one queue, otherwise as `driver_reset`."""
-        return self.dispatch.reset_queue(index, self.queue_reset, lambda queue: prepare(queue, self.driver_features))
+    def driver_queue_reset(self, index: int) -> None:
+        """Reset one queue, otherwise as `driver_reset`; over once ``dispatch.resetting_queues`` has it no more."""
+        self.dispatch.reset_queue(index, self.queue_reset, lambda queue: prepare(queue, self.driver_features))
 
     def enable_queue(self, index: int) -> None:
         """Enable a queue that its driver has set up."""
-        self.dispatch.make(PATIENCE, self._enable, self.queues, index)
-
-    def _enable(self, queues: Sequence[Queue], index: int) -> None:
-        if queues is self.queues:  # else they were reset meanwhile
-            queues[index].set_ready(True)
+        self.dispatch.enable_queue(index)
 
     def pause(self) -> None:
         """Finish or keep what was taken, within a second, and take nothing more until `resume`."""
@@ -401,25 +381,36 @@ class VirtioDevice:
         from pyvmm_virtio.state import check
 
         fields = check(self, state)
-        if not self.driver_reset():
+        self.driver_reset()
+        if self.resetting:
             raise DeviceBusy(f"{self!r}: a back end holds a request from before: restore it when that has ended")
-        self.dispatch.ask(self._restore, fields, interrupt)
-
-    def _restore(self, fields: Mapping[str, Any], interrupt: VirtioInterrupt) -> None:
-        self.dispatch.hold()
-        self.restore_device(fields["own"])
-        self.queues = fields["queues"]
-        self.driver_features = fields["features"]
-        self.needs_reset = fields["needs_reset"]
-        with self.lock:
-            self.config[:] = fields["config"]
-            self.config_generation = fields["config_generation"]
-        if fields["active"]:
-            self.start(interrupt)
+        self.dispatch.ask(_become, self, fields, interrupt)
 
     def __repr__(self) -> str:
         state = "needs a reset" if self.needs_reset else "active" if self.active else "inactive"
         return f"<{type(self).__name__} {state}, {len(self.queues)} queues>"
+
+
+def _settle_on(device: VirtioDevice, features: int) -> None:
+    device.driver_features = features
+    packed = device.negotiated(f.VIRTIO_F_RING_PACKED)
+    device.queues = make_queues(device.queue_max_sizes, packed=packed, instead_of=device.queues)
+    for queue in device.queues:
+        prepare(queue, features)
+
+
+def _become(device: VirtioDevice, fields: Mapping[str, Any], interrupt: VirtioInterrupt) -> None:
+    """Become what a state says."""
+    device.dispatch.hold()
+    device.restore_device(fields["own"])
+    device.queues = fields["queues"]
+    device.driver_features = fields["features"]
+    device.needs_reset = fields["needs_reset"]
+    with device.lock:
+        device.config[:] = fields["config"]
+        device.config_generation = fields["config_generation"]
+    if fields["active"]:
+        device.start(interrupt)
 
 
 def make_queues(sizes: Sequence[int], *, packed: bool = False, instead_of: Sequence[Queue] = ()) -> list[Queue]:

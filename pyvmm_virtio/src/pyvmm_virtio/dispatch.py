@@ -35,7 +35,7 @@ What there is to know, and who changes it. Flags change under `lock`, the mailbo
 `owed`          Queues that are owed a turn. Filled when a budget is used up, and by notifications while somebody is
                 within or on the way; a queue leaves when its turn begins, or by a reset.
 `room`          Bytes that are left of the slice. Spent within; renewed by `_arrive`.
-`_coming`       A callback waits in the loop for the next turn that is owed, or to renew the slice. Set by `upcoming`
+`coming`       A callback waits in the loop for the next turn that is owed, or to renew the slice. Set by `upcoming`
                 under the lock, cleared by `_arrive`.
 
 A device is *served* when it is `active`, not `paused` and does not need a reset; it is *at rest* when nobody is within.
@@ -45,7 +45,7 @@ Then this holds, and `check_invariants` says so:
 2.  `_restored` implies `paused`: nobody is served before the driver was told.
 3.  At rest and served, `completed` is empty: no interrupt is forgotten. Not so while paused: a back end may answer
     then, and the driver hears of it from the calls that `resume` makes.
-4.  At rest and `open`, a turn that is owed implies `_coming`: no queue is forgotten. Not so otherwise, for `resume`
+4.  At rest and `open`, a turn that is owed implies `coming`: no queue is forgotten. Not so otherwise, for `resume`
     looks at every queue, and a reset forgets them all.
 5.  At rest no call waits: none is forgotten.
 6.  `open` says what the flags say.
@@ -53,44 +53,39 @@ Then this holds, and `check_invariants` says so:
 
 All other pairs are possible. `paused` and `pausing`: what is paused is paused once more. `active` and `needs_reset`:
 from the driver's fault to its reset. `needs_reset` alone: the device did not start. `active` and `paused`: a machine is
-being saved. `_coming` with nothing owed, or with nobody served: who is on the way finds nothing to do. `paused` with
+being saved. `coming` with nothing owed, or with nobody served: who is on the way finds nothing to do. `paused` with
 somebody within: a back end holds a call for longer than `pause` waits; `quiesce` comes after it.
 """
 
 from __future__ import annotations
 
-from _thread import get_ident
 from functools import partial
 from time import monotonic
 
-from pyvmm_device.tally import ERROR, Tally
-from pyvmm_memory import GuestMemoryError
-from pyvmm_virtio.errors import DeviceBusy, VirtqueueError
+from pyvmm_virtio.calls import Calls
+from pyvmm_virtio.errors import DeviceBusy
 from pyvmm_virtio.interrupt import NoInterrupt
 from pyvmm_virtio.mailbox import PATIENCE
-from pyvmm_virtio.turn import SLICE_BYTES, Turns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pyvmm_virtio.interrupt import VirtioInterrupt
-    from pyvmm_virtio.mailbox import Call
     from pyvmm_virtio.memory import GuestMemory
-    from pyvmm_virtio.queue.chain import DescriptorChain
     from pyvmm_virtio.queue.protocol import Queue
     from pyvmm_virtio.turn import Dispatched
 
     Activate = Callable[[GuestMemory, Sequence[Queue], VirtioInterrupt], object]
 
 
-class Dispatcher(Turns):
+class Dispatcher(Calls):
     """Gives the queues of a device their turns; the file's head says how.
 
     In short, for who writes a device or a back end. Everything of a device (`activate`, `process_queue`, `quiesce`,
     `drop`, `reset`, `queue_reset`, `device_state`, `restore_device`, and what was given to `serve`, `call` and `ask`)
-    runs within: never two at a time, and with no lock held. `chains`, `batches`, `take`, `complete` and `complete_batch`
-    are for within. From anywhere:
+    runs within: never two at a time, and with no lock held. `chains`, `batches`, `take`, `owe`, `complete` and
+    `complete_batch` are for within. From anywhere:
 
     - `serve(function, *arguments)`: while a driver is served, now or after what is under way; for back ends and timers.
     - `serve_now`: the same, but only if nobody is within; for a descriptor that would be readable again at once.
@@ -112,196 +107,14 @@ class Dispatcher(Turns):
         faults: the same by kind, and how often an interrupt was lost, as "interrupt".
     """
 
-    __slots__ = (
-        "_coming",
-        "_last",
-        "_restored",
-        "active",
-        "bugs",
-        "epochs",
-        "faults",
-        "interrupt",
-        "needs_reset",
-        "paused",
-        "pausing",
-        "resets",
-        "resetting",
-        "resetting_queues",
-    )
+    __slots__ = ("_restored", "pausing", "resetting", "resetting_queues")
 
     def __init__(self, device: Dispatched, queues: int) -> None:
-        super().__init__(device)
-        self.active = False
-        self.needs_reset = False
-        self.paused = False
+        super().__init__(device, queues)
         self.pausing = False
         self.resetting = False
         self.resetting_queues: set[int] = set()
-        self.interrupt: VirtioInterrupt = NoInterrupt()
-        self.resets = 0
-        self.epochs = [0] * queues
-        self.bugs = 0
-        self.faults = Tally(__name__)
         self._restored = False
-        self._coming = False
-        self._last = -1
-
-    # calls, and who comes next
-
-    def serve(self, function: Callable[..., object], *arguments: object) -> bool:
-        """Make a call, now or after what is under way; see `VirtioDevice.serve`."""
-        with self.lock:
-            if not self.is_served():
-                return False
-            if self.within:
-                self._calls.append((self._serve_later, (self.resets, function, arguments)))
-                return True
-            self.within = get_ident()
-        return self._serve_within(function, arguments)
-
-    def serve_now(self, function: Callable[..., object], *arguments: object) -> bool | None:
-        """Make a call as `serve`, or return None at once where somebody is within."""
-        with self.lock:
-            if not self.is_served():
-                return False
-            if self.within:
-                return None
-            self.within = get_ident()
-        return self._serve_within(function, arguments)
-
-    def _serve_within(self, function: Callable[..., object], arguments: tuple[object, ...]) -> bool:
-        try:
-            return self._call(function, *arguments)
-        finally:
-            self.leave()
-
-    def _serve_later(self, resets: int, function: Callable[..., object], arguments: tuple[object, ...]) -> None:
-        if resets == self.resets:
-            self._call(function, *arguments)
-
-    def kick(self, index: int) -> None:
-        """Take a notification of the driver; see `VirtioDevice.kick`."""
-        if not 0 <= index < len(self.device.queues):
-            return
-        with self.lock:
-            if not self.open:
-                return  # whatever ends that looks at every queue
-            if self.within or self._coming:
-                self.owed.add(index)
-                return
-            self.within = get_ident()
-        try:
-            self._turn(index)
-        finally:
-            self.leave()
-
-    def finish(self, index: int, epoch: int, chain: DescriptorChain | int, length: int) -> bool:
-        """Complete a request from a worker thread; see `VirtioDevice.finish`."""
-        return self.is_current(index, epoch) and self.serve(self._finish, index, epoch, chain, length)
-
-    def _finish(self, index: int, epoch: int, chain: DescriptorChain | int, length: int) -> None:
-        if self.is_current(index, epoch):
-            self.complete(index, chain, length)
-
-    def is_current(self, index: int, epoch: int) -> bool:
-        """Say whether a queue was not reset since its `epochs` entry was this."""
-        return self.epochs[index] == epoch
-
-    def is_served(self) -> bool:
-        """Say whether a driver is served."""
-        return self.active and not self.paused and not self.needs_reset
-
-    def _turn(self, index: int) -> None:
-        self._last = index
-        self.owed.discard(index)
-        if self.open:
-            self._call(self.device.process_queue, index)
-
-    def upcoming(self) -> Call | None:
-        """Return how the next turn that is owed is come by."""
-        loop = self.device.loop
-        if loop is None:
-            return (self._turn, (self._next_owed(),)) if self.owed and self.open else None
-        if self._coming or not (self.owed and self.open or self.room <= 0):
-            return None
-        self._coming = True
-        return loop.call_soon, (self._arrive,)
-
-    def _next_owed(self) -> int:
-        # those behind the last one come first, so that all have their turn
-        return min((index for index in self.owed if index > self._last), default=min(self.owed))
-
-    def _arrive(self) -> None:
-        with self.lock:
-            self._coming = False
-            self.room = SLICE_BYTES
-            # whoever is within looks at what is owed when it leaves, and sets out again
-            if self.within or not self.owed or not self.open:
-                return
-            self.within = get_ident()
-            index = self._next_owed()
-        try:
-            self._turn(index)
-        finally:
-            self.leave()
-
-    def _call(self, function: Callable[..., object], *arguments: object) -> bool:
-        """Do what `serve` says, within."""
-        if not self.active or self.paused or self.needs_reset:
-            return False
-        try:
-            function(*arguments)
-        except Exception as error:  # noqa: BLE001 - a subclass has written it, and this is the thread of a vCPU
-            self._note(error)
-        if self.completed:
-            self._notify_driver()
-        return not self.needs_reset
-
-    def _notify_driver(self) -> None:
-        device = self.device
-        while self.completed:
-            index = self.completed.pop()
-            try:
-                wanted = device.queues[index].needs_notification(device.memory)
-            except Exception as error:  # noqa: BLE001 - as in `_call`
-                self._note(error)
-            else:
-                if wanted:
-                    self._tell(self.interrupt.signal_queue, index)
-
-    def _tell(self, signal: Callable[..., object], *arguments: int) -> None:
-        """Interrupt the driver; what is wrong with the way to it is counted, and the device goes on."""
-        try:
-            signal(*arguments)
-        except Exception as error:  # noqa: BLE001 - a machine has written it, and the request is done
-            message = "%r: an interrupt is lost (later ones are only counted): %r"
-            self.faults.count("interrupt", message, self.device, repr(error), level=ERROR)
-
-    def tell_config(self) -> None:
-        """Tell the driver, where there is one, that the configuration or the status changed."""
-        if self.active:
-            self._tell(self.interrupt.signal_config)
-
-    def guard(self, function: Callable[..., object], *arguments: object) -> None:
-        """Call what a subclass has written: nothing that goes wrong there may end the thread of a vCPU."""
-        try:
-            function(*arguments)
-        except Exception as error:  # noqa: BLE001 - as in `_call`
-            self._note(error)
-
-    def failed(self, error: Exception) -> None:
-        """Take what came out of a call that waited."""
-        self._note(error)
-
-    def _note(self, error: Exception) -> None:
-        """Take an error out of a subclass: the driver's, or else the device's own, which is shown once."""
-        if not isinstance(error, (VirtqueueError, GuestMemoryError)):
-            self.bugs += 1
-            kind = type(error).__name__
-            text = "" if kind in self.faults else _trace(error)
-            message = "%r: an error of its own (others of this kind are only counted)\n%s"
-            self.faults.count(kind, message, self.device, text, level=ERROR)
-        self.device.fail(error)
 
     # beginnings and ends
 
@@ -399,6 +212,14 @@ class Dispatcher(Turns):
             self.owed.discard(index)
             self.resetting_queues.discard(index)
 
+    def enable_queue(self, index: int) -> None:
+        """Enable a queue that its driver has set up; a moment later where somebody is within for long."""
+        self.make(PATIENCE, self._enable, self.device.queues, index)
+
+    def _enable(self, queues: Sequence[Queue], index: int) -> None:
+        if queues is self.device.queues:  # else they were reset meanwhile
+            queues[index].set_ready(True)
+
     def end(self, close: Callable[[], object]) -> bool:
         """Serve nobody any more and have the device closed, when nobody is within; returns whether it is already."""
         with self.lock:
@@ -428,7 +249,7 @@ class Dispatcher(Turns):
             quiesce()
         finally:
             if self.completed and self.is_served():
-                self._notify_driver()
+                self.notify_driver()
             for queue in self.device.queues:
                 queue.release()
 
@@ -450,8 +271,8 @@ class Dispatcher(Turns):
             # what was on its way to the driver when the state was saved may have been lost with it
             for index, queue in enumerate(queues):
                 if queue.ready():
-                    self._tell(self.interrupt.signal_queue, index)
-            self._tell(self.interrupt.signal_config)
+                    self.tell(self.interrupt.signal_queue, index)
+            self.tell(self.interrupt.signal_config)
         for index in range(len(queues)):
             self.kick(index)
 
@@ -481,15 +302,8 @@ class Dispatcher(Turns):
             assert not (self.resetting and self.active), "7: active within its reset"
             if self.within:
                 return
-            assert not self._calls, f"5: {len(self._calls)} calls wait, and nobody is within"
+            assert not self.calls, f"5: {len(self.calls)} calls wait, and nobody is within"
             if self.is_served():
                 assert not self.completed, f"3: the driver was not told of queues {self.completed}"
             if self.open:
-                assert self._coming or not self.owed, f"4: nobody comes to queues {self.owed}"
-
-
-def _trace(error: Exception) -> str:
-    """Return how an error came about, as text: somebody may keep it, and the frames hold views of guest memory."""
-    from traceback import format_exception
-
-    return "".join(format_exception(error))
+                assert self.coming or not self.owed, f"4: nobody comes to queues {self.owed}"

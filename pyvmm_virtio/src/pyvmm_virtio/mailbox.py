@@ -42,23 +42,24 @@ class Mailbox:
     A subclass may have `upcoming`, which returns what is to be done when no call waits any more, and `failed`.
 
     Attributes:
+        calls: those that wait, for a subclass that looks at them under the lock.
         lock: of the bookkeeping; nothing is called out under it.
         within: the thread that makes calls now, or 0.
     """
 
-    __slots__ = ("_calls", "_heirs", "lock", "within")
+    __slots__ = ("_heirs", "calls", "lock", "within")
 
     def __init__(self) -> None:
         self.lock = Lock()
         self.within = 0
-        self._calls: deque[Call] = deque()
+        self.calls: deque[Call] = deque()
         self._heirs: list[tuple[int, Event]] = []
 
     def call(self, function: Callable[..., object], *arguments: object) -> bool:
         """Have a call made: now, or, where somebody is within, by them; returns whether it was made."""
         with self.lock:
             if self.within:
-                self._calls.append((function, arguments))
+                self.calls.append((function, arguments))
                 return False
             self.within = get_ident()
         try:
@@ -98,7 +99,7 @@ class Mailbox:
 
     def waiting(self) -> int:
         """Return how many calls wait."""
-        return len(self._calls)
+        return len(self.calls)
 
     def enter(self, seconds: float) -> bool:
         """Be within, once nobody else is; false where that is not so for so many seconds, or this thread is already.
@@ -141,7 +142,7 @@ class Mailbox:
         """Return what is to be done now; None where this thread is not within any more."""
         with self.lock:
             if not self._heirs:
-                call = self._calls.popleft() if self._calls else self.upcoming()
+                call = self.calls.popleft() if self.calls else self.upcoming()
                 if call is None:
                     self.within = 0
                 return call

@@ -83,7 +83,7 @@ def _queues(device: VirtioDevice, states: list[Any], features: int) -> list[Queu
         if (queue.index, queue.max_size()) != (number, device.queue_max_sizes[number]):
             raise DeviceStateError(name, f"its queue {number} is of another number or size")
         for attribute, feature in NEGOTIATED.items():
-            # set when the driver says FEATURES_OK, or a queue is reset: never more than was negotiated
-            if getattr(queue, attribute) and not features >> feature & 1:
+            # set when the driver says FEATURES_OK, or a queue is reset: never more than was negotiated, once that is so
+            if features and getattr(queue, attribute) and not features >> feature & 1:
                 raise DeviceStateError(name, f"its queue {number} uses {attribute}, which is not negotiated")
     return queues

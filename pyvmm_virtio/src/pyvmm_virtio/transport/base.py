@@ -123,15 +123,11 @@ class Control(Mailbox):
         self.catch_up()
         try:
             writer(*values)
-        except Exception as error:  # noqa: BLE001 - this is the thread of a vCPU
-            self.failed(error)
+        except Exception:  # noqa: BLE001 - this is the thread of a vCPU, and a device's own end in its `fail`
+            from traceback import format_exc
 
-    def failed(self, error: Exception) -> None:
-        """Take what came out of a write; it is ours, for a device's own end in its `fail`."""
-        from traceback import format_exception
-
-        # as text: the frames hold views of guest memory
-        self.ignore("a write that fails", "".join(format_exception(error)))
+            # as text: the frames hold views of guest memory
+            self.ignore("a write that fails", format_exc())
 
     # status
 
@@ -304,11 +300,8 @@ class Control(Mailbox):
 
     def state(self) -> dict[str, Any]:
         """Return the registers and the device. Raises DeviceBusy."""
-        return self.ask(self._state)
-
-    def _state(self) -> dict[str, Any]:
         self.catch_up()
-        return {**save_fields(self, REGISTERS), "virtio": self.device.state()}
+        return self.ask(lambda: {**save_fields(self, REGISTERS), "virtio": self.device.state()})
 
     def check_state(
         self, name: str, own: Mapping[str, Kind], state: object, *, version: int | None = None

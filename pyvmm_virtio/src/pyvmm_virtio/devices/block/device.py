@@ -28,7 +28,7 @@ from pyvmm_virtio.memory import dirty_marker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from os import PathLike
     from typing import Any
 
@@ -230,7 +230,7 @@ class Block(VirtioDevice):
             answer = memory.get_slice(status, 1, WRITABLE)
         except GuestMemoryError:
             return False  # a buffer across regions, one that is nowhere, or one that must not be written
-        if answer.readonly or direction & 2 and view.readonly:
+        if answer.readonly or (direction & 2 and view.readonly):
             return False
         if length & 511 or not length or length > self._quick_limit or sector + (length >> 9) > self.capacity:
             return False

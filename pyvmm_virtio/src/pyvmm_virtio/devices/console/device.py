@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 
 from pyvmm_device.state import FLAG, PART, array, blob, load_fields, save_fields
-from pyvmm_device.tally import ERROR
 from pyvmm_virtio.constants import console as c
 from pyvmm_virtio.constants.device_ids import VIRTIO_ID_CONSOLE
 from pyvmm_virtio.device import VirtioDevice
@@ -228,20 +227,16 @@ class Console(VirtioDevice):
     def write_config(self, offset: int, data: memoryview) -> None:
         """Print a character of a driver in distress, which has no queues yet or any more."""
         if offset == EMERGENCY_OFFSET and len(self._distress) < MAX_DISTRESS:
-            # 5.3.4: only the lower bits are a character
-            self._distress += data[:1]
-            self.lock.after(self.dispatch.call, self._cry)
+            with self.lock:
+                # 5.3.4: only the lower bits are a character
+                self._distress += data[:1]
+                self.lock.after(self.dispatch.call, self._cry)
 
     def _cry(self) -> None:
         with self.lock:
             said, self._distress = self._distress, bytearray()
         if said and 0 in self.ports:
             self.ports[0].cry(bytes(said))
-
-    def note_failure(self, what: str, error: OSError) -> None:
-        """Count what a back end cannot do, and log the first of each kind; the device goes on."""
-        message = "%r: a back end fails (%s; others of this kind are only counted): %s"
-        self.errors.count(what, message, self, what, error, level=ERROR)
 
     def _take_control(self) -> None:
         for chain in self.chains(CONTROL_TRANSMIT):

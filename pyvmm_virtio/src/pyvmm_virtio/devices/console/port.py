@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pyvmm_device.state import FLAG, choice, load_fields, uint
+from pyvmm_virtio.devices.failure import note_failure
 from pyvmm_virtio.devices.watch import Watch
 from pyvmm_virtio.turn import SLICE_BYTES
 
@@ -116,7 +117,8 @@ class Port:
     def put_back(self) -> None:
         """Put that buffer back into the ring, as if it had not been taken."""
         if self._held is not None and self._device is not None:
-            self._held, self._passed = None, self._held.reader.bytes_read()
+            self._passed = self._held.reader.bytes_read()
+            self._held = None
             self._device.queues[self.transmit_queue].go_to_previous_position()
 
     def pump_out(self) -> None:
@@ -169,7 +171,7 @@ class Port:
         try:
             return self.backend.write(data)
         except OSError as error:
-            device.note_failure("output", error)
+            note_failure(device, "output", error)
             return len(data)
 
     def _take(self, device: Console, room: int) -> bytes:
@@ -177,7 +179,7 @@ class Port:
         try:
             return self.backend.read(room)
         except OSError as error:
-            device.note_failure("input", error)
+            note_failure(device, "input", error)
             return b""
 
     def pump_in(self) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 
-from pyvmm_device.tally import ERROR
 from pyvmm_virtio.backends.net import HEADER_SIZE, MAX_FRAME
 from pyvmm_virtio.constants import net as c
 from pyvmm_virtio.constants.device_ids import VIRTIO_ID_NET
 from pyvmm_virtio.device import VirtioDevice
+from pyvmm_virtio.devices.failure import note_failure
 from pyvmm_virtio.devices.net.config import (
     CONFIG,
     DEPENDENCIES,
@@ -196,16 +196,11 @@ class Net(VirtioDevice):
         try:
             self.backend.set_queue_pairs(pairs)
         except OSError as error:
-            self.note_failure("queue pairs", error)
+            note_failure(self, "queue pairs", error)
             return False
         self._pairs = pairs
         self._listen()
         return True
-
-    def note_failure(self, what: str, error: OSError) -> None:
-        """Count what the network refuses, and log the first of each kind; the device goes on."""
-        message = "%r: the network refuses (%s; others of this kind are only counted): %s"
-        self.errors.count(what, message, self, what, error, level=ERROR)
 
     def set_offloads(self, offloads: int) -> bool:
         """Use these of the driver's receive offloads; false where it may not, or the network refuses."""
@@ -219,7 +214,7 @@ class Net(VirtioDevice):
         try:
             self.backend.set_offloads(offloads)
         except OSError as error:
-            self.note_failure("offloads", error)
+            note_failure(self, "offloads", error)
             if offloads != self._offloads:
                 self._agree(self._offloads)  # of several queues some may have taken it
             return False
@@ -292,7 +287,7 @@ class Net(VirtioDevice):
         used: list[tuple[int, int]] = []
         try:
             for chain in self.chains(index):
-                views = self._frame(memory, chain)
+                views = frame_of(memory, chain)
                 length = sum(map(len, views)) - HEADER_SIZE
                 if length < ETHERNET_HEADER or length > MAX_FRAME or not self.link_up:
                     self.dropped += 1
@@ -309,7 +304,7 @@ class Net(VirtioDevice):
                     # a copy: the driver cannot change it between our look at it and the network's
                     first = header[:10] + b"\0\0" if keep_header else EMPTY_HEADER
                     frame.insert(0, memoryview(first))
-                if not self._send(pair, frame):
+                if not send(self, pair, frame):
                     queue.go_to_previous_position()
                     self._paid.add(index)
                     self._wait_for_room(index)
@@ -323,22 +318,6 @@ class Net(VirtioDevice):
         if not self._send_rest():
             # the driver may have nothing more to say that would push it out
             self._wait_for_room(index)
-
-    def _send(self, pair: int, frame: list[memoryview]) -> bool:
-        """Give the network a frame; one that it refuses is lost, as networks do. False where it has no room now."""
-        try:
-            return self.backend.send(pair, frame)
-        except OSError as error:
-            self.note_failure("send", error)
-            self.dropped += 1
-            return True
-
-    @staticmethod
-    def _frame(memory: GuestMemory, chain: DescriptorChain) -> list[memoryview]:
-        reader = chain.reader(memory)
-        if reader.available_bytes() < HEADER_SIZE:
-            raise BufferTooShort(chain.queue_index, chain.head_index, HEADER_SIZE, reader.available_bytes())
-        return reader.views()
 
     def _wait_for_room(self, index: int) -> None:
         self._room[index >> 1].listen(writing=self.backend.fileno(index >> 1))
@@ -420,6 +399,24 @@ class Net(VirtioDevice):
 
 def _nothing_left() -> bool:
     return True
+
+
+def send(device: Net, pair: int, frame: list[memoryview]) -> bool:
+    """Give the network a frame; one that it refuses is lost, as networks do. False where it has no room now."""
+    try:
+        return device.backend.send(pair, frame)
+    except OSError as error:
+        note_failure(device, "send", error)
+        device.dropped += 1
+        return True
+
+
+def frame_of(memory: GuestMemory, chain: DescriptorChain) -> list[memoryview]:
+    """Return what the driver sends, its header first."""
+    reader = chain.reader(memory)
+    if reader.available_bytes() < HEADER_SIZE:
+        raise BufferTooShort(chain.queue_index, chain.head_index, HEADER_SIZE, reader.available_bytes())
+    return reader.views()
 
 
 def split(views: list[memoryview]) -> tuple[bytes, list[memoryview]]:

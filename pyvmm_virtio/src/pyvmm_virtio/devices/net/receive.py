@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pyvmm_virtio.backends.net import HEADER_SIZE, MAX_FRAME
 from pyvmm_virtio.constants import net as c
+from pyvmm_virtio.devices.failure import note_failure
 from pyvmm_virtio.devices.watch import Watch
 
 TYPE_CHECKING = False
@@ -130,7 +131,7 @@ class Receiver:
         try:
             return self._device.backend.receive(self._pair, self._target)
         except OSError as error:
-            self._device.note_failure("receive", error)
+            note_failure(self._device, "receive", error)
             return 0
 
     def _exceeds_mtu(self, frame: memoryview) -> bool:
