@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from _thread import RLock as Lock
 from bisect import bisect_left, insort
+
+from pyvmm_device.locks import Lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ from __future__ import annotations
 import os
 import select
 import time
-from _thread import RLock as Lock
 from _thread import get_ident
 from collections import deque
 
 from pyvmm_device.clock import Timers
+from pyvmm_device.locks import Lock
 from pyvmm_device.tally import ERROR, Tally
 
 TYPE_CHECKING = False
