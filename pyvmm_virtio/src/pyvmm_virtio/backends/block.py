@@ -47,14 +47,30 @@ if TYPE_CHECKING:
             ...
 
     class AsyncBlockBackend(BlockBackend, Protocol):
-        """A disk that works on many requests at once; its replies come by a file descriptor."""
+        """A disk that works on many requests at once; its replies come by a file descriptor.
 
-        def submit(self, op: int, views: Sequence[memoryview], offset: int, length: int, done: Done) -> None:
-            """Begin one request: `op` is READ, WRITE, FLUSH, DISCARD, ZERO or ZERO_UNMAP."""
+        The descriptor of `fileno` stays open until `close`, also when there is nothing to come from it any more.
+        """
+
+        def submit(self, op: int, views: Sequence[memoryview], offset: int, length: int, done: Done) -> object:
+            """Begin one request: `op` is READ, WRITE, FLUSH, DISCARD, ZERO or ZERO_UNMAP; returns what `cancel` takes.
+
+            `done` is called from `on_ready`, `wait` or `drain`, or from here before this returns.
+            """
+            ...
+
+        def cancel(self, request: object) -> bool:
+            """Give a request up.
+
+            Returns true where that is done: its memory is let go, nothing further is done for it, and its `done` is not
+            called. What the disk has been told already may still be done there, but before all that is submitted
+            later. Returns false where it is done already, or is in hands that nobody can take it from: then `done` is
+            called when they let go, after the piece at which they are.
+            """
             ...
 
         def fileno(self) -> int:
-            """Return what is readable when `on_ready` has something to do."""
+            """Return what is readable when `on_ready` has something to do, or -1 where nothing will come any more."""
             ...
 
         def wants_write(self) -> bool:
@@ -62,7 +78,14 @@ if TYPE_CHECKING:
             ...
 
         def on_ready(self) -> None:
-            """Send what is left to send, take the replies that have arrived, and call their `done`."""
+            """Send what is left to send, take the replies that have arrived, and call their `done`.
+
+            That is bounded: where there is more, the descriptor stays readable.
+            """
+            ...
+
+        def wait(self, seconds: float) -> bool:
+            """Do what `on_ready` does until nothing is under way, but for so long at most; returns whether it is so."""
             ...
 
         def drain(self, seconds: float) -> None:
@@ -71,6 +94,10 @@ if TYPE_CHECKING:
 
 
 READ, WRITE, FLUSH, DISCARD, ZERO, ZERO_UNMAP = range(6)
+PIECE = 1 << 20
+"""The most bytes that are moved in one go: a larger request is cut, so that it can be left, and others have a turn."""
+RANGE_PIECE = 1 << 25
+"""The same for what is discarded or made zeros, which costs less for each byte."""
 
 
 class Topology:
@@ -108,6 +135,29 @@ class Topology:
 
     def __repr__(self) -> str:
         return f"Topology({', '.join(f'{name}={getattr(self, name)}' for name in self.__slots__)})"
+
+
+def cut(views: list[memoryview], count: int) -> list[memoryview]:
+    """Take the first `count` bytes off `views`, and return them.
+
+    >>> views = [memoryview(b"ab"), memoryview(b"cdef")]
+    >>> b"".join(cut(views, 3)), b"".join(views)
+    (b'abc', b'def')
+    """
+    taken: list[memoryview] = []
+    whole = 0
+    for view in views:
+        if len(view) > count:
+            if count:
+                taken.append(view[:count])
+                views[whole] = view[count:]
+            break
+        if len(view):
+            taken.append(view)
+        count -= len(view)
+        whole += 1
+    del views[:whole]
+    return taken
 
 
 def advance(views: Sequence[memoryview], count: int) -> list[memoryview]:

@@ -45,16 +45,22 @@ class MemoryDisk:
         return self.size
 
     def readv(self, views: Sequence[memoryview], offset: int) -> None:
-        """Fill all views."""
+        """Fill all views; raises OSError behind the end."""
+        self._check(offset, sum(map(len, views)))
         for view in views:
             view[:] = self._view[offset : offset + len(view)]
             offset += len(view)
 
     def writev(self, views: Sequence[memoryview], offset: int) -> None:
-        """Write all views."""
+        """Write all views; raises OSError behind the end."""
+        self._check(offset, sum(map(len, views)))
         for view in views:
             self._view[offset : offset + len(view)] = view
             offset += len(view)
+
+    def _check(self, offset: int, length: int) -> None:
+        if not 0 <= offset <= self.size - length:
+            raise OSError(errno.EIO, f"{length} bytes at {offset} are not within a disk of {self.size}")
 
     def flush(self) -> None:
         """Do nothing: memory forgets all or nothing."""
@@ -65,12 +71,13 @@ class MemoryDisk:
 
     def write_zeroes(self, offset: int, length: int, unmap: bool) -> None:  # noqa: ARG002 - zeros are all there is
         """Fill with zeros."""
+        self._check(offset, length)
         end = offset + length
         for start in range(offset, end, len(ZEROS)):
             self._view[start : min(start + len(ZEROS), end)] = ZEROS[: end - start]
 
     def close(self) -> None:
-        """Let go of the buffer; idempotent."""
+        """Let go of the buffer; idempotent. Whoever is at it with a view still has that."""
         self._view.release()
 
     def __repr__(self) -> str:

@@ -7,6 +7,7 @@ import fcntl
 import os
 import stat
 
+from pyvmm_device.locks import Lock
 from pyvmm_virtio.backends.block import Topology, advance
 from pyvmm_virtio.backends.errors import BackendError, BadImage
 from pyvmm_virtio.backends.image_lock import lock_image
@@ -14,6 +15,7 @@ from pyvmm_virtio.backends.image_lock import lock_image
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from threading import Event
     from types import TracebackType
     from typing import Self
 
@@ -33,6 +35,11 @@ class RawFile:
 
     The size of a file must be a multiple of 512 bytes, since a guest could not reach the rest.
 
+    Any thread may use it. Flushes are made one after another: Linux tells of pages that it could not write once for
+    each open file, and forgets them then (errseq_t in Documentation/filesystems/vfs.rst), so that of two flushes at
+    once one would be told that all is well. And one that failed is remembered: all later ones fail, until the image is
+    opened again by whoever knows what became of it.
+
     Args:
         path: of the image.
         read_only: open it for reading only.
@@ -51,6 +58,8 @@ class RawFile:
         self.can_discard = True
         self._can_zero = True
         self._lost = 0  # the error of the first flush that failed
+        self._lock = Lock()  # of the next
+        self._flushing: Event | None = None  # set when the flush that is being made is over
         self._fd = fd if fd >= 0 else self._open()
         try:
             self.is_device = stat.S_ISBLK(os.fstat(self._fd).st_mode)
@@ -126,14 +135,32 @@ class RawFile:
             done += count
 
     def flush(self) -> None:
-        """Fdatasync. After one that failed, all fail: the kernel forgets what it could not write, and says so once."""
-        if self._lost:
-            raise OSError(self._lost, "an earlier flush failed, and what it was for may be lost", self.path)
+        """Fdatasync, when those that came before are over. After one that failed, all fail."""
+        over = self._take_turn()
         try:
+            if self._lost:
+                raise OSError(self._lost, "an earlier flush failed, and what it was for may be lost", self.path)
             os.fdatasync(self._fd)
         except OSError as error:
-            self._lost = error.errno or errno.EIO
+            self._lost = self._lost or error.errno or errno.EIO
             raise
+        finally:
+            with self._lock:
+                self._flushing = None
+            over.set()
+
+    def _take_turn(self) -> Event:
+        """Wait until nobody else flushes; returns what to set afterwards."""
+        from threading import Event
+
+        over = Event()
+        while True:
+            with self._lock:
+                ahead = self._flushing
+                if ahead is None:
+                    self._flushing = over
+                    return over
+            ahead.wait()
 
     def discard(self, offset: int, length: int) -> None:
         """Punch a hole. Where that is impossible nothing happens, which a discard allows."""

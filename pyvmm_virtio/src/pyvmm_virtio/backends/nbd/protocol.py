@@ -82,15 +82,14 @@ def _wait_until(connection: socket.socket, deadline: float) -> None:
     connection.settimeout(left)
 
 
-def open_export(connection: socket.socket, name: str) -> Export:
+def open_export(connection: socket.socket, name: str, deadline: float) -> Export:
     """Shake hands on a blocking connection, which then is in the transmission phase.
 
-    However a server dawdles, or goes on talking, that takes `PATIENCE` seconds at most.
+    However a server dawdles, or goes on talking, that ends at `deadline` by the monotonic clock.
 
     Raises:
         NbdError: it is no NBD server, an old one, or it refuses the export.
     """
-    deadline = time.monotonic() + PATIENCE
     magic, kind = struct.unpack(">QQ", receive(connection, 16, deadline))
     if magic != NBDMAGIC or kind != IHAVEOPT:
         raise NbdError(errno.EPROTO, "what answers there is no newstyle NBD server")
@@ -98,10 +97,10 @@ def open_export(connection: socket.socket, name: str) -> Export:
     if not server & FLAG_FIXED_NEWSTYLE:
         raise NbdError(errno.EPROTO, "the NBD server does not do the fixed newstyle handshake: use a newer one")
     no_zeroes = server & FLAG_NO_ZEROES
-    connection.sendall(struct.pack(">I", FLAG_FIXED_NEWSTYLE | no_zeroes))
+    _send(connection, struct.pack(">I", FLAG_FIXED_NEWSTYLE | no_zeroes), deadline)
     encoded = name.encode()
     wanted = struct.pack(">I", len(encoded)) + encoded + struct.pack(">HH", 1, INFO_BLOCK_SIZE)
-    _send_option(connection, OPT_GO, wanted)
+    _send_option(connection, OPT_GO, wanted, deadline)
     export = Export()
     while True:
         reply, data = _receive_option_reply(connection, OPT_GO, deadline)
@@ -110,7 +109,7 @@ def open_export(connection: socket.socket, name: str) -> Export:
         if reply == REP_INFO:
             _take_info(export, data)
         elif reply == UNSUPPORTED:
-            _send_option(connection, OPT_EXPORT_NAME, encoded)
+            _send_option(connection, OPT_EXPORT_NAME, encoded, deadline)
             export.size, export.flags = struct.unpack(">QH", receive(connection, 10, deadline))
             receive(connection, 0 if no_zeroes else 124, deadline)
             break
@@ -123,8 +122,16 @@ def open_export(connection: socket.socket, name: str) -> Export:
     return export
 
 
-def _send_option(connection: socket.socket, option: int, data: bytes) -> None:
-    connection.sendall(struct.pack(">QII", IHAVEOPT, option, len(data)) + data)
+def _send_option(connection: socket.socket, option: int, data: bytes, deadline: float) -> None:
+    _send(connection, struct.pack(">QII", IHAVEOPT, option, len(data)) + data, deadline)
+
+
+def _send(connection: socket.socket, data: bytes, deadline: float) -> None:
+    try:
+        _wait_until(connection, deadline)
+        connection.sendall(data)
+    except TimeoutError:
+        raise NbdError(errno.ETIMEDOUT, "the NBD server did not finish its handshake in time") from None
 
 
 def _receive_option_reply(connection: socket.socket, option: int, deadline: float) -> tuple[int, bytes]:

@@ -12,16 +12,23 @@ import time
 
 from pyvmm_virtio.backends.errors import BackendError, BadImage
 from pyvmm_virtio.backends.nbd.client import NbdDisk
+from pyvmm_virtio.backends.nbd.connection import connect_unix
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import subprocess
+    from tempfile import TemporaryDirectory
+    from threading import Event
     from types import TracebackType
     from typing import Self
 
 FORMATS = ("raw", "qcow2", "vmdk", "vhdx", "vpc", "vdi", "qed", "parallels", "dmg", "bochs", "cloop", "qcow")
 EXPORT = "disk"
 PATIENCE = 20.0
+CLOSE_SECONDS = 0.5
+"""How long `close` waits for QEMU, which may have much to write back."""
+END_SECONDS = 60.0
+"""How long QEMU may take to write back and end once it was told to, before it is killed."""
 TOOL = "qemu-storage-daemon"
 CURE = "install Debian's qemu-system-common (qemu-storage-daemon) or qemu-utils (qemu-nbd)"
 
@@ -44,6 +51,7 @@ class QemuNbdServer:
 
     def __init__(self, path: str, format: str, *, read_only: bool = False, tool: str = "") -> None:  # noqa: A002 - QEMU's word
         import tempfile
+        from threading import Event
 
         if format not in FORMATS:
             raise BadImage(errno.EINVAL, f"{format!r} is no image format: give one of {', '.join(FORMATS)}", path)
@@ -51,6 +59,7 @@ class QemuNbdServer:
         self._folder = tempfile.TemporaryDirectory(prefix="pyvmm-nbd-")
         self.socket = f"{self._folder.name}/socket"
         self._process: subprocess.Popen[bytes] | None = None
+        self._ended = Event()
         try:
             self._process = self._start(tool)
             self._await()
@@ -78,9 +87,11 @@ class QemuNbdServer:
         leash = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
         started: SimpleQueue[subprocess.Popen[bytes] | OSError] = SimpleQueue()
 
+        ended, folder = self._ended, self._folder
+
         def run() -> None:
             try:
-                with open(f"{self._folder.name}/messages", "wb") as said:
+                with open(f"{folder.name}/messages", "wb") as said:
                     process = subprocess.Popen(
                         [*leash, *command], stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True
                     )
@@ -89,6 +100,7 @@ class QemuNbdServer:
                 return
             started.put(process)
             process.wait()
+            ended.set()
 
         Thread(target=run, name="nbd-server", daemon=True).start()
         process = started.get()
@@ -115,22 +127,18 @@ class QemuNbdServer:
 
     def _await(self) -> None:
         """Wait until somebody listens on the socket."""
-        import socket
-
         deadline = time.monotonic() + PATIENCE
         while True:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-                try:
-                    probe.connect(self.socket)
-                    return
-                except OSError:
-                    if self._process is not None and self._process.poll() is not None:
-                        raise BadImage(
-                            errno.EINVAL, f"QEMU does not serve it as {self.format}: {self._said()}", self.path
-                        ) from None
-                    if time.monotonic() > deadline:
-                        why = f"QEMU did not begin to serve it within {PATIENCE:g} s: {self._said()}"
-                        raise BackendError(errno.ETIMEDOUT, why, self.path) from None
+            try:
+                connect_unix(self.socket, deadline - time.monotonic()).close()
+                return
+            except OSError:
+                if self._process is not None and self._process.poll() is not None:
+                    why = f"QEMU does not serve it as {self.format}: {self._said()}"
+                    raise BadImage(errno.EINVAL, why, self.path) from None
+                if time.monotonic() > deadline:
+                    why = f"QEMU did not begin to serve it within {PATIENCE:g} s: {self._said()}"
+                    raise BackendError(errno.ETIMEDOUT, why, self.path) from None
             time.sleep(0.01)
 
     def _said(self) -> str:
@@ -147,11 +155,19 @@ class QemuNbdServer:
             raise
 
     def close(self) -> None:
-        """Let QEMU write back and close the image, and wait for it; idempotent."""
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait()
-            self._process = None
+        """Let QEMU write back and close the image, and wait for it for a moment; idempotent.
+
+        Where it takes longer than that, it goes on by itself, and the image stays locked as long. What was flushed is
+        safe in any case.
+        """
+        process, self._process = self._process, None
+        if process is not None:
+            process.terminate()
+            if not self._ended.wait(CLOSE_SECONDS):
+                from threading import Thread
+
+                Thread(target=end, args=(process, self._ended, self._folder), name="nbd-end", daemon=True).start()
+                return
         self._folder.cleanup()
 
     def __enter__(self) -> Self:
@@ -164,3 +180,10 @@ class QemuNbdServer:
 
     def __repr__(self) -> str:
         return f"<QemuNbdServer {self.path!r} as {self.format} on {self.socket!r}>"
+
+
+def end(process: subprocess.Popen[bytes], ended: Event, folder: TemporaryDirectory[str]) -> None:
+    """See that a QEMU that takes its time ends at last, and remove its folder then."""
+    if not ended.wait(END_SECONDS):
+        process.kill()
+    folder.cleanup()
