@@ -32,10 +32,10 @@ class Counted(DataPlane):
 
     done = 0
 
-    def take(self, *arguments: object, **options: object) -> tuple[int, bool]:
-        count, stopped = super().take(*arguments, **options)  # type: ignore[arg-type] # handed on
+    def take(self, *arguments: object, **options: object) -> tuple[int, int, bool]:  # type: ignore[override] # handed on
+        count, moved, stopped = super().take(*arguments, **options)  # type: ignore[arg-type]
         Counted.done += count
-        return count, stopped
+        return count, moved, stopped
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_threads_share_large_requests_and_failures_are_answers(counted: type[Cou
         driver.kick(0)
         for at, request in enumerate(reads):
             driver.wait(request)
-            assert request.length == (1 << 20) + 1
+            assert request.length == ((1 << 20) + 1 if at < 5 else 0)
             assert request.written()[-1] == (b.VIRTIO_BLK_S_OK if at < 5 else b.VIRTIO_BLK_S_IOERR)
             if at < 5:
                 assert request.written(1 << 20) == data[at]

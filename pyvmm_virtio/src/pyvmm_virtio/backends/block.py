@@ -96,7 +96,7 @@ if TYPE_CHECKING:
 READ, WRITE, FLUSH, DISCARD, ZERO, ZERO_UNMAP = range(6)
 PIECE = 1 << 20
 """The most bytes that are moved in one go: a larger request is cut, so that it can be left, and others have a turn."""
-RANGE_PIECE = 1 << 25
+RANGE_PIECE = 1 << 23
 """The same for what is discarded or made zeros, which costs less for each byte."""
 
 

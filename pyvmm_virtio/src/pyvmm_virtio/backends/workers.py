@@ -41,9 +41,9 @@ CLOSE_SECONDS = 0.5
 
 
 class _Job:
-    """A request; `left` says that nobody wants it any more."""
+    """A request; `left` says that there is no further piece of it, `cancelled` that its caller gave it up."""
 
-    __slots__ = ("done", "error", "left", "length", "offset", "op", "views")
+    __slots__ = ("cancelled", "done", "error", "left", "length", "offset", "op", "views")
 
     def __init__(self, op: int, views: Sequence[memoryview], offset: int, length: int, done: Done) -> None:
         self.op = op
@@ -52,7 +52,7 @@ class _Job:
         self.length = sum(map(len, views)) if op in (READ, WRITE) else length
         self.done = done
         self.error = 0
-        self.left = False
+        self.left = self.cancelled = False
 
 
 class WorkerDisk:
@@ -124,17 +124,22 @@ class WorkerDisk:
             self._tickets.put(None)
 
     def cancel(self, request: object) -> bool:
-        """Give a request up: at once where it waits; where a thread is at it, `done` is called when that lets go."""
+        """Give a request up: at once where it waits, or is done and nobody was told.
+
+        Where a thread is at it, that one calls `done`, when it lets go.
+        """
         job: _Job = request  # type: ignore[assignment] # it is one of ours
         with self._lock:
-            job.left = True
-            if job in self._held or job in self._finished:
+            if job in self._held:
+                job.left = job.cancelled = True
                 return False
             if self._flushes is not None and job in self._flushes:
                 self._flushes.remove(job)
             elif job in self._waiting:
                 self._waiting.remove(job)
                 self._take_ticket()
+            elif job in self._finished:
+                self._finished.remove(job)
             job.views.clear()
         return True
 
@@ -234,9 +239,12 @@ class WorkerDisk:
         job.views.clear()
         with self._lock:
             self._held.discard(job)
-            self._finished.append(job)
-            if self._event >= 0:
-                os.eventfd_write(self._event, 1)
+            if not job.cancelled:
+                self._finished.append(job)
+                if self._event >= 0:
+                    os.eventfd_write(self._event, 1)
+                return
+        self._attempt(job.done, job.error)
 
     def _leave(self) -> None:
         with self._lock:

@@ -8,7 +8,6 @@
 #define FEW_BUFFERS 8         /* as many may a request have that another thread does */
 #define MOST_JOBS 64          /* that wait for other threads at a time */
 #define WORTH_A_THREAD 131072 /* bytes; a thread takes longer to wake up than the page cache to give less */
-#define MOST_BYTES (1u << 30) /* of one request */
 
 enum { DESC_NEXT = 1, DESC_WRITE = 2, DESC_INDIRECT = 4 };
 enum { BLK_IN = 0, BLK_OUT = 1 };
@@ -26,8 +25,11 @@ typedef struct {
     const pyvmm_region *regions;
     uint32_t region_count;
     int disk, may_write;
-    uint64_t capacity, limit; /* sectors; bytes of one request */
-    int stopped;              /* whether the next chain is for Python */
+    uint64_t capacity, limit, budget; /* sectors; bytes of one request, and of all before the last */
+    uint32_t size_max, seg_max;       /* bytes of one buffer, and how many there are */
+    const uint8_t *taken;             /* for each head whether the device has it; or NULL */
+    uint64_t moved;                   /* bytes */
+    int stopped;                      /* whether the next chain is for Python */
 } pyvmm_block_queue;
 
 typedef struct {
@@ -122,7 +124,7 @@ static uint32_t copy_chain(const pyvmm_block_queue *queue, uint16_t head, descri
 /* Checks a request: a header of 16 bytes, data in one direction, a status of 1 byte. False where it is for Python. */
 static int parse(const pyvmm_block_queue *queue, const descriptor *chain, uint32_t count, request *request)
 {
-    if (count < 3 || chain[0].len != 16 || chain[0].flags & DESC_WRITE)
+    if (count < 3 || count - 2 > queue->seg_max || chain[0].len != 16 || chain[0].flags & DESC_WRITE)
         return 0;
     const descriptor *last = &chain[count - 1];
     if (last->len != 1 || !(last->flags & DESC_WRITE))
@@ -143,7 +145,7 @@ static int parse(const pyvmm_block_queue *queue, const descriptor *chain, uint32
     for (uint32_t at = 0; at < count - 2; at++) {
         const descriptor *data = &chain[at + 1];
         int readable = !(data->flags & DESC_WRITE);
-        if (readable != request->write || !data->len)
+        if (readable != request->write || !data->len || data->len > queue->size_max)
             return 0;
         uint8_t *place = translate(queue, data->addr, data->len, !request->write);
         if (!place)
@@ -153,7 +155,7 @@ static int parse(const pyvmm_block_queue *queue, const descriptor *chain, uint32
         length += data->len;
     }
     /* 5.2.6.1: whole sectors, and none beyond the capacity; subtracted, for the sum may overflow */
-    if (length % 512 || length > MOST_BYTES || length > queue->limit || sector > queue->capacity ||
+    if (length % 512 || length > queue->limit || sector > queue->capacity ||
         length / 512 > queue->capacity - sector || sector >> 54)
         return 0;
     request->offset = sector * 512;
@@ -268,7 +270,8 @@ static uint32_t finish(pyvmm_pool *pool, uint32_t count)
     return count;
 }
 
-/* Does what is in the ring; returns how many chains it took and gave back, or -ENOMEM with nothing done. */
+/* Does what is in the ring, until it has moved what it may, so that others have a turn, and a reset finds an end.
+ * Returns how many chains it took and gave back, or -ENOMEM with nothing done. */
 static int pyvmm_block_run(pyvmm_block_queue *queue, pyvmm_pool *pool)
 {
     uint16_t *avail = (uint16_t *)(uintptr_t)queue->avail;
@@ -277,6 +280,7 @@ static int pyvmm_block_run(pyvmm_block_queue *queue, pyvmm_pool *pool)
     struct iovec buffers[MOST_BUFFERS];
     descriptor chain[MOST_BUFFERS];
     queue->stopped = 0;
+    queue->moved = 0;
     /* 2.7.13.3.1: the index is loaded before what it shows */
     uint16_t offered = (uint16_t)(__atomic_load_n(&avail[1], __ATOMIC_ACQUIRE) - queue->next_avail);
     if (offered > queue->size) {
@@ -291,17 +295,19 @@ static int pyvmm_block_run(pyvmm_block_queue *queue, pyvmm_pool *pool)
         return -ENOMEM;
     if (pool)
         pool->disk = queue->disk;
-    for (; count < offered; count++) {
+    for (; count < offered && queue->moved < queue->budget; count++) {
         uint16_t head = __atomic_load_n(&avail[2 + ((queue->next_avail + count) & mask)], __ATOMIC_RELAXED);
         request request = {.buffers = buffers};
         uint32_t descriptors = copy_chain(queue, head, chain);
-        if (!descriptors || !parse(queue, chain, descriptors, &request) ||
+        /* 2.7.13: what the device has and did not give back is not offered again */
+        if (!descriptors || (queue->taken && queue->taken[head]) || !parse(queue, chain, descriptors, &request) ||
             (!offer(pool, &request, count) && !carry_out(queue->disk, &request))) {
             queue->stopped = 1;
             break;
         }
         given[count][0] = head;
         given[count][1] = request.write ? 1 : (uint32_t)request.length + 1;
+        queue->moved += request.length;
     }
     if (pool) {
         /* the driver does not know that those behind one that failed were done, so they may be done again */

@@ -11,7 +11,10 @@ typedef struct {
     const pyvmm_region *regions;
     uint32_t region_count;
     int disk, may_write;
-    uint64_t capacity, limit;
+    uint64_t capacity, limit, budget;
+    uint32_t size_max, seg_max;
+    const uint8_t *taken;
+    uint64_t moved;
     int stopped;
 } pyvmm_block_queue;
 

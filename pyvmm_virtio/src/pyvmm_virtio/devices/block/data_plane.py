@@ -9,6 +9,7 @@ from __future__ import annotations
 from pyvmm_memory import GuestMemoryMmap
 from pyvmm_memory.region import GuestRegionMmap
 from pyvmm_virtio._virtio import ffi, lib
+from pyvmm_virtio.backends.block import PIECE
 from pyvmm_virtio.backends.raw import RawFile
 from pyvmm_virtio.backends.workers import WorkerDisk
 from pyvmm_virtio.queue.split import SplitQueue
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from pyvmm_virtio.queue.protocol import Queue
 
 
+CALL_BYTES = 32 << 20
+"""What one call moves at most where nobody else waits for it: as long may a reset have to."""
+
+
 class Ring:
     """What C knows of one queue: where its parts are, and guest memory, in this process.
 
@@ -32,11 +37,12 @@ class Ring:
         InvalidRing: it does not lie in this memory.
     """
 
-    __slots__ = ("_regions", "memory", "queue", "struct", "views")
+    __slots__ = ("_regions", "generation", "memory", "queue", "struct", "views")
 
     def __init__(self, queue: SplitQueue, memory: GuestMemoryMmap) -> None:
         self.queue = queue
         self.memory = memory
+        self.generation = memory.generation
         parts = queue.host_addresses(memory)
         regions = [region for region in memory if region.mapping.view is not None]
         queue.hold(region.view[:] for region in regions)
@@ -52,11 +58,13 @@ class Ring:
 
     def is_current(self, queue: Queue, memory: GuestMemory) -> bool:
         """Say whether nothing has moved since."""
-        return self.queue is queue and self.memory is memory and self.views is queue.held()
+        if self.queue is not queue or self.memory is not memory or self.views is not queue.held():
+            return False
+        return self.generation == memory.generation and not memory.dirty_tracking
 
 
 class DataPlane:
-    """Serves the queues of one device, under the device's lock.
+    """Serves the queues of one device, within its calls.
 
     Args:
         disk: a `RawFile`, or a `WorkerDisk` of one.
@@ -76,12 +84,29 @@ class DataPlane:
     def of(cls, disk: BlockBackend, *, waits: bool) -> DataPlane | None:
         """Make one for a disk that can have one; `waits` says whether a kick returns when all is done."""
         if type(disk) is WorkerDisk and type(disk.disk) is RawFile:
-            return cls(disk.disk, 1 << 32 if waits else disk.quick_limit, disk.workers - 1 if waits else 0)
+            return cls(disk.disk, PIECE if waits else disk.quick_limit, disk.workers - 1 if waits else 0)
         # a class derived from it may read and write in ways of its own
-        return cls(disk, 1 << 32, 0) if type(disk) is RawFile else None
+        return cls(disk, PIECE, 0) if type(disk) is RawFile else None
 
-    def take(self, queue: Queue, memory: GuestMemory, capacity: int, *, may_write: bool) -> tuple[int, bool]:
-        """Do what is in a queue, as far as it is for C; returns how many chains, and whether Python must look.
+    def take(
+        self,
+        queue: Queue,
+        memory: GuestMemory,
+        capacity: int,
+        limits: tuple[int, int],
+        room: int,
+        *,
+        may_write: bool,
+    ) -> tuple[int, int, bool]:
+        """Do what is in a queue, as far as it is for C; returns how many chains and bytes, and whether Python looks.
+
+        Args:
+            queue: the queue.
+            memory: guest memory.
+            capacity: of the disk, in sectors.
+            limits: of a buffer in bytes, and of a request in buffers.
+            room: how many bytes may be moved, before the last request.
+            may_write: whether writes are for C.
 
         Raises what `pop_descriptor_chain` does where the ring is not in memory.
         """
@@ -89,7 +114,7 @@ class DataPlane:
         if ring is None or not ring.is_current(queue, memory):
             made = self._make_ring(queue, memory)
             if made is None:
-                return 0, True
+                return 0, 0, True
             ring = self._rings[queue.index] = made
         struct = ring.struct
         struct.next_avail, struct.next_used = queue.next_avail(), queue.next_used()
@@ -97,12 +122,16 @@ class DataPlane:
         struct.disk = self._disk.fileno()
         struct.may_write = may_write
         struct.capacity, struct.limit = capacity, self._limit
+        struct.size_max, struct.seg_max = limits
+        struct.budget = min(room, CALL_BYTES)
+        under_way = ring.queue.heads_in_flight()
+        struct.taken = ffi.from_buffer(under_way) if under_way else ffi.NULL
         count = lib.pyvmm_block_run(struct, self._pool)
         if count < 0:
-            return 0, True
+            return 0, 0, True
         if count:
             ring.queue.advance(count)
-        return count, bool(struct.stopped)
+        return count, struct.moved, bool(struct.stopped)
 
     def _make_ring(self, queue: Queue, memory: GuestMemory) -> Ring | None:
         """Return nothing where C would do something else than Python: it neither translates nor records writes."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+from time import sleep
 
+from pyvmm_device.errors import DeviceStateError
 from pyvmm_device.state import PART, load_fields, optional
 from pyvmm_device.tally import ERROR
 from pyvmm_memory import GuestMemoryError, Permissions
-from pyvmm_virtio.backends.block import DISCARD, FLUSH, READ, WRITE, ZERO_UNMAP
+from pyvmm_virtio.backends.block import FLUSH, PIECE, READ, WRITE
 from pyvmm_virtio.backends.disk import as_disk
+from pyvmm_virtio.backends.memory import MemoryDisk
 from pyvmm_virtio.constants import block as c
 from pyvmm_virtio.constants.device_ids import VIRTIO_ID_BLOCK
 from pyvmm_virtio.device import VirtioDevice
@@ -19,7 +22,16 @@ from pyvmm_virtio.devices.block.config import (
     block_config,
     block_features,
 )
-from pyvmm_virtio.devices.block.request import HEADER, Refused, Request, data_offset, ranges
+from pyvmm_virtio.devices.block.request import (
+    HEADER,
+    NO_LIMIT,
+    Refused,
+    Request,
+    data_offset,
+    is_within_limits,
+    ranges,
+)
+from pyvmm_virtio.devices.block.under_way import STATE, UnderWay, check_requests
 from pyvmm_virtio.devices.throttle import Throttle
 from pyvmm_virtio.devices.watch import Watch
 from pyvmm_virtio.errors import VirtioUsageError
@@ -37,8 +49,9 @@ if TYPE_CHECKING:
     from pyvmm_device import EventLoop
     from pyvmm_virtio.backends.block import AsyncBlockBackend, BlockBackend
     from pyvmm_virtio.devices.block.data_plane import DataPlane
+    from pyvmm_virtio.devices.block.request import Step
     from pyvmm_virtio.interrupt import VirtioInterrupt
-    from pyvmm_virtio.memory import GuestMemory
+    from pyvmm_virtio.memory import DirtyMarker, GuestMemory
     from pyvmm_virtio.queue.chain import DescriptorChain
     from pyvmm_virtio.queue.protocol import Queue
     from pyvmm_virtio.rate_limiter import RateLimiter
@@ -51,10 +64,10 @@ RANGED = {
     c.VIRTIO_BLK_T_DISCARD: c.VIRTIO_BLK_F_DISCARD,
     c.VIRTIO_BLK_T_WRITE_ZEROES: c.VIRTIO_BLK_F_WRITE_ZEROES,
 }
+LINGER_SECONDS = 0.001
+"""How long the event loop lets others go on whose business it would only look at again."""
 MAX_SEG_MAX = 254
 """A header, a status and so many buffers fill a queue of 256; indirect tables may have no more either (2.7.5.3.1)."""
-DRAIN_SECONDS = 30.0
-"""How long a server may take before its disk is given up; a guest's reset waits as long."""
 READABLE, WRITABLE = Permissions.Read, Permissions.Write
 CACHES = ("writeback", "writethrough", "unsafe")
 
@@ -80,8 +93,9 @@ class Block(VirtioDevice):
             "writethrough": as soon as a write is answered, even if the guest asks for write-back; "unsafe": never, for
             guests that are thrown away.
         rate_limiter: how many bytes and operations there may be in a time.
-        loop: where a back end with many requests under way, and a rate limit, are waited for. Without it a kick
-            returns when all requests are done, and a rate limit is impossible.
+        loop: where a back end with many requests under way, and a rate limit, are waited for; that of an `IoThread`, if
+            nobody else is to share its time. A back end that makes its caller wait gets threads then (`WorkerDisk`).
+            Without a loop a kick returns when all requests are done, and a rate limit is impossible.
         data_plane: whether reads and writes of a `RawFile`, or a `WorkerDisk` of one, may be done in C where that is
             possible, many at a time and without the GIL. All else, and other back ends, are Python's in any case.
 
@@ -120,14 +134,24 @@ class Block(VirtioDevice):
         self.cache = cache
         self._throttle = Throttle(self, rate_limiter, loop)
         self.disk = disk = as_disk(disk)
+        if loop is not None and not hasattr(disk, "submit") and type(disk) is not MemoryDisk:
+            # what waits for a file must not make the loop wait
+            from pyvmm_virtio.backends.workers import WorkerDisk
+
+            disk = WorkerDisk(disk)
+        self._backend: BlockBackend = disk
         # told apart by the method
         self._async: AsyncBlockBackend | None = disk if hasattr(disk, "submit") else None  # type: ignore[assignment]
         # what a back end with requests under way still does at once
-        self._quick_limit: int = getattr(disk, "quick_limit", 0) if self._async is not None else 1 << 32
+        self._quick_limit: int = getattr(disk, "quick_limit", 0) if self._async is not None else PIECE
         self._watch = Watch(loop, self._on_backend)
+        self._called = False  # whether `_take_replies` waits to be called
+        self._closed = False
         self._may_plane = data_plane and rate_limiter is None
         self._plane: DataPlane | None = None
         self._writeback = False
+        self._limits = NO_LIMIT, NO_LIMIT
+        self._most = size_max or NO_LIMIT, seg_max
         super().__init__(
             features=block_features(disk, queues, size_max),
             config=block_config(disk, queues, seg_max, size_max, writeback=cache != "writethrough"),
@@ -135,6 +159,7 @@ class Block(VirtioDevice):
             ring_features=ring_features,
             loop=loop,
         )
+        self._work = UnderWay(self, disk, queues)
         self._listen()
 
     @property
@@ -149,26 +174,36 @@ class Block(VirtioDevice):
         return self.disk.read_only
 
     def resize(self) -> int:
-        """Look how large the disk is now, and tell the driver; returns the size in sectors."""
-        # not under the lock: a server may take its time to say it
-        sectors = self.disk.refresh() >> SECTOR_SHIFT
-        if sectors != self.capacity:
-            self.update_config(0, CAPACITY.pack(sectors))
+        """Look how large the disk is now, and tell the driver; returns the size in sectors.
+
+        A server is asked here and now, and given up after its time; who served the guest goes on meanwhile.
+        """
+        self._backend.refresh()
+        with self.lock:
+            # looked at under the lock: of two who ask at once, the disk knows whose answer is the newer
+            sectors = self._backend.size >> SECTOR_SHIFT
+            if sectors != self.capacity:
+                self.update_config(0, CAPACITY.pack(sectors))
         return sectors
 
     # the driver's side
 
     def activate(self, memory: GuestMemory, queues: Sequence[Queue], interrupt: VirtioInterrupt) -> None:  # noqa: ARG002 - its attributes say it
-        """Settle on a cache mode."""
+        """Settle on a cache mode, and on the limits that hold."""
+        size_max, seg_max = self._most
+        self._limits = (
+            size_max if self.negotiated(c.VIRTIO_BLK_F_SIZE_MAX) else NO_LIMIT,
+            seg_max if self.negotiated(c.VIRTIO_BLK_F_SEG_MAX) else NO_LIMIT,
+        )
         if not self.negotiated(c.VIRTIO_BLK_F_FLUSH):
             # 5.2.5.2: "If VIRTIO_BLK_F_CONFIG_WCE is negotiated but VIRTIO_BLK_F_FLUSH is not, the device MUST
             # initialize writeback to 0"
             self.config[WRITEBACK_OFFSET] = 0
         self._settle_cache()
-        if self._may_plane and hasattr(self.disk, "fileno"):
+        if self._may_plane:
             from pyvmm_virtio.devices.block.data_plane import DataPlane
 
-            self._plane = DataPlane.of(self.disk, waits=self.loop is None)
+            self._plane = DataPlane.of(self._backend, waits=self.loop is None)
             self._may_plane = False
 
     def _settle_cache(self) -> None:
@@ -185,43 +220,51 @@ class Block(VirtioDevice):
                 self._settle_cache()
 
     def process_queue(self, index: int) -> None:
-        """Carry out what is in a queue."""
-        if self._plane is not None and self._fast(index, self._plane):
-            return
-        used: Used = []
-        quick = self._quick if self._quick_limit else None
-        throttle = self._throttle
-        try:
-            for chain in self.chains(index):
-                if throttle and not throttle.admit(index, sum(raw[1] for raw in chain.raw)):
-                    self.queues[index].go_to_previous_position()
-                    break
-                if quick is None or not quick(chain, used):
-                    self._carry_out(index, chain, used)
-        finally:
-            if used:
-                self.complete_batch(index, used)
+        """Carry out what is in a queue, after what was left of it before."""
+        if self._work.go_on(index):
+            mine = self._async is not None or not self._work.has(index)
+            if mine and not (self._plane is not None and self._fast(index, self._plane)):
+                self._take(index)
         if self._async is not None:
             self._after_submitting()
 
     def _fast(self, index: int, plane: DataPlane) -> bool:
         """Have the data plane carry out what it can of a queue; false where something is left for Python."""
-        capacity, may_write = self.capacity, self._writeback and not self.disk.read_only
+        capacity, may_write, limits = self.capacity, self._writeback and not self.read_only, self._limits
 
-        def take(queue: Queue, memory: GuestMemory, room: int) -> tuple[int, int, bool]:  # noqa: ARG001 - not yet
-            count, stopped = plane.take(queue, memory, capacity, may_write=may_write)
-            return count, 0, stopped
+        def take(queue: Queue, memory: GuestMemory, room: int) -> tuple[int, int, bool]:
+            return plane.take(queue, memory, capacity, limits, room, may_write=may_write)
 
         return self.dispatch.batches(index, take)
 
-    def _quick(self, chain: DescriptorChain, used: Used) -> bool:
+    def _take(self, index: int) -> None:
+        used: Used = []
+        quick = self._quick if self._quick_limit else None
+        throttle, dispatch = self._throttle, self.dispatch
+        mark = dirty_marker(self.memory)
+        try:
+            for chain in self.chains(index):
+                if throttle and not throttle.admit(index, chain.length):
+                    self.queues[index].go_to_previous_position()
+                    break
+                if quick is None or not quick(chain, used, mark):
+                    # it pays for what is moved when that is moved, and where
+                    dispatch.room += chain.length
+                    self._carry_out(chain)
+                    if self._async is None and self._work.has(index):
+                        break  # the rest of it comes first
+        finally:
+            if used:
+                self.complete_batch(index, used)
+
+    def _quick(self, chain: DescriptorChain, used: Used, mark: DirtyMarker | None) -> bool:
         """Carry out a read or write laid out as all drivers do it, which is the same as `_carry_out` but faster."""
         raw = chain.raw
         if len(raw) != 3:
             return False
         (at, size, flags, _), (data, length, direction, _), (status, room, last, _) = raw
         # the device writes what is marked so: the header is not, the status is
-        if size != 16 or room != 1 or flags & 2 or not last & 2:
+        if size != 16 or room != 1 or flags & 2 or not last & 2 or length > self._limits[0]:
             return False
         memory = self.memory
         try:
@@ -236,39 +279,43 @@ class Block(VirtioDevice):
             return False
         try:
             if kind == IN and direction & 2:
-                self.disk.readv((view,), sector << 9)
+                self._backend.readv((view,), sector << 9)
                 written = length + 1
-            elif kind == OUT and not direction & 2 and self._writeback and not self.disk.read_only:
-                self.disk.writev((view,), sector << 9)
+            elif kind == OUT and not direction & 2 and self._writeback and not self._backend.read_only:
+                self._backend.writev((view,), sector << 9)
                 written = 1
             else:
                 return False
         except OSError:
             return False  # once more, the slow way, which says what went wrong
         answer[0] = OK
-        mark = dirty_marker(memory)  # of memory as it is now
         if mark is not None:
             mark(data, written - 1)
             mark(status, 1)
         used.append((chain.head_index, written))
         return True
 
-    def _carry_out(self, index: int, chain: DescriptorChain, used: Used) -> None:
+    def _carry_out(self, chain: DescriptorChain) -> None:
+        request = self.begin_again(chain)
+        if request is not None:
+            self._work.begin(chain, request)
+
+    def begin_again(self, chain: DescriptorChain) -> Request | None:
+        """Return the request of a chain, with what there is to do on the disk; None where it is answered already."""
         request = Request(self.memory, chain)
         try:
-            pieces = self._plan(request)
+            if not is_within_limits(chain, *self._limits):
+                # 5.2.5: the device says by size_max and seg_max what it takes
+                raise Refused(IOERR)
+            request.steps = self._plan(request)
         except Refused as refusal:
-            status = refusal.status
-        else:
-            if self._async is not None:
-                self.submit_next(index, self.epochs[index], request, pieces)
-                return
-            status = self._do(request, pieces)
-        used.append((request.head, request.finish(status)))
-        request.release()
+            self.complete(chain.queue_index, request.head, request.finish(refusal.status))
+            request.release()
+            return None
+        return request
 
-    def _plan(self, request: Request) -> list[tuple[int, int, int]]:
-        """Return what to do on the disk, as (operation, offset, length); raises `Refused`."""
+    def _plan(self, request: Request) -> list[Step]:
+        """Return what to do on the disk; raises `Refused`."""
         kind = request.type
         if kind == IN:
             if request.reader.available_bytes():
@@ -278,7 +325,7 @@ class Block(VirtioDevice):
         if kind == FLUSH_TYPE:
             return [] if self.cache == "unsafe" else [(FLUSH, 0, 0)]
         if kind == GET_ID:
-            request.writer.write(self.serial.ljust(c.VIRTIO_BLK_ID_BYTES, b"\0"))
+            request.fill(self.serial.ljust(c.VIRTIO_BLK_ID_BYTES, b"\0"))
             return []
         changes = kind == OUT or kind in RANGED
         if changes and self.disk.read_only:
@@ -292,65 +339,19 @@ class Block(VirtioDevice):
             pieces = ranges(request, self.capacity)
         else:
             raise Refused(UNSUPP)
-        return pieces if self._writeback else [*pieces, (FLUSH, 0, 0)]
+        return pieces if self._writeback or not changes else [*pieces, (FLUSH, 0, 0)]
 
-    def _do(self, request: Request, pieces: list[tuple[int, int, int]]) -> int:
-        """Do it here and now; returns the status."""
-        disk = self.disk
-        try:
-            for op, offset, length in pieces:
-                if op == READ:
-                    disk.readv(request.writer.views(), offset)
-                    request.writer.advance(length)
-                elif op == WRITE:
-                    disk.writev(request.reader.views(), offset)
-                elif op == FLUSH:
-                    disk.flush()
-                elif op == DISCARD:
-                    disk.discard(offset, length)
-                else:
-                    disk.write_zeroes(offset, length, op == ZERO_UNMAP)
-        except OSError as error:
-            self._log_failure("request", error)
-            return IOERR
-        return OK
-
-    def _log_failure(self, what: str, error: OSError) -> None:
+    def log_failure(self, what: str, error: OSError) -> None:
+        """Say the first time of its kind what a back end could not do."""
         kind = errno.errorcode.get(error.errno or 0, "error")
         message = "%r: a %s failed (others of this kind are only counted): %s"
         self.errors.count(kind, message, self, what, error, level=ERROR)
 
     # a back end with many requests under way
 
-    def submit_next(self, index: int, epoch: int, request: Request, left: list[tuple[int, int, int]]) -> None:
-        """Begin the next piece of a request; each begins the one after it, and the last completes the request."""
-        disk = self._async
-        if not left or disk is None:
-            self._answer(index, request, OK)
-            return
-        op, offset, length = left.pop(0)
-        views = request.writer.views() if op == READ else request.reader.views() if op == WRITE else ()
-
-        def done(error: int) -> None:
-            if not self.is_current(index, epoch) or not self.active or self.needs_reset:
-                request.release()  # the driver took its memory back, or will have to
-            elif error:
-                self._log_failure("request", OSError(error, "the server failed"))
-                self._answer(index, request, IOERR)
-            else:
-                if op == READ:
-                    request.writer.advance(length)
-                self.submit_next(index, epoch, request, left)
-
-        disk.submit(op, views, offset, length, done)
-
-    def _answer(self, index: int, request: Request, status: int) -> None:
-        self.complete(index, request.head, request.finish(status))
-        request.release()
-
     def _after_submitting(self) -> None:
-        if self.loop is None and self._async is not None:
-            self._async.drain(DRAIN_SECONDS)
+        if self.loop is None:
+            self._work.wait()
         else:
             self._listen()
 
@@ -362,61 +363,73 @@ class Block(VirtioDevice):
         self._watch.listen(fd, fd if fd >= 0 and self._async.wants_write() else -1)
 
     def _on_backend(self) -> None:
-        if self._async is None:
+        served = self.dispatch.serve_now(self._take_replies)
+        if served or self._called:
+            # somebody is within, and does it when they leave; until then the descriptor stays as it is
+            if not served:
+                sleep(LINGER_SECONDS)
             return
-        if not self.serve(self._take_replies):
-            # nobody is served now, but what has arrived must go away, or the loop would spin
-            self.dispatch.call(self._take_replies)
+        # served or not, what has arrived must go away
+        self._called = True
+        self.dispatch.call(self._take_replies_later)
 
     def _take_replies(self) -> None:
-        if self._async is not None:
-            self._async.on_ready()
-            self._listen()
+        if self._async is not None and not self._closed:
+            try:
+                self._async.on_ready()
+            finally:
+                self._listen()
 
-    def _drain(self) -> None:
-        """Wait for what is under way, served or not: it may write to guest memory until then."""
-        if self._async is not None:
-            self._async.drain(DRAIN_SECONDS)
+    def _take_replies_later(self) -> None:
+        self._called = False
+        if not self.dispatch.is_served() or not self.serve(self._take_replies):
+            self._take_replies()
 
     # the end of things
 
     def quiesce(self) -> None:
-        """Wait for what is under way."""
-        self._drain()
+        """Wait a moment for what is under way, and keep the rest."""
+        self._work.keep()
+        self._listen()
+
+    def drop(self, index: int | None) -> None:
+        """Drop what is under way: nothing of it reaches the disk, or memory, but what the kernel holds already."""
+        self._work.drop(index)
+        self._listen()
 
     def reset(self) -> None:
-        """Wait for what is under way, so that nothing writes into memory, or to the disk, behind the driver's back."""
-        if self._async is not None:
-            self._async.drain(DRAIN_SECONDS)
-            self._listen()
+        """Offer again what the driver chose not to have."""
         with self.lock:
             self.config[WRITEBACK_OFFSET] = self.cache != "writethrough"
 
-    def queue_reset(self, index: int) -> None:  # noqa: ARG002 - the back end does not tell queues apart
-        """Wait for what is under way."""
-        self._drain()
-
     def device_state(self) -> dict[str, Any]:
-        """Return how much of its rate it has used."""
-        return {"rate": self._throttle.state()}
+        """Return how much of its rate it has used, and the requests that were taken and not answered."""
+        return {"rate": self._throttle.state(), "requests": self._work.state()}
 
-    def check_device_state(self, state: Mapping[str, Any], features: int) -> dict[str, Any]:  # noqa: ARG002 - nothing in it was negotiated
+    def check_device_state(self, state: Mapping[str, Any], features: int) -> dict[str, Any]:  # noqa: ARG002 - the base's
         """Return the fields of `device_state`, each checked."""
-        fields = load_fields(type(self).__name__, {"rate": optional(PART)}, state, others=())
-        self._throttle.check_state(fields["rate"])
+        name = type(self).__name__
+        fields = load_fields(name, {"rate": optional(PART), "requests": STATE}, state, others=())
+        wrong = check_requests(fields["requests"], len(self.queues))
+        if wrong is not None:
+            raise DeviceStateError(name, wrong)
         return fields
 
     def restore_device(self, state: Mapping[str, Any]) -> None:
-        """Become what a state says."""
-        self._throttle.restore(self.check_device_state(state, 0)["rate"])
+        """Become what a state says; the requests in it begin anew when the device is served."""
+        fields = self.check_device_state(state, 0)
+        self._throttle.restore(fields["rate"])
+        self._work.restore(fields["requests"])
 
     def close(self) -> None:
-        """Close the disk, and serve nobody any more; idempotent."""
+        """Close the disk, and serve nobody any more; idempotent. What has not begun is dropped."""
         self.dispatch.end(self._close)
 
     def _close(self) -> None:
+        self._closed = True
         self._watch.listen()
+        self._work.drop(None)
         if self._plane is not None:
             self._plane.close()
             self._plane = None
-        self.disk.close()
+        self._backend.close()

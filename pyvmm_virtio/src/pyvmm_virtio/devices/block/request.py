@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import struct
 
-from pyvmm_virtio.backends.block import DISCARD, ZERO, ZERO_UNMAP
+from pyvmm_virtio.backends.block import DISCARD, PIECE, RANGE_PIECE, READ, WRITE, ZERO, ZERO_UNMAP
 from pyvmm_virtio.constants import block as c
+from pyvmm_virtio.constants.ring import VRING_DESC_F_WRITE
 from pyvmm_virtio.devices.block.config import MAX_SECTORS, MAX_SEGMENTS, SECTOR, SECTOR_SHIFT
 from pyvmm_virtio.errors import InvalidChain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pyvmm_virtio.memory import GuestMemory
     from pyvmm_virtio.queue.buffers import Reader, Writer
     from pyvmm_virtio.queue.chain import DescriptorChain
+
+    Step = tuple[int, int, int]
+    """What to do on the disk: operation, offset and length in bytes."""
 
 HEADER = struct.Struct("<IIQ")
 """Type, reserved, sector."""
 RANGE = struct.Struct("<QII")
 """Sector, number of sectors, flags: of a discard or a write of zeros."""
-FILLING = bytes(65536)
+NO_LIMIT = 0xFFFFFFFF
 
 
 class Request:
@@ -30,40 +36,75 @@ class Request:
 
     Attributes:
         head: of the chain.
+        queue: from which it came.
         type: ``VIRTIO_BLK_T_...``.
         sector: where it begins.
         reader: what is left to read: the data of a write.
         writer: where to write: the data of a read.
+        steps: what is left to do on the disk, the first one first.
 
     Raises:
         VirtqueueError: there is no header, or no place for a status: it cannot be answered.
     """
 
+    __slots__ = ("_filled", "_room", "_status", "head", "queue", "reader", "sector", "steps", "type", "writer")
+
     sector: int
-    __slots__ = ("_filled", "_status", "head", "reader", "sector", "type", "writer")
 
     def __init__(self, memory: GuestMemory, chain: DescriptorChain) -> None:
         self.head = chain.head_index
+        self.queue = chain.queue_index
         self.reader: Reader = chain.reader(memory)
         self.writer: Writer = chain.writer(memory)
         room = self.writer.available_bytes()
         if not room:
             raise InvalidChain(chain.queue_index, self.head, None, "a block request has no place for its status")
         self._status = self.writer.split_at(room - 1)
-        self._filled = room - 1
+        self._room = room - 1
+        self._filled = 0
         self.type, _, self.sector = self.reader.read_obj(HEADER)
+        self.steps: list[Step] = []
+
+    def take_step(self) -> Step | None:
+        """Return the next thing to do, of a size that does not take long, or None where all is done."""
+        if not self.steps:
+            return None
+        op, offset, length = self.steps[0]
+        count = min(length, PIECE if op in (READ, WRITE) else RANGE_PIECE)
+        if count < length:
+            self.steps[0] = op, offset + count, length - count
+        else:
+            del self.steps[0]
+        return op, offset, count
+
+    def views(self, step: Step) -> Sequence[memoryview]:
+        """Return the memory for a step."""
+        op, _, count = step
+        return self.writer.views(count) if op == READ else self.reader.views(count) if op == WRITE else ()
+
+    def end_step(self, step: Step, *, done: bool) -> None:
+        """Note that a step was done, or failed; memory that it was to fill may have changed in both cases."""
+        op, _, count = step
+        if op == READ:
+            self.writer.advance(count)
+            self._filled += count if done else 0
+        elif op == WRITE:
+            self.reader.advance(count)
+
+    def fill(self, data: bytes) -> None:
+        """Write what the driver wants to know."""
+        self._filled += self.writer.write(data)
 
     def finish(self, status: int) -> int:
         """Write the status; returns the length for the used ring.
 
-        2.7.8.2: "The device MUST write at least len bytes ... beginning at the first device-writable buffer": what the
-        request did not fill is made zeros, so that the length may cover the status, which comes last.
+        2.7.8.2: "The device MUST write at least len bytes to descriptor, beginning at the first device-writable
+        buffer". The status comes last, so it is among them only where all before it was filled: a request that failed,
+        or gave more room than its answer needs, says less than was written, which it may. Filling the rest would cost
+        a guest nothing, and us gigabytes.
         """
-        writer = self.writer
-        while left := writer.available_bytes():
-            writer.write(FILLING[:left])
         self._status.write(status.to_bytes(1, "little"))
-        return self._filled + 1
+        return self._filled + (self._filled == self._room)
 
     def release(self) -> None:
         """Let go of the driver's memory."""
@@ -80,7 +121,31 @@ class Refused(Exception):
         self.status = status
 
 
-def ranges(request: Request, capacity: int) -> list[tuple[int, int, int]]:
+def is_within_limits(chain: DescriptorChain, size_max: int, seg_max: int) -> bool:
+    """Say whether a request keeps to what the device said of its buffers of data: how long, and how many.
+
+    5.2.5: "size_max ... the maximum size of any single segment", "seg_max ... the maximum number of segments in a
+    request"; what a header or a status shares a buffer with counts, these themselves do not.
+    """
+    raw = chain.raw
+    if len(raw) <= seg_max and size_max == NO_LIMIT:
+        return True
+    header, count = HEADER.size, 0
+    last = max((at for at, one in enumerate(raw) if one[2] & VRING_DESC_F_WRITE and one[1]), default=-1)
+    for at, (_, length, flags, _) in enumerate(raw):
+        if flags & VRING_DESC_F_WRITE:
+            length -= at == last
+        else:
+            skipped = min(header, length)
+            header -= skipped
+            length -= skipped
+        count += length > 0
+        if length > size_max or count > seg_max:
+            return False
+    return True
+
+
+def ranges(request: Request, capacity: int) -> list[Step]:
     """Read what to discard or to fill with zeros, as (operation, offset, length) in bytes; all are checked first.
 
     Raises:
@@ -94,7 +159,7 @@ def ranges(request: Request, capacity: int) -> list[tuple[int, int, int]]:
     allowed = 0 if discard else c.VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP
     found = []
     # copied out once: the guest may change it meanwhile
-    for sector, count, flags in RANGE.iter_unpack(reader.read()):
+    for sector, count, flags in RANGE.iter_unpack(reader.read(length)):
         if flags & ~allowed:
             # 5.2.6.2: "MUST set the status byte to VIRTIO_BLK_S_UNSUPP ... if any unknown flag is set. Furthermore ...
             # for discard commands if the unmap flag is set"
