@@ -143,7 +143,7 @@ def test_threads_share_large_requests_and_failures_are_answers(counted: type[Cou
         for at, request in enumerate(reads):
             driver.wait(request)
             assert request.length == ((1 << 20) + 1 if at < 5 else 0)
-            assert request.written()[-1] == (b.VIRTIO_BLK_S_OK if at < 5 else b.VIRTIO_BLK_S_IOERR)
+            assert driver.status_of(request) == (b.VIRTIO_BLK_S_OK if at < 5 else b.VIRTIO_BLK_S_IOERR)
             if at < 5:
                 assert request.written(1 << 20) == data[at]
         assert counted.done == 13

@@ -56,8 +56,6 @@ if TYPE_CHECKING:
     from pyvmm_virtio.queue.protocol import Queue
     from pyvmm_virtio.rate_limiter import RateLimiter
 
-    Used = list[tuple[int, int]]
-
 IN, OUT, FLUSH_TYPE, GET_ID = c.VIRTIO_BLK_T_IN, c.VIRTIO_BLK_T_OUT, c.VIRTIO_BLK_T_FLUSH, c.VIRTIO_BLK_T_GET_ID
 OK, IOERR, UNSUPP = c.VIRTIO_BLK_S_OK, c.VIRTIO_BLK_S_IOERR, c.VIRTIO_BLK_S_UNSUPP
 RANGED = {
@@ -238,45 +236,47 @@ class Block(VirtioDevice):
         return self.dispatch.batches(index, take)
 
     def _take(self, index: int) -> None:
-        used: Used = []
         quick = self._quick if self._quick_limit else None
         throttle, dispatch = self._throttle, self.dispatch
         mark = dirty_marker(self.memory)
-        try:
-            for chain in self.chains(index):
-                if throttle and not throttle.admit(index, chain.length):
-                    self.queues[index].go_to_previous_position()
-                    break
-                if quick is None or not quick(chain, used, mark):
-                    # it pays for what is moved when that is moved, and where
-                    dispatch.room += chain.length
-                    self._carry_out(chain)
-                    if self._async is None and self._work.has(index):
-                        break  # the rest of it comes first
-        finally:
-            if used:
-                self.complete_batch(index, used)
+        for chain in self.chains(index):
+            if throttle and not throttle.admit(index, chain.length):
+                self.queues[index].go_to_previous_position()
+                break
+            written = quick(chain, mark) if quick is not None else 0
+            if written:
+                # at once, as the data plane does: the driver may offer it again
+                dispatch.complete(index, chain, written)
+                continue
+            # it pays for what is moved when that is moved, and where
+            dispatch.room += chain.length
+            self._carry_out(chain)
+            if self._async is None and self._work.has(index):
+                break  # the rest of it comes first
 
-    def _quick(self, chain: DescriptorChain, used: Used, mark: DirtyMarker | None) -> bool:
-        """Carry out a read or write laid out as all drivers do it, which is the same as `_carry_out` but faster."""
+    def _quick(self, chain: DescriptorChain, mark: DirtyMarker | None) -> int:
+        """Carry out a read or write laid out as all drivers do it, which is the same as `_carry_out` but faster.
+
+        Returns how many bytes were written to memory; 0 where it is for `_carry_out`.
+        """
         raw = chain.raw
         if len(raw) != 3:
-            return False
+            return 0
         (at, size, flags, _), (data, length, direction, _), (status, room, last, _) = raw
         # the device writes what is marked so: the header is not, the status is
         if size != 16 or room != 1 or flags & 2 or not last & 2 or length > self._limits[0]:
-            return False
+            return 0
         memory = self.memory
         try:
             kind, _, sector = HEADER.unpack(memory.get_slice(at, 16, READABLE))
             view = memory.get_slice(data, length, WRITABLE if direction & 2 else READABLE)
             answer = memory.get_slice(status, 1, WRITABLE)
         except GuestMemoryError:
-            return False  # a buffer across regions, one that is nowhere, or one that must not be written
+            return 0  # a buffer across regions, one that is nowhere, or one that must not be written
         if answer.readonly or (direction & 2 and view.readonly):
-            return False
+            return 0
         if length & 511 or not length or length > self._quick_limit or sector + (length >> 9) > self.capacity:
-            return False
+            return 0
         try:
             if kind == IN and direction & 2:
                 self._backend.readv((view,), sector << 9)
@@ -285,15 +285,14 @@ class Block(VirtioDevice):
                 self._backend.writev((view,), sector << 9)
                 written = 1
             else:
-                return False
+                return 0
         except OSError:
-            return False  # once more, the slow way, which says what went wrong
+            return 0  # once more, the slow way, which says what went wrong
         answer[0] = OK
         if mark is not None:
             mark(data, written - 1)
             mark(status, 1)
-        used.append((chain.head_index, written))
-        return True
+        return written
 
     def _carry_out(self, chain: DescriptorChain) -> None:
         request = self.begin_again(chain)

@@ -163,9 +163,10 @@ class UnderWay:
             if taken.token is None:  # else the back end has not let go of it, and says so when it does
                 self._begin_again(taken)
                 self._go_on(taken)
-        if stalled:
-            self._device.dispatch.owe(index)
-        return self._may_go_on()
+        if self._may_go_on():
+            return True
+        self._device.dispatch.owe(index)
+        return False
 
     def _may_go_on(self) -> bool:
         dispatch = self._device.dispatch
