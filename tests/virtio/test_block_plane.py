@@ -32,7 +32,7 @@ class Counted(DataPlane):
 
     done = 0
 
-    def take(self, *arguments: object, **options: object) -> tuple[int, int, bool]:  # type: ignore[override] # handed on
+    def take(self, *arguments: object, **options: object) -> tuple[int, int, bool]:
         count, moved, stopped = super().take(*arguments, **options)  # type: ignore[arg-type]
         Counted.done += count
         return count, moved, stopped

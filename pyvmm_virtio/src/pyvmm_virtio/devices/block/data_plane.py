@@ -58,9 +58,8 @@ class Ring:
 
     def is_current(self, queue: Queue, memory: GuestMemory) -> bool:
         """Say whether nothing has moved since."""
-        if self.queue is not queue or self.memory is not memory or self.views is not queue.held():
-            return False
-        return self.generation == memory.generation and not memory.dirty_tracking
+        same = self.queue is queue and self.memory is memory and self.views is queue.held()
+        return same and self.generation == self.memory.generation
 
 
 class DataPlane:
@@ -75,6 +74,7 @@ class DataPlane:
     def __init__(self, disk: RawFile, limit: int, threads: int) -> None:
         self._disk = disk
         self._limit = limit
+        self._limits = 0xFFFFFFFF, 0xFFFFFFFF
         self._rings: dict[int, Ring] = {}
         self._pool: Any = ffi.gc(lib.pyvmm_pool_start(threads), lib.pyvmm_pool_stop) if threads else ffi.NULL
         if threads and not self._pool:
@@ -93,7 +93,6 @@ class DataPlane:
         queue: Queue,
         memory: GuestMemory,
         capacity: int,
-        limits: tuple[int, int],
         room: int,
         *,
         may_write: bool,
@@ -104,7 +103,6 @@ class DataPlane:
             queue: the queue.
             memory: guest memory.
             capacity: of the disk, in sectors.
-            limits: of a buffer in bytes, and of a request in buffers.
             room: how many bytes may be moved, before the last request.
             may_write: whether writes are for C.
 
@@ -118,20 +116,27 @@ class DataPlane:
             ring = self._rings[queue.index] = made
         struct = ring.struct
         struct.next_avail, struct.next_used = queue.next_avail(), queue.next_used()
-        struct.indirect = ring.queue.indirect_allowed()
         struct.disk = self._disk.fileno()
         struct.may_write = may_write
-        struct.capacity, struct.limit = capacity, self._limit
-        struct.size_max, struct.seg_max = limits
-        struct.budget = min(room, CALL_BYTES)
+        struct.capacity, struct.budget = capacity, min(room, CALL_BYTES)
         under_way = ring.queue.heads_in_flight()
-        struct.taken = ffi.from_buffer(under_way) if under_way else ffi.NULL
-        count = lib.pyvmm_block_run(struct, self._pool)
+        if under_way:
+            struct.taken = heads = ffi.from_buffer(under_way)
+            count = lib.pyvmm_block_run(struct, self._pool)
+            struct.taken = ffi.NULL
+            del heads
+        else:
+            count = lib.pyvmm_block_run(struct, self._pool)
         if count < 0:
             return 0, 0, True
         if count:
             ring.queue.advance(count)
         return count, struct.moved, bool(struct.stopped)
+
+    def set_limits(self, size_max: int, seg_max: int) -> None:
+        """Say how many bytes a buffer, and how many buffers a request may have, as was negotiated."""
+        self._limits = size_max, seg_max
+        self._rings.clear()
 
     def _make_ring(self, queue: Queue, memory: GuestMemory) -> Ring | None:
         """Return nothing where C would do something else than Python: it neither translates nor records writes."""
@@ -139,7 +144,13 @@ class DataPlane:
             return None
         if type(queue) is not SplitQueue or not queue.is_plain():
             return None
-        return Ring(queue, memory) if all(type(region) is GuestRegionMmap for region in memory) else None
+        if not all(type(region) is GuestRegionMmap for region in memory):
+            return None
+        ring = Ring(queue, memory)
+        ring.struct.indirect = queue.indirect_allowed()
+        ring.struct.limit = self._limit
+        ring.struct.size_max, ring.struct.seg_max = self._limits
+        return ring
 
     def close(self) -> None:
         """End the threads; idempotent."""

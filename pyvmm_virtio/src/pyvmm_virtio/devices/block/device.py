@@ -203,6 +203,8 @@ class Block(VirtioDevice):
 
             self._plane = DataPlane.of(self._backend, waits=self.loop is None)
             self._may_plane = False
+        if self._plane is not None:
+            self._plane.set_limits(*self._limits)
 
     def _settle_cache(self) -> None:
         # 5.2.6.2: a driver that does not know of flushes, or chose write-through, finds every write stable
@@ -219,19 +221,21 @@ class Block(VirtioDevice):
 
     def process_queue(self, index: int) -> None:
         """Carry out what is in a queue, after what was left of it before."""
-        if self._work.go_on(index):
-            mine = self._async is not None or not self._work.has(index)
-            if mine and not (self._plane is not None and self._fast(index, self._plane)):
+        left = self._work.is_stalled(index)
+        if not left or self._work.go_on(index):
+            if self._plane is None or not self._fast(index, self._plane):
                 self._take(index)
+            elif not left:
+                return
         if self._async is not None:
             self._after_submitting()
 
     def _fast(self, index: int, plane: DataPlane) -> bool:
         """Have the data plane carry out what it can of a queue; false where something is left for Python."""
-        capacity, may_write, limits = self.capacity, self._writeback and not self.read_only, self._limits
+        capacity, may_write = self.capacity, self._writeback and not self.disk.read_only
 
         def take(queue: Queue, memory: GuestMemory, room: int) -> tuple[int, int, bool]:
-            return plane.take(queue, memory, capacity, limits, room, may_write=may_write)
+            return plane.take(queue, memory, capacity, room, may_write=may_write)
 
         return self.dispatch.batches(index, take)
 

@@ -145,6 +145,10 @@ class UnderWay:
         """Say whether requests of a queue are under way."""
         return bool(self._table[index])
 
+    def is_stalled(self, index: int) -> bool:
+        """Say whether requests of a queue wait for `go_on`."""
+        return bool(self._stalled[index])
+
     # beginning, and going on
 
     def begin(self, chain: DescriptorChain, request: Request) -> None:
@@ -330,8 +334,10 @@ class UnderWay:
     def wait(self) -> None:
         """Work until all is done, where there is no event loop to do it; leave when somebody wants in."""
         disk = self._async
+        if disk is None or not any(self._table):
+            return
         deadline = monotonic() + GIVE_UP_SECONDS
-        while disk is not None and len(self) and not self._wait(disk, LOOK_SECONDS):
+        while any(self._table) and not self._wait(disk, LOOK_SECONDS):
             if not self._device.dispatch.open:
                 return
             if monotonic() > deadline:
