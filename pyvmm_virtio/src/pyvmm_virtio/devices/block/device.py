@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-from time import sleep
 
 from pyvmm_device.errors import DeviceStateError
 from pyvmm_device.state import PART, load_fields, optional
@@ -62,8 +61,6 @@ RANGED = {
     c.VIRTIO_BLK_T_DISCARD: c.VIRTIO_BLK_F_DISCARD,
     c.VIRTIO_BLK_T_WRITE_ZEROES: c.VIRTIO_BLK_F_WRITE_ZEROES,
 }
-LINGER_SECONDS = 0.001
-"""How long the event loop lets others go on whose business it would only look at again."""
 MAX_SEG_MAX = 254
 """A header, a status and so many buffers fill a queue of 256; indirect tables may have no more either (2.7.5.3.1)."""
 READABLE, WRITABLE = Permissions.Read, Permissions.Write
@@ -143,7 +140,6 @@ class Block(VirtioDevice):
         # what a back end with requests under way still does at once
         self._quick_limit: int = getattr(disk, "quick_limit", 0) if self._async is not None else PIECE
         self._watch = Watch(loop, self._on_backend)
-        self._called = False  # whether `_take_replies` waits to be called
         self._closed = False
         self._may_plane = data_plane and rate_limiter is None
         self._plane: DataPlane | None = None
@@ -366,15 +362,7 @@ class Block(VirtioDevice):
         self._watch.listen(fd, fd if fd >= 0 and self._async.wants_write() else -1)
 
     def _on_backend(self) -> None:
-        served = self.dispatch.serve_now(self._take_replies)
-        if served or self._called:
-            # somebody is within, and does it when they leave; until then the descriptor stays as it is
-            if not served:
-                sleep(LINGER_SECONDS)
-            return
-        # served or not, what has arrived must go away
-        self._called = True
-        self.dispatch.call(self._take_replies_later)
+        self._watch.serve(self, self._take_replies)
 
     def _take_replies(self) -> None:
         if self._async is not None and not self._closed:
@@ -382,11 +370,6 @@ class Block(VirtioDevice):
                 self._async.on_ready()
             finally:
                 self._listen()
-
-    def _take_replies_later(self) -> None:
-        self._called = False
-        if not self.dispatch.is_served() or not self.serve(self._take_replies):
-            self._take_replies()
 
     # the end of things
 
@@ -413,6 +396,7 @@ class Block(VirtioDevice):
         """Return the fields of `device_state`, each checked."""
         name = type(self).__name__
         fields = load_fields(name, {"rate": optional(PART), "requests": STATE}, state, others=())
+        self._throttle.check_state(fields["rate"])
         wrong = check_requests(fields["requests"], len(self.queues))
         if wrong is not None:
             raise DeviceStateError(name, wrong)

@@ -21,7 +21,7 @@ from __future__ import annotations
 from time import monotonic
 
 from pyvmm_device.locks import Lock
-from pyvmm_device.state import Kind, array, load_fields, uint
+from pyvmm_device.state import Kind, array, record, uint
 from pyvmm_virtio.backends.block import DISCARD, FLUSH, PIECE, READ, WRITE, ZERO_UNMAP
 from pyvmm_virtio.constants import block as c
 from pyvmm_virtio.constants.ring import VRING_DESC_F_INDIRECT
@@ -78,17 +78,17 @@ def _load_descriptor(value: object) -> tuple[int, int, int, int]:
     return addr, length, flags, following
 
 
-def _load_request(value: object) -> dict[str, Any]:
-    return load_fields("a request", _REQUEST, value, others=())
-
-
 _NUMBERS = array(uint(64), 4, 4)
-_REQUEST = {
-    "queue": uint(16),
-    "head": uint(16),
-    "descriptors": array(Kind("a descriptor", list, _load_descriptor), MAX_QUEUE_SIZE, 1),
-}
-STATE = array(Kind("a request", dict, _load_request), 1 << 16)
+STATE = array(
+    record(
+        {
+            "queue": uint(16),
+            "head": uint(16),
+            "descriptors": array(Kind("a descriptor", list, _load_descriptor), MAX_QUEUE_SIZE, 1),
+        }
+    ),
+    1 << 16,
+)
 """What a state says of requests that were taken and not answered."""
 
 
