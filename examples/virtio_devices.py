@@ -70,7 +70,8 @@ class DeviceMaker:
             # so that a flush, which takes its time, keeps no other device waiting
             backend = self.machine.own(WorkerDisk(backend))
         queues = disk.queues or min(self.asked.cpus, 16)
-        device: VirtioDevice = self.machine.own(Block(backend, queues=queues, serial=disk.serial, **self.common))
+        options = {**self.common, "loop": self.beside(f"disk {disk.path}")}
+        device: VirtioDevice = self.machine.own(Block(backend, queues=queues, serial=disk.serial, **options))
         return device
 
     def net(self, net: argparse.Namespace) -> VirtioDevice:
@@ -83,8 +84,16 @@ class DeviceMaker:
 
             capture = self.machine.own(PcapWriter(net.capture))
         backend = self.machine.own(open_net(net))
-        device: VirtioDevice = self.machine.own(Net(backend, mac=net.mac, capture=capture, **self.common))
+        options = {**self.common, "loop": self.beside(f"net {net.name}")}
+        device: VirtioDevice = self.machine.own(Net(backend, mac=net.mac, capture=capture, **options))
         return device
+
+    def beside(self, name: str) -> EventLoop:
+        """Return an event loop in a thread of its own: whatever a guest has its disk do, the serial line goes on."""
+        from pyvmm_device.io_thread import IoThread
+
+        thread: IoThread = self.machine.own(IoThread(name))
+        return thread.loop
 
     def console(self) -> VirtioDevice:
         """Make a console at this terminal, of its size, and ports for programs, each a socket of the host."""

@@ -148,8 +148,9 @@ class VirtioMachine:
         return devices, PciHost(mmio32=PCI_MEMORY, io=PCI_PORTS) if self.root else None
 
     def events(self, transport: VirtioMmio | VirtioPci) -> QueueEvents:
-        """Make the eventfds that the guest's notifications of a transport's queues end in."""
-        events: QueueEvents = self.machine.own(QueueEvents(transport, self.machine.loop, self.assign, self.deassign))
+        """Make the eventfds that the guest's notifications of a transport's queues end in, in the device's own loop."""
+        loop = transport.device.loop or self.machine.loop
+        events: QueueEvents = self.machine.own(QueueEvents(transport, loop, self.assign, self.deassign))
         return events
 
     def assign(self, address: int, length: int, fd: int, datamatch: int | None) -> None:
