@@ -13,6 +13,9 @@ from _thread import allocate_lock
 
 WARNING, ERROR = 30, 40
 """The levels of `logging`, which is imported when there is something to say."""
+MOST_KINDS = 256
+OTHERS = "others"
+"""What is counted where somebody makes up kinds without end: a name that a guest has chosen is no kind."""
 
 
 class Tally(dict[str, int]):
@@ -36,13 +39,16 @@ class Tally(dict[str, int]):
         """Count an event, log the message if it is the first of its kind, and return whether it is.
 
         Args:
-            kind: one of a few; a guest must not be able to make up more of them.
+            kind: one of a few; a guest must not be able to make up more of them, and what is above `MOST_KINDS` is
+                counted as `OTHERS`.
             message: for the log, with a ``%s`` for each of `args`; an exception among them is logged as its text.
             args: what the message is about.
             level: of the message: `WARNING` or `ERROR`.
             amount: how much to add where it is not events that are counted, but bytes.
         """
         with self._lock:
+            if kind not in self and len(self) >= MOST_KINDS:
+                kind = OTHERS
             first = kind not in self
             self[kind] = self[kind] + amount
         if first:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import struct
 import time
 
+from pyvmm_device.tally import ERROR, Tally
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,6 +28,11 @@ class PcapWriter:
         file: a path, or a binary file that is open for writing and stays open.
         snaplen: how many bytes of each frame to keep.
         clock: nanoseconds since 1970.
+
+    Attributes:
+        frames: how many are in it.
+        failed: whether it has ended because it could not be written.
+        errors: why, counted.
     """
 
     def __init__(self, file: str | BinaryIO, snaplen: int = 262144, *, clock: Callable[[], int] = time.time_ns) -> None:
@@ -34,6 +41,7 @@ class PcapWriter:
         self.snaplen = snaplen
         self.frames = 0
         self.failed = False
+        self.errors = Tally(__name__)
         self._clock = clock
         self._file.write(FILE_HEADER.pack(MAGIC_NANOSECONDS, 2, 4, 0, 0, snaplen, LINKTYPE_ETHERNET))
 
@@ -52,12 +60,8 @@ class PcapWriter:
             self.frames += 1
 
     def _end(self, error: OSError) -> None:
-        import logging
-
         self.failed = True
-        # the text, for the error's traceback holds views of guest memory
-        text = str(error)
-        logging.getLogger(__name__).error("%r ends: %s", self, text)
+        self.errors.count("end", "%r ends: %s", self, error, level=ERROR)
 
     def flush(self) -> None:
         """Hand everything to the file."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pyvmm_device.errors import DeviceStateError
 from pyvmm_device.state import FLAG, Kind, Stateful, uint
+from pyvmm_device.tally import ERROR, Tally
 from pyvmm_memory import GuestMemoryError, Permissions
 from pyvmm_virtio.errors import (
     InvalidAvailRingAlign,
@@ -143,6 +144,8 @@ class BaseQueue(Stateful):
         "in_flight": "in_flight",
     }
 
+    ignored: ClassVar[Tally] = Tally(__name__)
+    """What was set that cannot be, of all queues together: a driver has new ones with each reset."""
     ring: ClassVar[str]
     avail_alignment: ClassVar[int]
     power_of_two: ClassVar[bool]
@@ -251,9 +254,8 @@ class BaseQueue(Stateful):
         try:
             setter(value)
         except QueueConfigError as error:
-            import logging
-
-            logging.getLogger(__name__).error("queue %d: ignored: %s", self.index, str(error))
+            message = "queue %d: ignored (others are only counted): %s"
+            self.ignored.count(type(error).__name__, message, self.index, error, level=ERROR)
 
     # features and readiness
 
@@ -357,10 +359,7 @@ class BaseQueue(Stateful):
         try:
             self.require(memory)
         except VirtqueueError as error:
-            import logging
-
-            # the text, for the error's traceback holds whatever its callers have in hand
-            logging.getLogger(__name__).error("%s", str(error))
+            self.ignored.count(type(error).__name__, "%s (others are only counted)", error, level=ERROR)
             return False
         return True
 

@@ -253,11 +253,8 @@ class Console(VirtioDevice):
             if event == c.VIRTIO_CONSOLE_PORT_READY and value == 1:
                 self._introduce(port)
             elif event == c.VIRTIO_CONSOLE_PORT_READY:
-                if not port.refusals:
-                    import logging
-
-                    logging.getLogger(__name__).warning("%r: the driver cannot use %r (said once)", self, port)
                 port.refusals += 1
+                self.errors.count("port", "%r: the driver cannot use %r (others are only counted)", self, port)
             elif event == c.VIRTIO_CONSOLE_PORT_OPEN:
                 port.guest_open = value == 1
                 if port.guest_open:
