@@ -131,6 +131,8 @@ class Cmdline:
         return line
 
     def _set(self, boot: str, init: str) -> None:
+        if init and boot.count('"') % 2:
+            raise InvalidQuote(f"{boot!r} ends within quotes, and would take init's words; close them", value=boot)
         need = len(boot) + (len(SEPARATOR) + len(init) if init else 0) + 1
         if need > self.capacity:
             raise TooLarge(
@@ -147,6 +149,8 @@ class Cmdline:
     def insert_multiple(self, key: str, vals: Iterable[str]) -> None:
         """Append `key=val1,val2,...`; MissingVal when there is none."""
         _printable(key)
+        if '"' in key:
+            raise InvalidQuote(f"key {key!r} has a double quote, which the kernel takes off", value=key)
         if " " in key:
             raise HasSpace(f"key {key!r} has a space; use one insert for each argument", key=key)
         if "=" in key:
@@ -158,14 +162,19 @@ class Cmdline:
             raise MissingVal(f"key {key!r} has no value; use insert_str for a bare word", key=key)
         for value in values:
             _value(value)
+        if len(values) > 1 and any('"' in value for value in values):
+            # next_arg takes quotes off the ends of the whole, and leaves those inside
+            raise InvalidQuote(f"values {values}: only a single value can be quoted", value=key)
         self._append(f"{key}={','.join(values)}")
 
     def insert_str(self, slug: str) -> None:
-        """Append words as they are, trimmed."""
-        words = slug.strip()
-        _printable(words)
-        if words:
-            self._append(words)
+        """Append words as they are, trimmed; what is behind a ``--`` in them is init's."""
+        boot, init = _split(slug)
+        _printable(boot + init)
+        if boot:
+            self._append(boot)
+        if init:
+            self._set(self._boot, f"{self._init} {init}" if self._init else init)
 
     def insert_init_args(self, slug: str) -> None:
         """Append words for init; they come behind ``--``."""
@@ -178,16 +187,17 @@ class Cmdline:
         """Append `virtio_mmio.device=<size>@<baseaddr>:<irq>[:<id>]`.
 
         Raises MmioSize for a window of no bytes, CmdlineError for numbers that the kernel would read as others: size
-        and address have 64 bits, `irq` and `id` 32.
+        and address have 64 bits, `irq` 32 and `id` 31.
         """
         if size <= 0:
             raise MmioSize(f"a virtio-mmio window of {size} bytes; the kernel wants at least 0x100", size=size)
         base = address(baseaddr)
         if base < 0 or base + size > 1 << 64:
             raise CmdlineError(f"a virtio-mmio window of {size:#x} bytes at {base:#x} leaves 64 bits", base=base)
-        for name, number in (("irq", irq), ("id", id or 0)):
-            if not 0 <= number < 1 << 32:
-                raise CmdlineError(f"a virtio-mmio device with {name} {number}: give 0 to 2**32 - 1", number=number)
+        # drivers/virtio/virtio_mmio.c, vm_cmdline_set: "@%lli:%u%n:%d%n"
+        for name, number, bits in (("irq", irq, 32), ("id", id or 0, 31)):
+            if not 0 <= number < 1 << bits:
+                raise CmdlineError(f"a virtio-mmio device with {name} {number}: give 0 to 2**{bits} - 1", number=number)
         text = str(size)
         for unit, shift in (("G", 30), ("M", 20), ("K", 10)):
             if not size % (1 << shift):
@@ -197,6 +207,10 @@ class Cmdline:
         self.insert_str(f"virtio_mmio.device={text}@{base:#x}:{irq}{tail}")
 
     def _append(self, words: str) -> None:
+        if self._boot.count('"') % 2:
+            raise InvalidQuote(f"{self._boot!r} ends within quotes; close them first", value=self._boot)
+        if ("--", None) in split_arguments(self._boot):
+            raise CmdlineError(f"{self._boot!r} has a '--', behind which all is init's; insert {words!r} first")
         self._set(f"{self._boot} {words}" if self._boot else words, self._init)
 
     def as_cstring(self) -> bytes:

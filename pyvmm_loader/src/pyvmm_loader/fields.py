@@ -24,7 +24,10 @@ def pack(form: str, *values: int | bytes) -> bytes:
     pyvmm_loader.errors.FieldRange: 256 does not fit its field of 8 bits; give 0 to 0xff
     """
     try:
-        return struct.pack(form, *values)
+        packed = struct.pack(form, *values)
+        if "s" in form:
+            _no_longer(form, values)
+        return packed
     except struct.error as error:
         for code, value in zip(_codes(form), values, strict=True):
             bits = BITS.get(code, 0)
@@ -35,6 +38,24 @@ def pack(form: str, *values: int | bytes) -> bytes:
                     bits=bits,
                 ) from error
         raise
+
+
+def _no_longer(form: str, values: tuple[int | bytes, ...]) -> None:
+    """Raise FieldRange for text that struct would cut off."""
+    sizes = [struct.calcsize(f"<{count}s") for count in _texts(form)]
+    texts = [value for code, value in zip(_codes(form), values, strict=True) if code == "s"]
+    for size, text in zip(sizes, texts, strict=True):
+        if isinstance(text, bytes) and len(text) > size:
+            raise FieldRange(f"{text!r:.40} does not fit its field of {size} bytes", value=text, bits=8 * size)
+
+
+def _texts(form: str) -> Iterator[str]:
+    """Yield the size of each text that a format takes."""
+    count = ""
+    for character in form:
+        if character == "s":
+            yield count or "1"
+        count = count + character if character.isdigit() else ""
 
 
 def _codes(form: str) -> Iterator[str]:

@@ -5,7 +5,7 @@ Source: ACPI 6.5, 5.2.9 and 5.2.10.
 
 from __future__ import annotations
 
-from pyvmm_loader.acpi.table import HEADER_SIZE, NO_ADDRESS, GenericAddress, table
+from pyvmm_loader.acpi.table import HEADER_SIZE, NO_ADDRESS, AcpiError, GenericAddress, table
 from pyvmm_loader.fields import pack
 
 SIZE = 276  # FADT of ACPI 6: 268 bytes up to the sleep registers, then the hypervisor's name
@@ -42,6 +42,14 @@ class PmBlock:
         self.gpe0 = gpe0
         self.gpe0_length = gpe0_length if gpe0 else 0
         self.sci = sci
+        for name, port, length in (
+            ("events", pm1_event, 4), ("control", pm1_control, 2), ("timer", timer, 4), ("gpe0", gpe0, self.gpe0_length)
+        ):  # fmt: skip
+            if not 0 <= port <= 0x10000 - length:
+                raise AcpiError(f"{name} at port {port:#x}: {length} ports end at 0xffff", address=port)
+        # ACPI 6.5, 5.2.9: GPE0_BLK_LEN is "a non-negative multiple of 2"
+        if self.gpe0_length % 2 or not 0 <= self.gpe0_length <= 0xFF:
+            raise AcpiError(f"{gpe0_length} ports of general purpose events: half of them are status, half enable")
 
     def __repr__(self) -> str:
         return (

@@ -6,10 +6,11 @@ Redirection Table, revision 2.
 
 from __future__ import annotations
 
-from pyvmm_loader.acpi.table import MEMORY, PORT, GenericAddress, table
+from pyvmm_loader.acpi.table import MEMORY, PORT, AcpiError, GenericAddress, table
 from pyvmm_loader.fields import pack
 
 HPET_ADDR = 0xFED00000
+MAX_COMPARATORS = 32
 UART_16550 = 0
 BAUD_115200 = 7
 DUAL_8259, IO_APIC = 1, 2
@@ -18,11 +19,16 @@ TERMINAL_VT_UTF8 = 2
 
 def mcfg(base: int, segment: int = 0, first_bus: int = 0, last_bus: int = 255) -> bytes:
     """Return where the memory-mapped configuration space (ECAM) of a PCI segment is; 1 MiB for each bus."""
-    return table("MCFG", 1, bytes(8) + pack("<QHBBI", base, segment, first_bus, last_bus, 0))
+    body = bytes(8) + pack("<QHBBI", base, segment, first_bus, last_bus, 0)
+    if first_bus > last_bus or base % (1 << 20):
+        raise AcpiError(f"ECAM at {base:#x} of buses {first_bus} to {last_bus}: 1 MiB for each, from a multiple of it")
+    return table("MCFG", 1, body)
 
 
 def hpet(base: int = HPET_ADDR, *, comparators: int = 3, vendor: int = 0x8086) -> bytes:
     """Return where the high precision event timer is; its id is what its first register says."""
+    if comparators > MAX_COMPARATORS:
+        raise AcpiError(f"a timer with {comparators} comparators; it has 1 to {MAX_COMPARATORS}")
     identity = vendor << 16 | 1 << 15 | 1 << 13 | comparators - 1 << 8 | 1  # legacy routing, 64-bit counter
     body = pack("<I12sBHB", identity, bytes(GenericAddress(base, MEMORY, 64, 0)), 0, 100, 0)
     return table("HPET", 1, body)

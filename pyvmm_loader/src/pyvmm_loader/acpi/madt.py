@@ -5,7 +5,7 @@ Source: ACPI 6.5, 5.2.12.
 
 from __future__ import annotations
 
-from pyvmm_loader.acpi.table import table
+from pyvmm_loader.acpi.table import AcpiError, table
 from pyvmm_loader.fields import pack
 from pyvmm_loader.x86_64.layout import APIC_ADDR, IOAPIC_ADDR
 
@@ -17,6 +17,7 @@ PCAT_COMPAT = 1
 ENABLED, ONLINE_CAPABLE = 1, 2
 ALL_PROCESSORS, ALL_X2APIC = 0xFF, 0xFFFFFFFF
 MAX_XAPIC_ID = 254
+ISA_INTERRUPTS = 16
 
 
 class InterruptOverride:
@@ -32,6 +33,9 @@ class InterruptOverride:
         self.gsi = gsi
         self.level = level
         self.low = low
+        if source >= ISA_INTERRUPTS:
+            bytes(self)
+            raise AcpiError(f"ISA interrupt {source}: there are 0 to {ISA_INTERRUPTS - 1}", source=source)
         bytes(self)  # what does not fit is refused here, where the caller is known
 
     def __bytes__(self) -> bytes:
@@ -65,13 +69,17 @@ def madt(
 
     `pcat_compat` says that there are two 8259 as well, which the system must mask.
     """
-    ids = list(apic_ids)
+    ids, listed = list(apic_ids), list(overrides)
+    if len(set(ids)) < len(ids) or ALL_X2APIC in ids:
+        raise AcpiError("APIC ids are unique, and none is that of all processors (0xffffffff)", ids=ids)
+    if len({override.source for override in listed}) < len(listed):
+        raise AcpiError("an ISA interrupt is overridden twice; Linux takes the last", overrides=listed)
     entries = [
         processor(uid, apic_id, ENABLED if uid < len(ids) - spare else ONLINE_CAPABLE)
         for uid, apic_id in enumerate(ids)
     ]
     entries.append(pack("<BBBBII", 1, 12, ioapic_id, 0, ioapic, 0))
-    entries.extend([bytes(override) for override in overrides])
+    entries.extend([bytes(override) for override in listed])
     entries.append(pack("<BBBHB", 4, 6, ALL_PROCESSORS, 0, 1))
     if any(apic_id > MAX_XAPIC_ID for apic_id in ids):
         entries.append(pack("<BBHIBxxx", 10, 12, 0, ALL_X2APIC, 1))

@@ -6,7 +6,7 @@ Source: ACPI 6.5, 5.2.16 and 5.2.17.
 from __future__ import annotations
 
 from pyvmm_loader.acpi.madt import MAX_XAPIC_ID
-from pyvmm_loader.acpi.table import table
+from pyvmm_loader.acpi.table import AcpiError, table
 from pyvmm_loader.fields import pack
 
 TYPE_CHECKING = False
@@ -51,9 +51,23 @@ def _memory(domain: int, start: int, size: int) -> bytes:
     return pack("<BBIHQQIIQ", 1, 40, domain, 0, start, size, 0, ENABLED, 0)
 
 
+def _check(nodes: Sequence[NumaNode]) -> None:
+    # Linux, numa_cleanup_meminfo and srat_disabled: with overlapping nodes it takes none of the table
+    ids = [apic_id for node in nodes for apic_id in node.apic_ids]
+    if len(set(ids)) < len(ids):
+        raise AcpiError("a processor is in two nodes, or twice in one", ids=ids)
+    end = 0
+    for start, size in sorted(part for node in nodes for part in node.memory):
+        pack("<QQ", start, size)
+        if not size or start < end or start + size > 1 << 64:
+            raise AcpiError(f"memory of {size:#x} bytes at {start:#x} is empty, overlaps other or leaves 64 bits")
+        end = start + size
+
+
 def srat(nodes: Sequence[NumaNode]) -> bytes:
     """Return the affinity of processors and memory."""
     entries = []
+    _check(nodes)
     for domain, node in enumerate(nodes):
         entries.extend([_processor(domain, apic_id) for apic_id in node.apic_ids])
         entries.extend([_memory(domain, start, size) for start, size in node.memory])

@@ -9,8 +9,8 @@ from struct import unpack_from
 
 from pyvmm_loader.acpi.rsdp import SIGNATURE, SIZE, SIZE_V1
 from pyvmm_loader.acpi.table import HEADER_SIZE
+from pyvmm_loader.acpi.table import AcpiError as AcpiError
 from pyvmm_loader.checksum import checksum
-from pyvmm_loader.errors import ImageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,10 +23,6 @@ MAX_TABLES = 256
 MAX_TOTAL = 8 << 20
 """Of all tables together: a list may name one large table many times."""
 DSDT_AT, X_DSDT_AT = 40, 140
-
-
-class AcpiError(ImageError):
-    """Bytes that are no ACPI table; `address` is where."""
 
 
 class AcpiTable:

@@ -8,8 +8,10 @@ from __future__ import annotations
 from pyvmm_loader.acpi import fadt as fadt_module
 from pyvmm_loader.acpi.aml import Method, Name, Package, Scope
 from pyvmm_loader.acpi.madt import InterruptOverride, madt
+from pyvmm_loader.acpi.reader import MAX_TABLE, MAX_TABLES, MAX_TOTAL
 from pyvmm_loader.acpi.rsdp import rsdp, xsdt
-from pyvmm_loader.acpi.table import definition_block
+from pyvmm_loader.acpi.table import HEADER_SIZE, LENGTH_AT, SIGNATURE_CHARACTERS, AcpiError, definition_block
+from pyvmm_loader.checksum import checksum
 from pyvmm_loader.errors import PlacementError
 from pyvmm_loader.x86_64.e820 import ACPI, NVS
 from pyvmm_loader.x86_64.layout import ACPI_START, MPTABLE_START
@@ -30,6 +32,18 @@ PAGE = 4096
 ALIGNMENT = 16
 FACS_AT = 64
 """Behind the RSDP, in the page that the system must not reuse."""
+
+
+def _check_table(data: bytes, own: set[str]) -> None:
+    """Raise AcpiError for what is no whole table, or one that is made here already."""
+    length = int.from_bytes(data[LENGTH_AT : LENGTH_AT + 4], "little")
+    if len(data) < HEADER_SIZE or length != len(data) or checksum(data):
+        raise AcpiError(f"a table of {len(data)} bytes that says {length}, or has a bad checksum: use table()")
+    name = data[:4].decode("ascii", "replace")
+    if name in own or not SIGNATURE_CHARACTERS.issuperset(name):
+        raise AcpiError(
+            f"{name!r} is made here already, or is no signature; change it by the arguments", signature=name
+        )
 
 
 class PlacedTable:
@@ -101,6 +115,10 @@ class AcpiTables:
             raise ValueError("PCI hotplug needs a host bridge; pass pci=")
         if gpe and (pm is None or not pm.gpe0):
             raise ValueError("general purpose events need a PM block with gpe0; use events= for a GED instead")
+        if not 0 <= s5 <= 7:
+            raise ValueError(f"sleep type {s5} for off: the register has three bits for it")
+        if pm is not None and gpe and max(gpe) >= 4 * pm.gpe0_length:
+            raise ValueError(f"general purpose event {max(gpe)}: the block at gpe0 has {4 * pm.gpe0_length}")
         self.spare = spare
         self.devices = list(devices)
         self.pci = pci
@@ -176,6 +194,9 @@ class AcpiTables:
             from pyvmm_loader.acpi.numa import slit, srat
 
             found += [srat(self.numa), slit(self.numa)]
+        own = {"DSDT", "FACP", "FACS", "XSDT", "RSDT", *[data[:4].decode("ascii") for data in found]}
+        for data in self.tables:
+            _check_table(data, own)
         return found + self.tables
 
     def place(self, start: int = ACPI_START, high: int | None = None) -> list[PlacedTable]:
@@ -183,6 +204,9 @@ class AcpiTables:
 
         Raises PlacementError where they do not end before 0xF0000, and `high` is not given.
         """
+        # the RSDP is looked for on boundaries of 16, and the FACS is aligned to 64 (ACPI 6.5, 5.2.10)
+        if start % FACS_AT or (high or 0) % ALIGNMENT or start < 0:
+            raise PlacementError(f"ACPI tables at {start:#x}: align to {FACS_AT}, those placed high to {ALIGNMENT}")
         facs_start = start + FACS_AT
         at = start + PAGE if high is None else high
         placed: list[PlacedTable] = []
@@ -190,6 +214,8 @@ class AcpiTables:
         def add(data: bytes) -> int:
             nonlocal at
             here = at
+            if len(data) > MAX_TABLE:
+                raise PlacementError(f"a table of {len(data)} bytes; readers take {MAX_TABLE} at most", size=len(data))
             placed.append(PlacedTable(data[:4].decode("ascii"), here, data, ACPI))
             at = here + len(data) + ALIGNMENT - 1 & -ALIGNMENT
             return here
@@ -197,6 +223,8 @@ class AcpiTables:
         dsdt = add(self.dsdt())
         listed = [add(self.fadt(dsdt, facs_start))]
         listed += [add(data) for data in self._others()]
+        if len(listed) > MAX_TABLES or at - (high or start) > MAX_TOTAL:
+            raise PlacementError(f"{len(listed)} tables of {at - (high or start)} bytes together; use fewer", size=at)
         root = rsdp(add(xsdt(listed)))
         if high is None and start < MPTABLE_START < at:
             raise PlacementError(

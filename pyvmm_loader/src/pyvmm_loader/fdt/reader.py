@@ -5,7 +5,8 @@ Source: Devicetree Specification 0.4, chapter 5.
 
 from __future__ import annotations
 
-from pyvmm_loader.fdt.node import NAME_CHARACTERS, FdtError, Node, Phandles
+from pyvmm_loader.fdt.node import NAME_CHARACTERS, Node, Phandles
+from pyvmm_loader.fdt.node import FdtError as FdtError
 from pyvmm_loader.fdt.tree import (
     BEGIN_NODE,
     END,

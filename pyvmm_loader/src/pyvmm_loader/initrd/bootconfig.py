@@ -20,7 +20,7 @@ MAGIC = b"#BOOTCONFIG\n"
 FOOTER_SIZE = 8 + len(MAGIC)
 ALIGNMENT = 4
 MAX_SIZE = 32767
-"""XBC_DATA_MAX, which counts neither footer nor padding."""
+"""XBC_DATA_MAX, which counts the padding: Linux lib/bootconfig.c, xbc_init."""
 
 
 def append_bootconfig(initrd: Buffer, text: str) -> bytes:
@@ -32,15 +32,22 @@ def append_bootconfig(initrd: Buffer, text: str) -> bytes:
     >>> append_bootconfig(b"", "a=1\n")[:8]
     b'a=1\n\x00\x00\x00\x00'
     """
-    data = text.encode("utf-8")
-    if b"\0" in data or len(data) > MAX_SIZE:
-        raise InvalidHeader(
-            f"a bootconfig of {len(data)} bytes: use at most {MAX_SIZE}, without NUL", field="size", value=len(data)
-        )
+    try:
+        data = text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InvalidHeader(f"a bootconfig that is no text: {error.reason}", field="text") from error
+    if b"\0" in data or _is_empty(text):
+        raise InvalidHeader("a bootconfig with a NUL in it, or without a key: the kernel refuses it", field="text")
     with memoryview(initrd) as view, view.cast("B") as archive:
         # the whole must end on a boundary of 4; the padding is counted as part of the text
         padded = data + b"\0"
         padded += bytes(-(len(archive) + len(padded) + FOOTER_SIZE) % ALIGNMENT)
+        if len(padded) > MAX_SIZE:
+            raise InvalidHeader(
+                f"a bootconfig of {len(padded)} bytes with its NUL and padding: the kernel takes {MAX_SIZE} at most",
+                field="size",
+                value=len(padded),
+            )
         return bytes(archive) + padded + pack("<II", len(padded), sum(padded) & 0xFFFFFFFF) + MAGIC
 
 
@@ -59,7 +66,7 @@ def split_bootconfig(initrd: Buffer) -> tuple[bytes, str | None]:
         )
     size, checksum = unpack_from("<II", data, len(data) - FOOTER_SIZE)
     end = len(data) - FOOTER_SIZE
-    if size > min(end, MAX_SIZE + 1 + ALIGNMENT):
+    if size > min(end, MAX_SIZE):
         raise ImageTruncated(f"a bootconfig of {size} bytes in an initrd of {end}", needed=size, available=end)
     text = data[end - size : end]
     if sum(text) & 0xFFFFFFFF != checksum:
@@ -70,3 +77,8 @@ def split_bootconfig(initrd: Buffer) -> tuple[bytes, str | None]:
         return data[: end - size], text.rstrip(b"\0").decode("utf-8")
     except UnicodeDecodeError as error:
         raise InvalidHeader(f"the bootconfig is no UTF-8: {error.reason}", field="text") from error
+
+
+def _is_empty(text: str) -> bool:
+    """Say whether there is nothing but space and comments, which xbc_verify_tree calls "Empty config"."""
+    return not any(line.split("#", 1)[0].replace(";", "").strip() for line in text.split("\n"))

@@ -89,7 +89,13 @@ class Layout:
         role: Role | None = None,
     ) -> None:
         """Put `data` at `start`, with zeros up to `size`; None only keeps the range free. `role` is a Placement's."""
-        length = size if size is not None else len(memoryview(data or b""))
+        content = 0 if data is None else memoryview(data).nbytes
+        length = size if size is not None else content
+        if start < 0 or length < content or start + length > 1 << 64:
+            raise ProtocolViolation(
+                f"{name}: {content} bytes in {length:#x} at {start:#x}; give an address of 64 bits and room for them",
+                start=start,
+            )
         self.placements.append(Placement(start, length, name, why, data, role))
 
     def add_slice(self, view: memoryview, start: int, name: str, why: str, size: int, role: Role | None = None) -> None:

@@ -12,17 +12,22 @@ MAX_STRINGS = 0xFF
 NO_HANDLE = 0xFFFF
 
 
+def is_text(text: str) -> bool:
+    """Say whether a string can be one: an empty one would be the end of the structure."""
+    return bool(text) and "\0" not in text and text.encode("utf-8", "replace").decode("utf-8") == text
+
+
 class Structure:
     """`type`, `handle`, the `formatted` bytes behind the header of four, and its `strings`."""
 
     __slots__ = ("formatted", "handle", "strings", "type")
 
     def __init__(self, type: int, handle: int, formatted: bytes = b"", strings: tuple[str, ...] = ()) -> None:  # noqa: A002 - the field's name
-        if any(not text or "\0" in text for text in strings) or len(strings) > MAX_STRINGS:
-            # an empty one would be the end of the structure
+        if any(not is_text(text) for text in strings) or len(strings) > MAX_STRINGS:
             raise InvalidHeader(
                 f"structure {type}: its strings are at most {MAX_STRINGS}, none empty or with a NUL", field="string"
             )
+        pack("<BBH", type, 4 + len(formatted), handle)  # what does not fit is refused here, where the caller is known
         self.type = type
         self.handle = handle
         self.formatted = formatted
@@ -55,8 +60,10 @@ class Strings:
         """Return the number of a string, 0 for an empty one."""
         if not text:
             return 0
-        if "\0" in text or len(self.texts) >= 255:
-            raise InvalidHeader(f"{text!r} is no SMBIOS string: no NUL in it, at most 255 of them", field="string")
+        if not is_text(text) or len(self.texts) >= MAX_STRINGS:
+            raise InvalidHeader(
+                f"{text!r:.80} is no SMBIOS string: no NUL in it, at most {MAX_STRINGS} of them", field="string"
+            )
         if text not in self.texts:
             self.texts.append(text)
         return self.texts.index(text) + 1

@@ -62,8 +62,11 @@ class Smbios:
     ) -> None:
         if not 1 <= vcpus <= 0xFFFF or len(memory) > MAX_MODULES:
             raise ValueError(f"{vcpus} processors, {len(memory)} modules: 1 to 65535, and at most {MAX_MODULES}")
-        if any(start < 0 or size <= 0 or start + size > 1 << 64 for start, size in memory):
-            raise ValueError(f"RAM {list(memory)}: (start, size) pairs of some bytes below 2**64")
+        if any(start < 0 or size < 1 << 10 or size % 1024 or start + size > 1 << 64 for start, size in memory):
+            # type 17 counts in KiB, and says 0 for a slot with nothing in it
+            raise ValueError(f"RAM {list(memory)}: (start, size) pairs of some KiB below 2**64")
+        if date and not _is_date(date):
+            raise ValueError(f"date {date!r}: mm/dd/yyyy, or mm/dd/yy")
         self.product = product
         self.vcpus = vcpus
         self.structures: list[Structure] = []
@@ -162,7 +165,7 @@ class Smbios:
         """
         table = self.table()
         largest = max([len(bytes(structure)) for structure in self.structures])
-        if start % 16 or start + TABLE_OFFSET + len(table) > 1 << 32 or len(table) > 0xFFFF:
+        if start % 16 or start < 0 or start + TABLE_OFFSET + len(table) > 1 << 32 or len(table) > 0xFFFF:
             raise InvalidHeader(f"SMBIOS tables of {len(table)} bytes at {start:#x}: align to 16, use less than 64 KiB")
         at = start + TABLE_OFFSET
         three = bytearray(pack("<5sBBBBBBBIQ", b"_SM3_", 0, ANCHOR_3_SIZE, 3, 3, 0, 1, 0, len(table), at))
@@ -178,3 +181,15 @@ class Smbios:
 
     def __repr__(self) -> str:
         return f"<Smbios {self}>"
+
+
+def _is_date(text: str) -> bool:
+    # DSP0134, 7.1: "The date string, if supplied, is in either mm/dd/yy or mm/dd/yyyy format"
+    parts = text.split("/")
+    if [len(part) for part in parts] not in ([2, 2, 2], [2, 2, 4]) or not all(map(_is_number, parts)):
+        return False
+    return 1 <= int(parts[0]) <= 12 and 1 <= int(parts[1]) <= 31
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from struct import Struct
 
+from pyvmm_loader.fields import pack
 from pyvmm_loader.x86_64 import e820 as e820_map
 
 TYPE_CHECKING = False
@@ -114,7 +115,7 @@ class SetupHeader:
         return header
 
     def __bytes__(self) -> bytes:
-        return LAYOUT.pack(*[getattr(self, name) for name, _ in FIELDS])
+        return pack(LAYOUT.format, *[getattr(self, name) for name, _ in FIELDS])
 
     def __repr__(self) -> str:
         return f"<SetupHeader {self.version >> 8}.{self.version & 0xFF:02} code32_start={self.code32_start:#x}>"
@@ -128,11 +129,11 @@ def zero_page(
     if initrd is not None:
         start, size = initrd
         header.ramdisk_image, header.ramdisk_size = start & 0xFFFFFFFF, size & 0xFFFFFFFF
-        page[EXT_RAMDISK_IMAGE : EXT_RAMDISK_IMAGE + 4] = (start >> 32).to_bytes(4, "little")
-        page[EXT_RAMDISK_SIZE : EXT_RAMDISK_SIZE + 4] = (size >> 32).to_bytes(4, "little")
+        page[EXT_RAMDISK_IMAGE : EXT_RAMDISK_IMAGE + 4] = pack("<I", start >> 32)
+        page[EXT_RAMDISK_SIZE : EXT_RAMDISK_SIZE + 4] = pack("<I", size >> 32)
     page[HEADER_START : HEADER_START + LAYOUT.size] = bytes(header)
-    page[ACPI_RSDP_ADDR : ACPI_RSDP_ADDR + 8] = rsdp.to_bytes(8, "little")
-    page[E820_ENTRIES] = len(entries)
+    page[ACPI_RSDP_ADDR : ACPI_RSDP_ADDR + 8] = pack("<Q", rsdp)
     table = e820_map.pack(entries)
+    page[E820_ENTRIES] = len(entries)
     page[E820_TABLE : E820_TABLE + len(table)] = table
     return bytes(page)

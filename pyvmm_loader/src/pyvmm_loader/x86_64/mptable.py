@@ -17,7 +17,7 @@ BUS = Struct("<BB6s")
 IOAPIC = Struct("<BBBBI")
 INTERRUPT = Struct("<BBHBBBB")
 
-PINS = 24
+PINS, MAX_PINS = 24, 240
 INT, NMI, EXTINT = 0, 1, 3
 CONFORMS = 0
 
@@ -34,6 +34,8 @@ def mptable(vcpus: int, start: int = MPTABLE_START, pins: int = PINS) -> bytes:
         raise ValueError(f"{vcpus} processors: an MP table describes 1 to 255; describe more by ACPI's x2APIC entries")
     if start % 16 or not 0 <= start < 1 << 32:
         raise ValueError(f"an MP table at {start:#x}: a multiple of 16 below 4 GiB")
+    if not 0 <= pins <= MAX_PINS:
+        raise ValueError(f"an I/O APIC with {pins} inputs: 0 to {MAX_PINS}")
     ioapic_id = vcpus if vcpus < 255 else 0
     entries = []
     for number in range(vcpus):
@@ -59,4 +61,6 @@ def mptable(vcpus: int, start: int = MPTABLE_START, pins: int = PINS) -> bytes:
     def floating(total: int) -> bytes:
         return FLOATING.pack(b"_MP_", start + FLOATING.size, 1, 4, total, 0, 0, 0, 0, 0)
 
+    if start + FLOATING.size + size > 1 << 32:
+        raise ValueError(f"an MP table of {size} bytes at {start:#x} ends above 4 GiB")
     return floating(checksum(floating(0))) + table

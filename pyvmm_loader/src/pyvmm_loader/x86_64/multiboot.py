@@ -8,6 +8,7 @@ from __future__ import annotations
 from struct import Struct
 
 from pyvmm_loader.errors import ProtocolViolation
+from pyvmm_loader.fields import pack
 from pyvmm_loader.images.multiboot1_header import find
 from pyvmm_loader.x86_64.multiboot_image import CMDLINE_SIZE, LOADER_NAME, add_pieces, amounts
 
@@ -38,7 +39,7 @@ def info(
     `lower` and `upper` are KiB of RAM from 0 and from 1 MiB.
     """
     flags = HAS_MEMORY | HAS_CMDLINE | HAS_MODULES | HAS_MMAP | HAS_NAME
-    table = b"".join([MMAP_ENTRY.pack(MMAP_ENTRY.size - 4, e.addr, e.size, e.type) for e in entries])
+    table = b"".join([pack(MMAP_ENTRY.format, MMAP_ENTRY.size - 4, e.addr, e.size, e.type) for e in entries])
     mmap_at = at + INFO_SIZE
     modules_at = mmap_at + len(table)
     name_at = modules_at + MODULE.size * len(modules)
@@ -46,10 +47,10 @@ def info(
     strings = LOADER_NAME + cmdline
     rows = b""
     for module in modules:
-        rows += MODULE.pack(module.start, module.start + module.size, name_at + len(strings), 0)
+        rows += pack(MODULE.format, module.start, module.start + module.size, name_at + len(strings), 0)
         strings += module.text.encode("ascii") + b"\0"
-    head = INFO.pack(
-        flags, lower, upper, 0, cmdline_at, len(modules), modules_at if modules else 0,
+    head = pack(
+        INFO.format, flags, lower, upper, 0, cmdline_at, len(modules), modules_at if modules else 0,
         len(table), mmap_at, 0, 0, 0, name_at,
     )  # fmt: skip
     return head.ljust(INFO_SIZE, b"\0") + table + rows + strings

@@ -5,9 +5,8 @@ Source: Multiboot2 Specification version 2.0, sections 3.2 to 3.6.
 
 from __future__ import annotations
 
-from struct import Struct
-
 from pyvmm_loader.errors import ProtocolViolation
+from pyvmm_loader.fields import pack
 from pyvmm_loader.images.multiboot2_header import (
     INFO_CMDLINE,
     INFO_END,
@@ -36,7 +35,7 @@ BOOTLOADER_MAGIC = 0x36D76289
 
 def _tag(kind: int, body: bytes) -> bytes:
     size = 8 + len(body)
-    return Struct("<II").pack(kind, size) + body + bytes(-size % 8)
+    return pack("<II", kind, size) + body + bytes(-size % 8)
 
 
 def info(
@@ -48,18 +47,17 @@ def info(
     load_base: int | None = None,
 ) -> bytes:
     """Return the boot information; `lower` and `upper` are KiB of RAM from 0 and from 1 MiB."""
-    words = Struct("<II")
     tags = _tag(INFO_CMDLINE, cmdline) + _tag(INFO_NAME, LOADER_NAME)
     for module in modules:
-        ends = words.pack(module.start, module.start + module.size)
+        ends = pack("<II", module.start, module.start + module.size)
         tags += _tag(INFO_MODULE, ends + module.text.encode("ascii") + b"\0")
-    tags += _tag(INFO_MEMORY, words.pack(lower, upper))
-    rows = [Struct("<QQII").pack(entry.addr, entry.size, entry.type, 0) for entry in entries]
-    tags += _tag(INFO_MMAP, words.pack(24, 0) + b"".join(rows))
+    tags += _tag(INFO_MEMORY, pack("<II", lower, upper))
+    rows = [pack("<QQII", entry.addr, entry.size, entry.type, 0) for entry in entries]
+    tags += _tag(INFO_MMAP, pack("<II", 24, 0) + b"".join(rows))
     if load_base is not None:
-        tags += _tag(INFO_LOAD_BASE, load_base.to_bytes(4, "little"))
+        tags += _tag(INFO_LOAD_BASE, pack("<I", load_base))
     tags += _tag(INFO_END, b"")
-    return words.pack(8 + len(tags), 0) + tags
+    return pack("<II", 8 + len(tags), 0) + tags
 
 
 def plan(boot: Layout, image: ElfFile | MultibootFile, cmdline: str) -> Registers:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from struct import Struct
 
 from pyvmm_loader.errors import ProtocolViolation
+from pyvmm_loader.fields import pack
+from pyvmm_loader.x86_64.e820 import check_entries
 from pyvmm_loader.x86_64.layout import (
     CMDLINE_START,
     PVH_INFO_START,
@@ -73,11 +75,12 @@ def start_info(
         raise ProtocolViolation(
             f"{len(modules)} modules, {len(entries)} ranges: more than {PVH_MODLIST_MAX} and {PVH_MEMMAP_MAX}"
         )
-    info = START_INFO.pack(
-        XEN_HVM_START_MAGIC_VALUE, 1, 0, len(modules), PVH_MODLIST_START if modules else 0,
+    check_entries(entries)
+    info = pack(
+        START_INFO.format, XEN_HVM_START_MAGIC_VALUE, 1, 0, len(modules), PVH_MODLIST_START if modules else 0,
         cmdline, rsdp, PVH_MEMMAP_START, len(entries), 0,
     )  # fmt: skip
     block = info.ljust(PVH_MODLIST_START - PVH_INFO_START, b"\0")
-    block += b"".join([MODLIST_ENTRY.pack(start, size, words, 0) for start, size, words in modules])
+    block += b"".join([pack(MODLIST_ENTRY.format, start, size, words, 0) for start, size, words in modules])
     block = block.ljust(PVH_MEMMAP_START - PVH_INFO_START, b"\0")
-    return block + b"".join([MEMMAP_ENTRY.pack(entry.addr, entry.size, entry.type, 0) for entry in entries])
+    return block + b"".join([pack(MEMMAP_ENTRY.format, entry.addr, entry.size, entry.type, 0) for entry in entries])

@@ -12,6 +12,7 @@ class If(Term):
     """`If (condition) {...}`; an `Else` may follow it as the next term."""
 
     __slots__ = ()
+    opens_else = True
 
     def __init__(self, condition: Term | int, *terms: Term) -> None:
         super().__init__(package(b"\xa0", aml(condition) + body_of(terms)))
@@ -21,6 +22,7 @@ class Else(Term):
     """`Else {...}`, behind an `If`."""
 
     __slots__ = ()
+    needs_if = True
 
     def __init__(self, *terms: Term) -> None:
         super().__init__(package(b"\xa1", body_of(terms)))

@@ -9,15 +9,20 @@ from pyvmm_loader.acpi.aml.path import name_string
 from pyvmm_loader.acpi.aml.term import AmlError, Term, aml, body_of, package, raw_number
 
 EXT = b"\x5b"
+MAX_OBJECT_TYPE = 16
 
 
 class Named(Term):
-    """A term that declares a name."""
+    """A term that declares a name, with what is in it where that is a place of its own."""
 
-    __slots__ = ("name",)
+    __slots__ = ("declares", "inside", "name")
 
-    def __init__(self, name: str, encoded: bytes) -> None:
+    def __init__(self, name: str, encoded: bytes, inside: tuple[Term, ...] = ()) -> None:
+        if not name.strip("\\^") and type(self).__name__ != "Scope":
+            raise AmlError(f"{name!r} is a place, and no name for something new", name=name)
         self.name = name
+        self.declares: tuple[str, ...] = (name,)
+        self.inside = inside
         super().__init__(encoded)
 
     def __repr__(self) -> str:
@@ -48,7 +53,8 @@ class Scope(Named):
     __slots__ = ()
 
     def __init__(self, name: str, *terms: Term) -> None:
-        super().__init__(name, package(b"\x10", name_string(name) + body_of(terms)))
+        super().__init__(name, package(b"\x10", name_string(name) + body_of(terms)), terms)
+        self.declares = ()  # the place exists
 
 
 class Device(Named):
@@ -57,7 +63,7 @@ class Device(Named):
     __slots__ = ()
 
     def __init__(self, name: str, *terms: Term) -> None:
-        super().__init__(name, package(EXT + b"\x82", name_string(name) + body_of(terms)))
+        super().__init__(name, package(EXT + b"\x82", name_string(name) + body_of(terms)), terms)
 
 
 class ThermalZone(Named):
@@ -66,7 +72,7 @@ class ThermalZone(Named):
     __slots__ = ()
 
     def __init__(self, name: str, *terms: Term) -> None:
-        super().__init__(name, package(EXT + b"\x85", name_string(name) + body_of(terms)))
+        super().__init__(name, package(EXT + b"\x85", name_string(name) + body_of(terms)), terms)
 
 
 class PowerResource(Named):
@@ -76,7 +82,7 @@ class PowerResource(Named):
 
     def __init__(self, name: str, level: int, order: int, *terms: Term) -> None:
         head = name_string(name) + raw_number(level, 1, "system level") + raw_number(order, 2, "order")
-        super().__init__(name, package(EXT + b"\x84", head + body_of(terms)))
+        super().__init__(name, package(EXT + b"\x84", head + body_of(terms)), terms)
 
 
 class Processor(Named):
@@ -87,7 +93,7 @@ class Processor(Named):
     def __init__(self, name: str, number: int, address: int, length: int, *terms: Term) -> None:
         block = raw_number(address, 4, "block address") + raw_number(length, 1, "block length")
         head = name_string(name) + raw_number(number, 1, "processor") + block
-        super().__init__(name, package(EXT + b"\x83", head + body_of(terms)))
+        super().__init__(name, package(EXT + b"\x83", head + body_of(terms)), terms)
 
 
 class Method(Named):
@@ -99,7 +105,7 @@ class Method(Named):
         if not 0 <= arguments <= 7 or not 0 <= sync_level <= 15:
             raise AmlError(f"method {name}: 0 to 7 arguments and a sync level of 0 to 15", name=name)
         flags = arguments | serialized << 3 | sync_level << 4
-        super().__init__(name, package(b"\x14", name_string(name) + bytes([flags]) + body_of(terms)))
+        super().__init__(name, package(b"\x14", name_string(name) + bytes([flags]) + body_of(terms)), terms)
 
 
 class Mutex(Named):
@@ -128,9 +134,10 @@ class External(Named):
     __slots__ = ()
 
     def __init__(self, name: str, kind: int = 0, arguments: int = 0) -> None:
-        super().__init__(
-            name, b"\x15" + name_string(name) + raw_number(kind, 1, "type") + raw_number(arguments, 1, "arguments")
-        )
+        if not 0 <= kind <= MAX_OBJECT_TYPE or not 0 <= arguments <= 7:
+            raise AmlError(f"external {name}: types are 0 to {MAX_OBJECT_TYPE}, arguments 0 to 7", name=name)
+        super().__init__(name, b"\x15" + name_string(name) + bytes([kind, arguments]))
+        self.declares = ()  # another table does
 
 
 class _CreateField(Named):

@@ -7,7 +7,7 @@ Source: ACPI 6.5, 20.2.5.3 and 20.2.5.4.
 from __future__ import annotations
 
 from pyvmm_loader.acpi.aml.path import name_string
-from pyvmm_loader.acpi.aml.term import Term, aml, raw_number
+from pyvmm_loader.acpi.aml.term import AmlError, Term, aml, raw_number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 EXT = b"\x5b"
 NOWHERE = b"\0"
+MAX_STALL = 255
 
 
 def _target(target: Term | None) -> bytes:
@@ -322,4 +323,6 @@ class Stall(Term):
     __slots__ = ()
 
     def __init__(self, microseconds: Term | int) -> None:
+        if isinstance(microseconds, int) and microseconds > MAX_STALL:
+            raise AmlError(f"Stall ({microseconds}): at most {MAX_STALL}; use Sleep", value=microseconds)
         super().__init__(EXT + b"\x21" + aml(microseconds))

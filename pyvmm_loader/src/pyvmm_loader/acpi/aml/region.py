@@ -28,6 +28,8 @@ class OperationRegion(Named):
 
 def field_list(fields: tuple[tuple[str | None, int], ...]) -> bytes:
     """Encode (name, bits) pairs; without a name the bits are skipped."""
+    if any(name is not None and bits < 1 for name, bits in fields):
+        raise AmlError("a field of no bits; leave it out")
     return b"".join([(b"\0" if name is None else segment(name)) + bare_length(bits) for name, bits in fields])
 
 
@@ -44,7 +46,7 @@ class Field(Term):
     <Field 21 bytes of AML>
     """
 
-    __slots__ = ()
+    __slots__ = ("declares",)
 
     def __init__(
         self,
@@ -56,12 +58,13 @@ class Field(Term):
     ) -> None:
         head = name_string(region) + bytes([_flags(access, update, lock=lock)])
         super().__init__(package(EXT + b"\x81", head + field_list(fields)))
+        self.declares = tuple([name for name, _ in fields if name is not None])
 
 
 class IndexField(Term):
     """`IndexField (index, data, ...)`: registers behind an index and a data register."""
 
-    __slots__ = ()
+    __slots__ = ("declares",)
 
     def __init__(
         self,
@@ -74,3 +77,4 @@ class IndexField(Term):
     ) -> None:
         head = name_string(index) + name_string(data) + bytes([_flags(access, update, lock=lock)])
         super().__init__(package(EXT + b"\x86", head + field_list(fields)))
+        self.declares = tuple([name for name, _ in fields if name is not None])

@@ -22,6 +22,9 @@ class ResourceTemplate(Buffer):
     __slots__ = ()
 
     def __init__(self, *descriptors: Term) -> None:
+        for descriptor in descriptors:
+            if not isinstance(descriptor, DESCRIPTORS):
+                raise AmlError(f"{descriptor!r} is no resource descriptor")
         super().__init__(b"".join([bytes(descriptor) for descriptor in descriptors]) + END_TAG)
 
 
@@ -72,6 +75,8 @@ class Interrupt(Term):
 
     def __init__(self, *lines: int, level: bool = False, low: bool = False, shared: bool = False) -> None:
         flags = 1 | (not level) << 1 | low << 2 | shared << 3  # bit 0: the device consumes it
+        if not lines:
+            raise AmlError("an interrupt descriptor without an interrupt; leave it out")
         body = bytes([flags]) + raw_number(len(lines), 1, "how many interrupts:")
         body += b"".join([raw_number(line, 4, "interrupt") for line in lines])
         super().__init__(pack("<BH", 0x89, len(body)) + body)
@@ -156,3 +161,7 @@ def _mask(lines: tuple[int, ...]) -> int:
             raise AmlError(f"ISA interrupt {line}: there are 0 to 15; use Interrupt for others", line=line)
         mask |= 1 << line
     return mask
+
+
+DESCRIPTORS = (Memory32Fixed, Io, IrqNoFlags, Irq, Interrupt, _Window)
+"""What may stand in a template."""

@@ -16,6 +16,13 @@ class Term:
 
     __slots__ = ("_bytes",)
 
+    opens_else, needs_if = False, False
+    """Whether an `Else` may follow it, and whether it is one."""
+    declares: tuple[str, ...] = ()
+    """The names that it puts into the place where it stands."""
+    inside: tuple[Term, ...] = ()
+    """The terms that are a place of their own, below its name."""
+
     def __init__(self, encoded: bytes) -> None:
         self._bytes = encoded
 
@@ -85,5 +92,8 @@ def package(opcode: bytes, body: bytes) -> bytes:
 
 
 def body_of(terms: tuple[Term | int | str | bytes, ...]) -> bytes:
-    """Return a list of terms, one behind the other."""
+    """Return a list of terms, one behind the other; raises AmlError for an `Else` that follows no `If`."""
+    for before, term in zip((None, *terms), terms, strict=False):
+        if isinstance(term, Term) and term.needs_if and not (isinstance(before, Term) and before.opens_else):
+            raise AmlError("an Else that follows no If; put it behind one")
     return b"".join([aml(term) for term in terms])

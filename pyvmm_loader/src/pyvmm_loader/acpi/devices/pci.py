@@ -71,6 +71,11 @@ class PciHost:
     ) -> None:
         if not 1 <= buses <= 256 or not 1 <= slots <= 32:
             raise ValueError(f"{buses} buses, {slots} slots: a segment has 1 to 256 buses of 1 to 32 slots")
+        for name, window, most in (("mmio32", mmio32, 1 << 32), ("mmio64", mmio64, 1 << 64), ("io", io, 1 << 16)):
+            if window is not None and (window[0] < 0 or window[1] < 1 or sum(window) > most):
+                raise ValueError(f"{name} {window}: a base and a size that end at {most:#x}")
+        if any(not 0 <= irq <= 0xFFF for irq in irqs):
+            raise ValueError(f"interrupts {list(irqs)}: the names of link devices count to 0xfff")
         self.ecam = ecam
         self.buses = buses
         self.mmio32 = mmio32
