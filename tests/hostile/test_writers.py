@@ -123,7 +123,7 @@ def fill(node: Node, shape: Any, refer: bool) -> None:  # noqa: ANN401 - recursi
 
 @hostile
 @given(TREES, RESERVATIONS, st.integers(-1, 1 << 32), st.booleans())
-def test_device_trees(shape: Any, reservations: list[tuple[int, int]], cpu: int, refer: bool) -> None:  # noqa: ANN401
+def test_device_trees(shape: Any, reservations: list[tuple[int, int]], cpu: int, refer: bool) -> None:  # noqa: ANN401 - recursive
     tree = Fdt(reservations=reservations, boot_cpu=cpu)
     try:
         fill(tree.root, shape, refer)

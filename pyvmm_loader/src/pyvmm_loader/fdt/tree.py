@@ -43,12 +43,12 @@ class Fdt:
     def __bytes__(self) -> bytes:
         """Return the flattened tree; raises FdtError for one that nobody would read, FieldRange for numbers."""
         _check_reservations(self.reservations)
-        strings, structure = _Strings(), bytearray()
+        strings, structure, known = _Strings(), bytearray(), set[str]()
         for node, depth in _walk(self.root):
             if node is None:
                 structure += END_NODE.to_bytes(4, "big")
                 continue
-            _check_node(node, depth)
+            _check_node(node, depth, known)
             _write_node(node, structure, strings)
         _check_phandles(self.root)
         structure += END.to_bytes(4, "big")
@@ -110,33 +110,37 @@ def _walk(root: Node) -> Iterator[tuple[Node | None, int]]:
         pending.extend([(child, depth + 1) for child in reversed(node.children)])
 
 
-def _check_node(node: Node, depth: int) -> None:
+def _check_node(node: Node, depth: int, known: set[str]) -> None:
+    """Raise FdtError for a node that nobody would read; `known` are names that were looked at already."""
     # the root "does not have a node-name or unit-address" (2.2.1), every other has one
     if bool(node.name) != (depth > 1):
         raise FdtError(f"a node named {node.name!r} at depth {depth}; only the root has no name", field="name")
-    _check_name(node.name)
+    _check_name(node.name, known)
     if len({child.name for child in node.children}) < len(node.children):
         raise FdtError(f"{node.name or '/'} has two children of one name", field="name")
     for name, value in node.properties.items():
         if not name or not isinstance(value, bytes):
             raise FdtError(f"{node.name or '/'}: {name!r} is {type(value).__name__}, not bytes", field=name)
-        _check_name(name)
+        if name not in known:
+            _check_name(name, known)
         if name in ("phandle", "linux,phandle"):
             check_property(node.name, name, value)
-    base = node.name.partition("@")[0].encode("ascii")
-    if node.properties.get("name", base + b"\0") != base + b"\0":
+    if "name" in node.properties and node["name"] != node.name.partition("@")[0].encode("ascii") + b"\0":
         raise FdtError(f"{node.name}: its property 'name' says another one; leave it out", field="name")
 
 
-def _check_name(name: str) -> None:
+def _check_name(name: str, known: set[str]) -> None:
     if len(name) > MAX_NAME or not NAME_CHARACTERS.issuperset(name):
         raise FdtError(f"{name!r:.80} is no name in a device tree", field="name", value=name)
+    known.add(name)
 
 
 def _check_phandles(root: Node) -> None:
     # "The value of the phandle property shall be ... unique within the devicetree" (2.3.3)
     taken: dict[bytes, Node] = {}
     for node in root.walk():
+        if "phandle" not in node.properties and "linux,phandle" not in node.properties:
+            continue
         numbers = {node.properties[name] for name in ("phandle", "linux,phandle") if name in node.properties}
         if len(numbers) > 1:
             raise FdtError(f"{node.name or '/'} has two phandles; linux,phandle must be the same", field="phandle")
@@ -163,11 +167,15 @@ class _Strings:
 
     def __init__(self) -> None:
         self.block = bytearray()
+        self._found: dict[str, int] = {}
 
     def offset(self, name: str) -> int:
+        if name in self._found:
+            return self._found[name]
         raw = name.encode("ascii") + b"\0"
         found = self.block.find(raw)
         if found < 0:
             found = len(self.block)
             self.block += raw
+        self._found[name] = found
         return found

@@ -74,6 +74,8 @@ class FileTree:
 
     def _resolve(self, folder: str, name: str) -> tuple[str, list[str]]:
         """Follow a path, links too; return how far it leads, and what is not there."""
+        if not self._targets and self._kinds.get(folder) == stat.S_IFDIR:
+            return folder, []  # as most are: without links a path is what it says
         at, links = "", 0
         parts = folder.split("/") if folder else []
         parts.reverse()

@@ -5,27 +5,25 @@ Source: ACPI 6.5, 20.2.5.3.
 
 from __future__ import annotations
 
-from pyvmm_loader.acpi.aml.term import Term, aml, body_of, package
+from pyvmm_loader.acpi.aml.term import ELSE, IF, Term, aml, body_of, package
 
 
 class If(Term):
     """`If (condition) {...}`; an `Else` may follow it as the next term."""
 
     __slots__ = ()
-    opens_else = True
 
     def __init__(self, condition: Term | int, *terms: Term) -> None:
-        super().__init__(package(b"\xa0", aml(condition) + body_of(terms)))
+        super().__init__(package(IF, aml(condition) + body_of(terms)))
 
 
 class Else(Term):
     """`Else {...}`, behind an `If`."""
 
     __slots__ = ()
-    needs_if = True
 
     def __init__(self, *terms: Term) -> None:
-        super().__init__(package(b"\xa1", body_of(terms)))
+        super().__init__(package(ELSE, body_of(terms)))
 
 
 class ElseIf(Else):

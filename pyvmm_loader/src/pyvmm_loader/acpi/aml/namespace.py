@@ -14,34 +14,39 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    Place = tuple[str, ...]
-
 PREDEFINED = ("_GPE", "_PR_", "_SB_", "_SI_", "_TZ_", "_GL_", "_OS_", "_OSI", "_REV")
+ROOT = "\\"
 
 
-def resolve(place: Place, name: str) -> Place:
-    """Return where a name that is declared at a place belongs; raises AmlError above the root."""
+def resolve(place: str, name: str) -> str:
+    r"""Return where a name that is declared at a place belongs; raises AmlError above the root.
+
+    >>> resolve("\\._SB_.DEV0", "^A")
+    '\\._SB_.A___'
+    """
     rest = name.lstrip("^")
-    up = len(name) - len(rest)
-    if not up and rest.startswith("\\"):
-        place, rest = (), rest[1:]
-    if up > len(place):
-        raise AmlError(f"{name!r} leads above the root", name=name)
-    place = place[: len(place) - up]
-    return place + tuple([part.ljust(4, "_") for part in rest.split(".")]) if rest else place
+    for _ in range(len(name) - len(rest)):
+        if place == ROOT:
+            raise AmlError(f"{name!r} leads above the root", name=name)
+        place = place.rpartition(".")[0]
+    if rest == name and rest.startswith("\\"):
+        place, rest = ROOT, rest[1:]
+    return ".".join([place, *[part.ljust(4, "_") for part in rest.split(".")]]) if rest else place
 
 
 def check_names(terms: Iterable[Term]) -> None:
     """Raise AmlError where terms declare a name twice."""
-    taken: set[Place] = {(name,) for name in PREDEFINED}
-    pending: list[tuple[Place, Term]] = [((), term) for term in terms]
+    taken = {f"{ROOT}.{name}" for name in PREDEFINED}
+    pending = [(ROOT, term) for term in terms]
     while pending:
         place, term = pending.pop()
+        found = place
         for name in term.declares:
-            found = resolve(place, name)
+            # most are one name in the place where they stand
+            found = f"{place}.{name}" if len(name) == 4 and name.isidentifier() else resolve(place, name)
             if found in taken:
-                raise AmlError(f"\\{'.'.join(found)} is declared twice; give one of them another name", name=name)
+                raise AmlError(f"{found} is declared twice; give one of them another name", name=name)
             taken.add(found)
         if term.inside:
-            within = resolve(place, getattr(term, "name", ""))
-            pending.extend([(within, inner) for inner in term.inside if isinstance(inner, Term)])
+            within = found if term.declares else resolve(place, getattr(term, "name", ""))
+            pending.extend([(within, inner) for inner in term.inside if inner.declares or inner.inside])

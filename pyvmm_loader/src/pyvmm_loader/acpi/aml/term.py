@@ -5,6 +5,7 @@ from __future__ import annotations
 from pyvmm_loader.errors import LoaderError
 
 MAX_PACKAGE = (1 << 28) - 1
+IF, ELSE = b"\xa0", b"\xa1"
 
 
 class AmlError(LoaderError, ValueError):
@@ -16,8 +17,6 @@ class Term:
 
     __slots__ = ("_bytes",)
 
-    opens_else, needs_if = False, False
-    """Whether an `Else` may follow it, and whether it is one."""
     declares: tuple[str, ...] = ()
     """The names that it puts into the place where it stands."""
     inside: tuple[Term, ...] = ()
@@ -93,7 +92,10 @@ def package(opcode: bytes, body: bytes) -> bytes:
 
 def body_of(terms: tuple[Term | int | str | bytes, ...]) -> bytes:
     """Return a list of terms, one behind the other; raises AmlError for an `Else` that follows no `If`."""
-    for before, term in zip((None, *terms), terms, strict=False):
-        if isinstance(term, Term) and term.needs_if and not (isinstance(before, Term) and before.opens_else):
-            raise AmlError("an Else that follows no If; put it behind one")
-    return b"".join([aml(term) for term in terms])
+    parts = [aml(term) for term in terms]
+    joined = b"".join(parts)
+    if ELSE in joined:
+        for before, part in zip((b"", *parts), parts, strict=False):
+            if part.startswith(ELSE) and not before.startswith(IF):
+                raise AmlError("an Else that follows no If; put it behind one")
+    return joined
