@@ -50,6 +50,7 @@ ABSTRACT = {
 INSIDE = {
     "pyvmm_virtio.transport.base.Control": "pyvmm_virtio.transport.mmio.VirtioMmio",
     "pyvmm_virtio.transport.pci._State": "pyvmm_virtio.transport.pci.VirtioPci",
+    "pyvmm_virtio.devices.block.under_way.UnderWay": "pyvmm_virtio.devices.block.device.Block",
     "pyvmm_virtio.devices.throttle.Throttle": "pyvmm_virtio.devices.block.device.Block",
 }
 """What is a part of something else, whose state has its own in it."""
@@ -209,6 +210,24 @@ def virtio(make: Callable[[EventLoop], VirtioDevice], transport: str, ring: str,
     return lambda: VirtioSubject(make, transport, ring, bare=bare)
 
 
+def with_requests(transport: str, ring: str, *, bare: bool) -> Callable[[], Subject]:
+    """A disk that was saved with a read under way, of 512 bytes at the end of memory."""
+
+    def make() -> Subject:
+        subject = VirtioSubject(block, transport, ring, bare=bare)
+        end = subject.driver.memory.last_addr().raw_value() & ~0xFFF
+        descriptors = [[end, 16, 1, 1], [end + 16, 512, 3, 2], [end + 528, 1, 2, 0]]
+        state = subject.state()
+        virtio = state if bare else state.get("virtio") or state["parts"]["virtio"]["virtio"]
+        virtio["own"]["requests"] = [{"queue": 0, "head": 0, "descriptors": descriptors}]
+        virtio["queues"][0]["in_flight"] = [[0, 3]]
+        subject.restore(state)
+        assert subject.state() == state
+        return subject
+
+    return make
+
+
 def block(loop: EventLoop) -> VirtioDevice:
     from pyvmm_virtio.backends.memory import MemoryDisk
     from pyvmm_virtio.devices import Block
@@ -321,7 +340,11 @@ MAKERS: dict[str, list[Callable[[], Subject]]] = {
     "pyvmm_device.qemu.pvpanic.Pvpanic": [device_case("pvpanic")],
     "pyvmm_device.ram.Ram": [device_case("ram")],
     "pyvmm_device.riscv.plic.Plic": [device_case("plic")],
-    "pyvmm_virtio.devices.block.device.Block": [virtio(block, "mmio", "split", bare=True)],
+    "pyvmm_virtio.devices.block.device.Block": [
+        virtio(block, "mmio", "split", bare=True),
+        with_requests("mmio", "packed", bare=True),
+        with_requests("pci", "split", bare=False),
+    ],
     "pyvmm_virtio.devices.console.device.Console": [virtio(console, "mmio", "packed", bare=True)],
     "pyvmm_virtio.devices.console.port.Port": [port],
     "pyvmm_virtio.devices.net.device.Net": [virtio(net, "mmio", "split", bare=True)],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import closing
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -60,12 +61,11 @@ def test_every_class_with_a_state_is_attacked() -> None:
 
 @every_subject
 def test_a_state_is_taken_back(make: Callable[[], Subject]) -> None:
-    subject = make()
-    saved = subject.state()
-    subject.restore(saved)
-    assert subject.state() == saved
-    subject.use(Random(0))
-    subject.close()
+    with closing(make()) as subject:
+        saved = subject.state()
+        subject.restore(saved)
+        assert subject.state() == saved
+        subject.use(Random(0))
 
 
 def attack(subject: Subject, count: int, seed: object, wind_up: Callable[[], None]) -> int:
@@ -96,26 +96,25 @@ def attack(subject: Subject, count: int, seed: object, wind_up: Callable[[], Non
 
 @every_subject
 def test_hostile_states(make: Callable[[], Subject], watchdog: Callable[[], None]) -> None:
-    subject, count = make(), MUTATIONS // len(SUBJECTS)
-    refused = attack(subject, count, "short", watchdog)
+    count = MUTATIONS // len(SUBJECTS)
+    with closing(make()) as subject:
+        refused = attack(subject, count, "short", watchdog)
     assert refused > count // 10, "hardly anything was wrong with them"
-    subject.close()
 
 
 @every_subject
 def test_what_is_no_state_at_all(make: Callable[[], Subject], watchdog: Callable[[], None]) -> None:
-    subject = make()
-    saved = subject.state()
-    for wrong in VALUES:
-        watchdog()
-        try:
-            subject.restore(wrong)
-        except REFUSAL:
-            assert subject.state() == saved
-        else:
-            # a port without anything to say has an empty state
-            assert wrong == {} or (isinstance(wrong, dict) and set(wrong) <= set(saved)), show(wrong)
-    subject.close()
+    with closing(make()) as subject:
+        saved = subject.state()
+        for wrong in VALUES:
+            watchdog()
+            try:
+                subject.restore(wrong)
+            except REFUSAL:
+                assert subject.state() == saved
+            else:
+                # a port without anything to say has an empty state
+                assert wrong == {} or (isinstance(wrong, dict) and set(wrong) <= set(saved)), show(wrong)
 
 
 def attack_bytes(subject: stateful_bytes.BytesSubject, count: int, seed: object, wind_up: Callable[[], None]) -> int:
@@ -149,27 +148,25 @@ every_bytes_subject = pytest.mark.parametrize(
 
 @every_bytes_subject
 def test_hostile_bytes(make: Callable[[], stateful_bytes.BytesSubject], watchdog: Callable[[], None]) -> None:
-    subject, count = make(), MUTATIONS // 20
-    refused = attack_bytes(subject, count, "short", watchdog)
+    count = MUTATIONS // 20
+    with closing(make()) as subject:
+        refused = attack_bytes(subject, count, "short", watchdog)
     assert refused > count // 10, "hardly anything was wrong with them"
-    subject.close()
 
 
 @pytest.mark.slow
 @every_bytes_subject
 def test_many_hostile_bytes(make: Callable[[], stateful_bytes.BytesSubject], watchdog: Callable[[], None]) -> None:
-    subject = make()
-    attack_bytes(subject, LONG // 20, "long", watchdog)
-    subject.close()
+    with closing(make()) as subject:
+        attack_bytes(subject, LONG // 20, "long", watchdog)
 
 
 @pytest.mark.slow
 @every_subject
 def test_a_million_states(make: Callable[[], Subject], watchdog: Callable[[], None]) -> None:
     for seed in range(10):
-        subject = make()
-        attack(subject, LONG // len(SUBJECTS) // 10, seed, watchdog)
-        subject.close()
+        with closing(make()) as subject:
+            attack(subject, LONG // len(SUBJECTS) // 10, seed, watchdog)
 
 
 def test_messages_have_an_end() -> None:

@@ -21,13 +21,14 @@ from _thread import get_ident
 from collections import deque
 
 from pyvmm_device.locks import Lock
+from pyvmm_device.tally import ERROR, Tally
 from pyvmm_virtio.errors import DeviceBusy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from threading import Event
-    from typing import Any, TypeVar
+    from typing import Any, ClassVar, TypeVar
 
     Call = tuple[Callable[..., object], tuple[Any, ...]]
     T = TypeVar("T")
@@ -48,6 +49,9 @@ class Mailbox:
     """
 
     __slots__ = ("_heirs", "calls", "lock", "within")
+
+    lost: ClassVar[Tally] = Tally(__name__)
+    """What came out of the calls of those that have no `failed` of their own."""
 
     def __init__(self) -> None:
         self.lock = Lock()
@@ -156,6 +160,5 @@ class Mailbox:
 
     def failed(self, error: Exception) -> None:
         """Take what came out of a call that waited."""
-        import logging
-
-        logging.getLogger(__name__).error("%r: a call failed: %r", self, error)
+        message = "%r: a call failed (others of this kind are only counted): %r"
+        self.lost.count(type(error).__name__, message, self, error, level=ERROR)
