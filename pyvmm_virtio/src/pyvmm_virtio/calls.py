@@ -92,6 +92,7 @@ class Calls(Turns):
                 return  # whatever ends that looks at every queue
             if self.within or self.coming:
                 self.owed.add(index)
+                self.more = True
                 return
             self.within = get_ident()
         try:
@@ -118,8 +119,16 @@ class Calls(Turns):
     def _turn(self, index: int) -> None:
         self._last = index
         self.owed.discard(index)
-        if self.open:
-            self._call(self.device.process_queue, index)
+        if not self.open:
+            return
+        try:
+            self.device.process_queue(index)
+        except Exception as error:  # noqa: BLE001 - as in `_call`
+            self._note(error)
+        if self.completed:
+            self.notify_driver()
+        if self.room <= 0:
+            self.more = True  # the slice is to be renewed
 
     def upcoming(self) -> Call | None:
         """Return how the next turn that is owed is come by."""
@@ -143,6 +152,7 @@ class Calls(Turns):
             if self.within or not self.owed or not self.open:
                 return
             self.within = get_ident()
+            self.more = True  # the others that are owed one
             index = self._next_owed()
         try:
             self._turn(index)
@@ -159,6 +169,8 @@ class Calls(Turns):
             self._note(error)
         if self.completed:
             self.notify_driver()
+        if self.room <= 0:
+            self.more = True
         return not self.needs_reset
 
     def notify_driver(self) -> None:
@@ -170,17 +182,23 @@ class Calls(Turns):
                 wanted = device.queues[index].needs_notification(device.memory)
             except Exception as error:  # noqa: BLE001 - as in `_call`
                 self._note(error)
-            else:
-                if wanted:
-                    self.tell(self.interrupt.signal_queue, index)
+                continue
+            if wanted:
+                try:
+                    self.interrupt.signal_queue(index)
+                except Exception as error:  # noqa: BLE001 - as in `tell`
+                    self._lose(error)
 
     def tell(self, signal: Callable[..., object], *arguments: int) -> None:
         """Interrupt the driver; what is wrong with the way to it is counted, and the device goes on."""
         try:
             signal(*arguments)
         except Exception as error:  # noqa: BLE001 - a machine has written it, and the request is done
-            message = "%r: an interrupt is lost (later ones are only counted): %r"
-            self.faults.count("interrupt", message, self.device, repr(error), level=ERROR)
+            self._lose(error)
+
+    def _lose(self, error: Exception) -> None:
+        message = "%r: an interrupt is lost (later ones are only counted): %s"
+        self.faults.count("interrupt", message, self.device, repr(error), level=ERROR)
 
     def tell_config(self) -> None:
         """Tell the driver, where there is one, that the configuration or the status changed."""

@@ -45,10 +45,11 @@ class Mailbox:
     Attributes:
         calls: those that wait, for a subclass that looks at them under the lock.
         lock: of the bookkeeping; nothing is called out under it.
+        more: set by a subclass, under the lock or within, where `upcoming` may have something.
         within: the thread that makes calls now, or 0.
     """
 
-    __slots__ = ("_heirs", "calls", "lock", "within")
+    __slots__ = ("_heirs", "calls", "lock", "more", "within")
 
     lost: ClassVar[Tally] = Tally(__name__)
     """What came out of the calls of those that have no `failed` of their own."""
@@ -56,6 +57,7 @@ class Mailbox:
     def __init__(self) -> None:
         self.lock = Lock()
         self.within = 0
+        self.more = False
         self.calls: deque[Call] = deque()
         self._heirs: list[tuple[int, Event]] = []
 
@@ -131,7 +133,14 @@ class Mailbox:
 
     def leave(self) -> None:
         """Make the calls that wait, and be within no more."""
-        while (call := self._next()) is not None:
+        while True:
+            with self.lock:
+                if not (self.calls or self.more or self._heirs):
+                    self.within = 0
+                    return
+            call = self._next()
+            if call is None:
+                return
             function, arguments = call
             try:
                 function(*arguments)
@@ -148,6 +157,7 @@ class Mailbox:
             if not self._heirs:
                 call = self.calls.popleft() if self.calls else self.upcoming()
                 if call is None:
+                    self.more = False
                     self.within = 0
                 return call
             self.within, come = self._heirs.pop(0)
@@ -155,7 +165,7 @@ class Mailbox:
         return None
 
     def upcoming(self) -> Call | None:
-        """Return what is to be done when no call waits any more; called under the lock."""
+        """Return what is to be done when no call waits any more, if `more` is set; called under the lock."""
         return None
 
     def failed(self, error: Exception) -> None:

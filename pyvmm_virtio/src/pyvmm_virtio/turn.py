@@ -107,7 +107,8 @@ class Turns(Mailbox):
             for _ in range(queue.size()):
                 chain = pop(memory)
                 if chain is not None:
-                    self.room -= chain.length + DESCRIPTOR_BYTES * len(chain.raw)
+                    if bounded:
+                        self.room -= chain.length + DESCRIPTOR_BYTES * len(chain.raw)
                     yield chain
                     if not self.open:
                         return
@@ -145,7 +146,8 @@ class Turns(Mailbox):
             count, moved, stopped = take(queue, memory, self.room if bounded else UNBOUNDED)
             if count:
                 self.completed.add(index)
-            self.room -= moved + DESCRIPTOR_BYTES * count
+            if bounded:
+                self.room -= moved + DESCRIPTOR_BYTES * count
             if stopped:
                 return False
             if is_empty(queue, memory):
@@ -174,6 +176,7 @@ class Turns(Mailbox):
         """Have a queue looked at again, after all others; for a device that stops with something left to do."""
         with self.lock:
             self.owed.add(index)
+            self.more = True
 
     def has_room(self) -> bool:
         """Say whether anything is left of the slice; without a loop there always is."""

@@ -110,11 +110,12 @@ class SplitQueue(BaseQueue):
         self.avail_position = (next_avail + 1) & U16_MAX
         if head >= size:
             raise InvalidDescriptorIndex(self.index, head, head, f"the head is beyond the {size} descriptors")
-        if head in self.in_flight:
+        in_flight = self.in_flight
+        if head in in_flight:
             # 2.7.13: what was made available is the device's until it is in the used ring; so there are never more
             # chains under way than the ring has descriptors
             raise ChainInFlight(self.index, head, head, "the chain is offered again before it was given back")
-        self.in_flight[head] = 1
+        in_flight[head] = 1
         raw = _unpack(self._table, head << 4)
         if raw[2] & LINKED:
             return self._walk(memory, head, raw)

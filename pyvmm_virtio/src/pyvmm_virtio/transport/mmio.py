@@ -6,7 +6,7 @@ their registers read as zeros.
 
 from __future__ import annotations
 
-from pyvmm_device.locks import DeferringLock
+from pyvmm_device.locks import DeferringLock, Lock
 from pyvmm_device.state import uint
 from pyvmm_virtio.constants import features as f
 from pyvmm_virtio.constants import mmio as m
@@ -51,8 +51,8 @@ class VirtioMmio:
         self.interrupt_status = 0
         self._raise, self._lower = _lines(interrupt)
         # a line goes where the last one of several threads wants it to, so its moves keep their order; edges have none
-        self._is_level = self._lower is not _nothing
-        self._status_lock = DeferringLock()
+        is_level = self._lower is not _nothing
+        self._status_lock = DeferringLock() if is_level else Lock()
         self._shared = 0
         self.control = Control(device, memory, self, iommu=iommu)
         # 4.2.2.1: "Upon reset, the device MUST clear all bits in InterruptStatus"
@@ -78,15 +78,15 @@ class VirtioMmio:
             # 4.2.2.1: "MUST present each event by setting the corresponding bit in InterruptStatus from the moment it
             # takes place": before the interrupt
             self.interrupt_status |= bit
-            if self._is_level:
+            if isinstance(self._status_lock, DeferringLock):
                 self._status_lock.after(self._raise)
-        if not self._is_level:
-            self._raise()
+                return
+        self._raise()
 
     def _acknowledge(self, bits: int) -> None:
         with self._status_lock:
             self.interrupt_status &= ~bits
-            if self._is_level and not self.interrupt_status:
+            if not self.interrupt_status and isinstance(self._status_lock, DeferringLock):
                 self._status_lock.after(self._lower)
 
     def _forget(self) -> None:
@@ -127,6 +127,9 @@ class VirtioMmio:
             if self.device.negotiated(f.VIRTIO_F_NOTIFICATION_DATA):
                 index &= 0xFFFF  # the upper half says how far the driver is, which the ring does as well
             self.device.kick(index)
+            return
+        if offset == m.VIRTIO_MMIO_INTERRUPT_ACK and len(data) == 4:
+            self._acknowledge(int.from_bytes(data, "little"))
             return
         if offset >= m.VIRTIO_MMIO_CONFIG:
             # a copy, for the processor goes on where another one is at it
@@ -169,7 +172,6 @@ class VirtioMmio:
             m.VIRTIO_MMIO_QUEUE_SEL: select("queue_select"),
             m.VIRTIO_MMIO_QUEUE_NUM: c.set_queue_size,
             m.VIRTIO_MMIO_QUEUE_READY: self._write_ready,
-            m.VIRTIO_MMIO_INTERRUPT_ACK: self._acknowledge,
             m.VIRTIO_MMIO_STATUS: self._write_status,
             m.VIRTIO_MMIO_QUEUE_DESC_LOW: address("desc_table", high=False),
             m.VIRTIO_MMIO_QUEUE_DESC_HIGH: address("desc_table", high=True),

@@ -65,8 +65,8 @@ class Receiver:
             self._look_up()
         # new buffers are news only where they were missed
         dispatch.hush(self._index)
-        self._left = FRAMES_PER_TURN
-        while self._left > 0 and dispatch.has_room():
+        self._left = FRAMES_PER_TURN if dispatch.has_room() else 0
+        while self._left > 0:
             if not self._length and not self._take():
                 break
             if not self._paid:
@@ -105,12 +105,20 @@ class Receiver:
         if not self._chains and not self._take_chain():
             self._starved = True
             return False
-        while self._left > 0 and device.dispatch.has_room():
-            count = self._receive()
+        bounded = device.loop is not None
+        while self._left > 0:
+            try:
+                count = device.backend.receive(self._pair, self._target)
+            except OSError as error:
+                note_failure(device, "receive", error)
+                return False
             if not count:
                 return False
             self._left -= 1
-            device.dispatch.room -= count + FRAME_COST
+            if bounded:
+                device.dispatch.room -= count + FRAME_COST
+                if device.dispatch.room <= 0:
+                    self._left = 0  # this one is the last of the turn
             length = count + HEADER_SIZE - device.backend.header_size
             frame = self._buffer[HEADER_SIZE:length]
             if not device.link_up or length < HEADER_SIZE + ETHERNET_HEADER or not device.filter.wants(frame):
@@ -125,14 +133,6 @@ class Receiver:
             return True
         self._come_back()
         return False
-
-    def _receive(self) -> int:
-        """Take a frame out of the network; what it cannot give is nobody's."""
-        try:
-            return self._device.backend.receive(self._pair, self._target)
-        except OSError as error:
-            note_failure(self._device, "receive", error)
-            return 0
 
     def _exceeds_mtu(self, frame: memoryview) -> bool:
         """Say whether a frame must not be passed: 5.1.4.1, those "that exceed mtu ... with gso_type NONE or ECN"."""
