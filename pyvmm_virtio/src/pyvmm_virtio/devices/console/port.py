@@ -171,7 +171,7 @@ class Port:
         try:
             return self.backend.write(data)
         except OSError as error:
-            note_failure(device, "output", error)
+            note_failure(device, "port output", error)
             return len(data)
 
     def _take(self, device: Console, room: int) -> bytes:
@@ -179,7 +179,7 @@ class Port:
         try:
             return self.backend.read(room)
         except OSError as error:
-            note_failure(device, "input", error)
+            note_failure(device, "port input", error)
             return b""
 
     def pump_in(self) -> None:
