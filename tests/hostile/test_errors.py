@@ -192,9 +192,8 @@ def test_rings_in_memory_that_is_mapped_read_only(kind: type[BaseQueue]) -> None
     from pyvmm_virtio.errors import InvalidRing
 
     writable = GuestRegionMmap(0, 0x10000)
-    readable = GuestRegionMmap(
-        0x10000, 0x10000, MmapRegion.build(None, 0x10000, mmap.PROT_READ, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    )
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    readable = GuestRegionMmap(0x10000, 0x10000, MmapRegion.build(None, 0x10000, mmap.PROT_READ, flags))
     memory = GuestMemoryMmap.from_regions([writable, readable])
     queue = kind(16)
     queue.try_set_desc_table_address(0x1000 if kind.ring == "split" else 0x11000)
@@ -255,7 +254,7 @@ def test_ports_that_refuse(
     monkeypatch.setattr(kind, method, refuse)
     monkeypatch.setattr(kind, "close", int)
     monkeypatch.setattr(kind, "__repr__", object.__repr__)
-    port: Any = kind.__new__(kind)
+    port: Any = object.__new__(kind)
     BasePort.__init__(port)  # what every port has, without what this kind opens
     monkeypatch.setattr(kind, "write" if method == "read" else "read", lambda _, data: 1 if method == "read" else b"")
     device = Console(port)

@@ -135,7 +135,7 @@ def test_what_is_written_to_plugged_memory_is_marked(name: str, transport: str, 
     plugged = 2 << 32
     first = tracked(0, MEMORY)
     cell = GuestMemoryAtomic(first)
-    device = make(name)
+    device: Any = make(name)
     driver = drive(device, transport, ring, memory=first, start=False)
     driver.after_start = int
     driver.completed = lambda _: None

@@ -1,11 +1,10 @@
-"""Whoever is within a device, nobody waits for them: calls, kicks, resets, pauses and status registers of other threads."""
+"""Whoever is within a device, nobody waits for them: calls, kicks, resets, pauses and registers of other threads."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
 from threading import Event, Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,6 +15,9 @@ from pyvmm_virtio.errors import DeviceBusy
 from pyvmm_virtio.in_flight import InFlight
 from pyvmm_virtio.mailbox import PATIENCE, Mailbox
 from pyvmm_virtio.transport import status as s
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 WAIT = 10.0
 SOON = PATIENCE + 3.0
@@ -233,12 +235,14 @@ def test_workers_hold_a_reset_and_nobody_else() -> None:
     device = Holding()
     with drive(device, indirect=False) as driver:
         device.order.clear()
-        device.in_flight.__enter__()
+        workers = device.in_flight
+        assert workers is not None
+        workers.__enter__()
         in_time(driver.port.set_status, 0)
         assert device.resetting
         assert device.order == [("drop", None)]
         assert driver.port.status() != 0
-        device.in_flight.__exit__(None, None, None)
+        workers.__exit__(None, None, None)
         assert device.order == [("drop", None), "reset"]
         assert driver.port.status() == 0
 
