@@ -377,8 +377,7 @@ class Dispatching(RuleBasedStateMachine):
         if not close:
             self.device.fail(VirtqueueError(0, None, None, "as asked for"))
             return
-        with self.device.lock:
-            self.device.active = False
+        self.device.active = False
 
     # the machine
 

@@ -344,8 +344,7 @@ def test_queue_reset(start: Start) -> None:
     device = Echo()
     driver = start(device)
     driver.request(0, b"before", into=6)
-    with device.lock:
-        device.paused = True
+    device.paused = True
     request = driver.submit(0, (b"lost",), (4,))
     lost = driver.reset_queue(0)
     assert lost == [request]

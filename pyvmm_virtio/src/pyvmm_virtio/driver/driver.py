@@ -7,6 +7,7 @@ from threading import Condition
 
 from pyvmm_virtio.constants import features as f
 from pyvmm_virtio.constants.ring import VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC
+from pyvmm_virtio.driver.registers import wait_while
 from pyvmm_virtio.driver.rings import WRITE, PackedRing, RingFull, SplitRing
 from pyvmm_virtio.errors import VirtioError, VirtioUsageError
 from pyvmm_virtio.transport import status as s
@@ -33,6 +34,10 @@ RING_BITS = (
     f.VIRTIO_F_NOTIFICATION_DATA,
 )
 """What a driver of any type knows."""
+
+
+NOBODY = 0xFF
+"""What is read where nobody answers."""
 
 
 class DriverError(VirtioError):
@@ -130,9 +135,7 @@ class Driver:
 
     def start(self) -> Self:
         """Negotiate and set up every queue (3.1.1)."""
-        self.port.set_status(0)
-        while self.port.status():
-            pass
+        self.reset_device()
         self.port.set_status(s.ACKNOWLEDGE)
         self.port.set_status(s.ACKNOWLEDGE | s.DRIVER)
         self.features = self.port.device_features() & self.known
@@ -184,9 +187,16 @@ class Driver:
 
     def reset(self) -> Self:
         """Reset the device and begin anew; requests on their way are lost."""
-        self.port.set_status(0)
+        self.reset_device()
         self.forget()
         return self.start()
+
+    def reset_device(self) -> None:
+        """Reset the device, and wait for the status 0: until then it may touch the driver's memory (2.4.2)."""
+        self.port.set_status(0)
+        # who has no registers any more, as after a power-on reset of its bus, is done, too
+        if not wait_while(lambda: self.port.status() not in (0, NOBODY), self.pump):
+            raise DriverError("the reset does not come to its end: a back end of the device holds a request")
 
     def forget(self) -> None:
         """Give all queues and requests up: the device was reset, and is done with them."""
@@ -210,7 +220,7 @@ class Driver:
     def close(self) -> None:
         """Reset the device and give memory back; idempotent."""
         if self.queues:
-            self.port.set_status(0)
+            self.reset_device()
         self.forget()
         while self._closers:
             self._closers.pop()()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pyvmm_virtio.constants import mmio as m
-from pyvmm_virtio.driver.registers import Port
+from pyvmm_virtio.driver.registers import Port, wait_while
 from pyvmm_virtio.transport.mmio import MAGIC, VERSION, VIRTIO_MMIO_QUEUE_RESET
 
 TYPE_CHECKING = False
@@ -87,8 +87,7 @@ class MmioPort(Port):
         """Reset a queue."""
         self.set(m.VIRTIO_MMIO_QUEUE_SEL, index)
         self.set(VIRTIO_MMIO_QUEUE_RESET, 1)
-        while self.get(VIRTIO_MMIO_QUEUE_RESET):
-            pass
+        wait_while(lambda: self.get(VIRTIO_MMIO_QUEUE_RESET))
 
     def notify(self, index: int, value: int, size: int) -> None:  # noqa: ARG002 - this register has one size
         """Kick a queue."""

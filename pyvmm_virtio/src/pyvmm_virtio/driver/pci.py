@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pyvmm_device.pci import config_space as cs
 from pyvmm_virtio.constants import pci as p
-from pyvmm_virtio.driver.registers import Port
+from pyvmm_virtio.driver.registers import Port, wait_while
 from pyvmm_virtio.transport.pci import FIRST_DEVICE_ID, VENDOR_ID
 
 TYPE_CHECKING = False
@@ -200,8 +200,7 @@ class PciPort(Port):
         """Reset a queue."""
         self._select(index)
         self.set(p.VIRTIO_PCI_COMMON_Q_RESET, 1, 2)
-        while self.get(p.VIRTIO_PCI_COMMON_Q_RESET, 2):
-            pass
+        wait_while(lambda: self.get(p.VIRTIO_PCI_COMMON_Q_RESET, 2))
 
     def notify(self, index: int, value: int, size: int) -> None:
         """Kick a queue."""

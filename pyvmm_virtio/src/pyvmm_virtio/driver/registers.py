@@ -2,9 +2,31 @@
 
 from __future__ import annotations
 
+import time
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pyvmm_device.io_manager import IoManager
+
+RESET_SECONDS = 10.0
+"""How long a driver waits for the end of a reset; a back end may hold a request that long."""
+
+
+def wait_while(busy: Callable[[], object], pump: Callable[[], object] | None = None) -> bool:
+    """Wait for a register to say that a reset is over; false where it does not in `RESET_SECONDS`."""
+    end = 0.0
+    while busy():
+        now = time.monotonic()
+        end = end or now + RESET_SECONDS
+        if now > end:
+            return False
+        if pump is not None:
+            pump()
+        else:
+            time.sleep(0.0005)
+    return True
 
 
 class Port:

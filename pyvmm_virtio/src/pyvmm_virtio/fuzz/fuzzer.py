@@ -106,9 +106,10 @@ class Fuzzer:
     def reset(self) -> None:
         """Reset the device and set it up again; raises Finding where it does not work then."""
         driver = self.driver
-        driver.port.set_status(0)
-        if driver.port.status():
-            raise Finding(f"{self.name}: the status is not 0 after a reset")
+        try:
+            driver.reset_device()
+        except DriverError as error:
+            raise Finding(f"{self.name}: the status is not 0 after a reset") from error
         driver.forget()
         try:
             # its own requests first, which show that it works; then its rings belong to the attack
@@ -133,7 +134,7 @@ class Fuzzer:
     def _take_over(self) -> None:
         """Reset without a word and begin with empty rings."""
         driver = self.driver
-        driver.port.set_status(0)
+        driver.reset_device()
         driver.forget()
         after_start = driver.after_start
         driver.after_start = lambda: None

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from pyvmm_virtio.queue.chain import DescriptorChain
 
     class Queue(Protocol):
-        """A virtqueue of either format. Methods are not thread-safe: the device's lock is around them.
+        """A virtqueue of either format.
+
+        Methods are not thread-safe: they are for the device's calls, of which there is one at a time.
 
         The ``set_`` methods take what a driver writes: they ignore, with a log message, what cannot be. Their ``try_``
         twins raise `QueueConfigError`. Addresses come in halves of 32 bits; a whole one fits in `low` too.
