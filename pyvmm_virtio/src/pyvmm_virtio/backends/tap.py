@@ -174,10 +174,13 @@ class Tap:
         """Attach that many queues and detach the others, so that the kernel spreads frames over those in use."""
         if self.queue_pairs == 1 or pairs == self._attached:
             return
-        for fd in self._fds[min(pairs, self._attached) : max(pairs, self._attached)]:
-            flag = IFF_ATTACH_QUEUE if pairs > self._attached else IFF_DETACH_QUEUE
-            fcntl.ioctl(fd, TUNSETQUEUE, IFREQ.pack(b"", flag))
-        self._attached = pairs
+        # one by one, so that what the kernel refuses in between is known
+        while self._attached < pairs:
+            fcntl.ioctl(self._fds[self._attached], TUNSETQUEUE, IFREQ.pack(b"", IFF_ATTACH_QUEUE))
+            self._attached += 1
+        while self._attached > pairs:
+            fcntl.ioctl(self._fds[self._attached - 1], TUNSETQUEUE, IFREQ.pack(b"", IFF_DETACH_QUEUE))
+            self._attached -= 1
 
     def close(self) -> None:
         """Close the descriptors; an interface that was created by it vanishes. Idempotent."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pyvmm_virtio.constants import net as c
+from pyvmm_virtio.devices.net.filter import MAX_TABLE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,7 +65,9 @@ class Control:
             count, rest = int.from_bytes(data[:4], "little"), data[4:]
             if len(data) < 4 or count * 6 > len(rest):
                 return False
-            tables.append([rest[at : at + 6] for at in range(0, count * 6, 6)])
+            # one more than a table has says that it is too long, however long: then its addresses are not looked at
+            end = 6 * min(count, MAX_TABLE + 1)
+            tables.append([rest[at : at + 6] for at in range(0, end, 6)])
             data = rest[count * 6 :]
         if data:
             return False
