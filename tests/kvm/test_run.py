@@ -45,7 +45,7 @@ pytestmark = pytest.mark.kvm
 # exits
 
 
-def test_memory_mapped_exits_carry_live_data(boot: Callable[..., Guest]) -> None:
+def test_memory_mapped_exits_carry_their_data(boot: Callable[..., Guest]) -> None:
     guest = boot("copy")
     match guest.vcpu.run():
         case MmioRead(addr, data):
@@ -56,7 +56,6 @@ def test_memory_mapped_exits_carry_live_data(boot: Callable[..., Guest]) -> None
     match guest.vcpu.run():
         case MmioWrite(addr, data):
             assert (addr, bytes(data)) == (MMIO + 2, b"\x34\x12")
-            assert data.obj is guest.vcpu.get_kvm_run().obj
         case other:
             pytest.fail(repr(other))
     assert ended(guest.vcpu.run())
@@ -64,15 +63,16 @@ def test_memory_mapped_exits_carry_live_data(boot: Callable[..., Guest]) -> None
     assert guest.vcpu.exits == 3
 
 
-def test_the_same_event_is_the_same_object(boot: Callable[..., Guest]) -> None:
+def test_the_same_event_is_the_same_object_where_nobody_keeps_it(boot: Callable[..., Guest]) -> None:
     guest = boot("count")
-    first = guest.vcpu.run()
-    assert isinstance(first, MmioWrite)
-    width = len(first.data)
-    assert int.from_bytes(first.data, "little") == 1
-    for _ in range(2000):
-        assert guest.vcpu.run() is first
-    assert int.from_bytes(first.data, "little") == 2001 % (1 << 8 * width)
+    seen = set()
+    for count in range(1, 2001):
+        exit_ = guest.vcpu.run()
+        assert isinstance(exit_, MmioWrite)
+        assert int.from_bytes(exit_.data, "little") == count % (1 << 8 * len(exit_.data))
+        seen.add(id(exit_))
+    # two of them take turns, for this loop holds the last one while it asks for the next
+    assert len(seen) == 2
 
 
 def test_immediate_exit_completes_pending_input_without_entering_the_guest(boot: Callable[..., Guest]) -> None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pyvmm_kvm.device import CREATE_DEVICE_TEST as CREATE_DEVICE_TEST
     from pyvmm_kvm.device import DeviceFd as DeviceFd
     from pyvmm_kvm.dirty_ring import DirtyRing as DirtyRing
+    from pyvmm_kvm.errors import BusyError as BusyError
     from pyvmm_kvm.errors import ClosedError as ClosedError
     from pyvmm_kvm.errors import KvmError as KvmError
     from pyvmm_kvm.errors import MsrError as MsrError
@@ -148,7 +149,7 @@ _HOMES = {
     "crash": "crash_report",
     "device": "CREATE_DEVICE_TEST DeviceFd",
     "dirty_ring": "DirtyRing",
-    "errors": "ClosedError KvmError MsrError StateError",
+    "errors": "BusyError ClosedError KvmError MsrError StateError",
     "exits.hot": "Again Hlt Intr IoIn IoOut MmioRead MmioWrite Shutdown StringIn StringOut Unknown VcpuExit",
     "exits.foreign": (
         "ArmDebug ArmNisv ArmSea Dcr Epr LoongarchIocsr Osi PaprHcall RiscvCsr RiscvDebug RiscvSbi S390Reset "

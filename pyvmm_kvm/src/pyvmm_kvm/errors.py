@@ -48,6 +48,23 @@ class ClosedError(KvmError, ValueError):
         return type(self), (self.what, self.ioctl)
 
 
+class BusyError(KvmError, RuntimeError):
+    """A call of a vCPU that is running in another thread; no system call was made, for it might wait for ever.
+
+    Attributes:
+        vcpu: the vCPU's id.
+
+    """
+
+    def __init__(self, vcpu: int, ioctl: str) -> None:
+        self.vcpu = vcpu
+        cause = f"vCPU {vcpu} is running in another thread: pause or stop it first (RunControl)"
+        super().__init__(_errno.EBUSY, ioctl, cause)
+
+    def __reduce__(self) -> tuple[type, tuple[int, str]]:  # type: ignore[override]  # arguments of its own
+        return type(self), (self.vcpu, self.ioctl)
+
+
 class MsrError(KvmError):
     """KVM stopped at a model-specific register that it does not know or whose value it refuses.
 

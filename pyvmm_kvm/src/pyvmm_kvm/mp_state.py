@@ -8,6 +8,7 @@ from pyvmm_kvm.struct import Struct
 class MpState(Struct, ctype="struct kvm_mp_state"):
     """Whether the vCPU runs, halts or waits for INIT and SIPI (struct kvm_mp_state)."""
 
+    __slots__ = ()
     mp_state: int
 
     RUNNABLE = 0

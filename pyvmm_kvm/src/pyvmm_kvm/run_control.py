@@ -5,11 +5,15 @@ and its thread is signalled. The signal is blocked in the thread and only KVM un
 (KVM_SET_SIGNAL_MASK), so no handler is installed, no other system call is disturbed, and a signal that arrives too
 early stays pending and ends the next KVM_RUN at once. The thread clears both *before* it looks at what is asked of it;
 whoever asks writes the request before kicking. In either order one of the two sees the other.
+
+The lock guards what is noted here, and nothing else is called under it: the handler, `on_end` and the vCPUs' own
+methods are called without it.
 """
 
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 
 from pyvmm_kvm._kvm import lib
 from pyvmm_kvm.errors import KvmError
@@ -27,37 +31,38 @@ if TYPE_CHECKING:
     Handler = Callable[[VcpuFd, VcpuExit], object]
 
 _RUN, _PAUSE, _STOP = "run", "pause", "stop"
+_IMMEDIATE_EXIT = lib.PYVMM_RUN_IMMEDIATE_EXIT
+_SIGNALS = 63  # as native/functions.c gives them
 
 
 class _Worker:
     """One vCPU and its thread."""
 
-    __slots__ = ("alive", "kicked", "parked", "posix_thread", "thread", "vcpu")
+    __slots__ = ("alive", "kicked", "parked", "posix_thread", "run_page", "thread", "vcpu")
 
     def __init__(self, vcpu: VcpuFd) -> None:
         self.vcpu = vcpu
+        self.run_page = vcpu.get_kvm_run()
         self.thread: threading.Thread | None = None
         self.posix_thread = 0
         self.alive = False
         self.parked = False
         self.kicked = False
 
-    def wake(self) -> None:
-        """Get it out of the guest. The lock is held, or the thread could end between the test and the signal."""
-        if self.alive:
-            self.vcpu.set_kvm_immediate_exit(1)
-            lib.pyvmm_kick(self.posix_thread)
-
 
 class RunControl:
     """Runs a set of vCPUs, one thread each.
 
     Args:
-        vcpus: those to run; nobody else may run them meanwhile.
+        vcpus: those to run, at least one and each once; nobody else may run them meanwhile.
         handler: called as `handler(vcpu, exit)` in the vCPU's thread for every exit except the ones this class makes
             itself. A true result ends all vCPUs; an exception does too, and `join()` raises it again.
         on_end: called once, in the last thread to end, such as to wake an event loop.
         name: what the threads are called, with the vCPU's id behind it.
+
+    Raises:
+        ValueError: there is no vCPU, whose end `join` could wait for, or one is there twice.
+        TypeError: the handler cannot be called.
 
     Example::
 
@@ -76,6 +81,12 @@ class RunControl:
         name: str = "vcpu",
     ) -> None:
         self._workers = [_Worker(vcpu) for vcpu in vcpus]
+        if not self._workers:
+            raise ValueError("RunControl needs at least one vCPU: with none there is no end to join()")
+        if len({id(worker.vcpu) for worker in self._workers}) < len(self._workers):
+            raise ValueError("a vCPU is there twice, and two threads cannot run it")
+        if not callable(handler):
+            raise TypeError(f"the handler is called with each exit, and {handler!r} cannot be")
         self._handler = handler
         self._on_end = on_end
         self._name = name
@@ -112,11 +123,22 @@ class RunControl:
             self._running = len(self._workers)
             if paused:
                 self._target = _PAUSE
-        for worker in self._workers:
-            worker.thread = threading.Thread(
-                target=self._main, args=(worker,), name=f"{self._name}{worker.vcpu.id}", daemon=True
-            )
-            worker.thread.start()
+        begun = 0
+        try:
+            for worker in self._workers:
+                worker.thread = threading.Thread(
+                    target=self._main, args=(worker,), name=f"{self._name}{worker.vcpu.id}", daemon=True
+                )
+                worker.thread.start()
+                begun += 1
+        except BaseException:
+            # those that have begun end, and nobody waits for the others
+            with self._changed:
+                self._running -= len(self._workers) - begun
+                for worker in self._workers[begun:]:
+                    worker.thread = None
+            self.stop()
+            raise
 
     def kick(self, vcpu: VcpuFd | None = None) -> None:
         """Get one vCPU, or all, out of the guest once; the handler is called with `Intr`."""
@@ -124,7 +146,7 @@ class RunControl:
             for worker in self._workers:
                 if vcpu is None or worker.vcpu is vcpu:
                     worker.kicked = True
-                    worker.wake()
+                    self._wake(worker)
 
     def pause(self, timeout: float | None = None) -> None:
         """Stop all vCPUs between instructions, pending I/O finished, and wait until they have stopped.
@@ -162,13 +184,16 @@ class RunControl:
     def join(self, timeout: float | None = None) -> None:
         """Wait until all threads have ended, and raise the first exception that one of them met.
 
-        `TimeoutError` after `timeout` seconds. More exceptions, with their vCPUs, are in `errors`.
+        `TimeoutError` after `timeout` seconds, `RuntimeError` in one of the threads, which would wait for itself. More
+        exceptions, with their vCPUs, are in `errors`.
         """
+        if self._is_own_thread():
+            raise RuntimeError("a handler cannot join() its own thread: return true, or stop() and join() elsewhere")
         with self._changed:
             if not self._changed.wait_for(lambda: not self._running, timeout):
                 raise TimeoutError(f"{self._running} vCPUs still run after {timeout} s")
         for worker in self._workers:
-            if worker.thread is not None and worker.thread is not threading.current_thread():
+            if worker.thread is not None:
                 worker.thread.join()
         if self.errors:
             raise self.errors[0][1]
@@ -188,7 +213,7 @@ class RunControl:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
-        if not self._started:
+        if not self._started or self._is_own_thread():
             return
         try:
             self.join()
@@ -205,13 +230,20 @@ class RunControl:
 
     def _wake_all(self) -> None:
         for worker in self._workers:
-            worker.wake()
+            self._wake(worker)
+
+    def _wake(self, worker: _Worker) -> None:
+        """Get it out of the guest. The lock is held, or the thread could end between the test and the signal."""
+        if worker.alive:
+            worker.run_page[_IMMEDIATE_EXIT] = 1
+            lib.pyvmm_kick(worker.posix_thread)
 
     def _main(self, worker: _Worker) -> None:
         vcpu = worker.vcpu
         try:
-            if (result := lib.pyvmm_kick_enter(vcpu.fileno())) < 0:
-                raise KvmError(-result, "KVM_SET_SIGNAL_MASK")
+            if (blocked := lib.pyvmm_kick_enter()) < 0:
+                raise KvmError(-blocked, "KVM_SET_SIGNAL_MASK")
+            vcpu.set_signal_mask(number for number in range(1, _SIGNALS + 1) if blocked >> number - 1 & 1)
             with self._changed:
                 worker.posix_thread = lib.pyvmm_thread_self()
                 worker.alive = True
@@ -231,17 +263,20 @@ class RunControl:
             self._target = _STOP
             self._wake_all()
             last = self._running == 1
-        if not vcpu.closed:
-            vcpu.set_kvm_immediate_exit(0)
-            lib.pyvmm_kick_leave(vcpu.fileno())
+        lib.pyvmm_kick_consume()
         try:
+            with suppress(KvmError):
+                # somebody closed it, or runs it already
+                vcpu.set_kvm_immediate_exit(0)
+                vcpu.set_signal_mask(None)
             if last and self._on_end is not None:
                 self._on_end()
         except BaseException as error:  # noqa: BLE001 - join() raises it
             self.errors.append((vcpu, error))
-        with self._changed:
-            self._running -= 1
-            self._changed.notify_all()
+        finally:
+            with self._changed:
+                self._running -= 1
+                self._changed.notify_all()
 
     def _loop(self, worker: _Worker) -> None:
         vcpu, handler = worker.vcpu, self._handler

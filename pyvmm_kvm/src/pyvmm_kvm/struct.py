@@ -11,6 +11,7 @@ import sys
 from operator import attrgetter
 
 from pyvmm_kvm._kvm import ffi
+from pyvmm_kvm.near import no_attribute
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -108,6 +109,8 @@ class Struct:
     field_names: tuple[str, ...] = ()
 
     def __init_subclass__(cls, ctype: str = "") -> None:
+        if "__slots__" not in vars(cls):
+            raise TypeError(f"{cls.__name__} needs __slots__ = (), or it takes a misspelt field for one of its own")
         if not ctype:
             return
         cls._ctype = ctype
@@ -133,6 +136,17 @@ class Struct:
             if name not in self.field_names:
                 raise TypeError(f"{type(self).__name__} has no field {name!r}: it has {', '.join(self.field_names)}")
             setattr(self, name, value)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        try:
+            object.__setattr__(self, name, value)
+        except AttributeError:
+            raise no_attribute(self, name, self.field_names) from None
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> object:
+            raise no_attribute(self, name, self.field_names)
 
     @classmethod
     def inside(cls, owner: Struct, pointer: CData, start: int) -> Self:

@@ -6,16 +6,16 @@ import errno
 import mmap
 import struct
 
-from pyvmm_kvm._arch import ArchVcpu
+from pyvmm_kvm._arch import ARCH, ArchVcpu
 from pyvmm_kvm._kvm import ffi, lib
+from pyvmm_kvm.desk import Desk
 from pyvmm_kvm.device_attrs import DeviceAttrs
-from pyvmm_kvm.errors import ClosedError, KvmError
+from pyvmm_kvm.errors import BusyError, ClosedError, KvmError
 from pyvmm_kvm.exits.hot import (
     PAYLOAD_SIZE,
     Again,
     Hlt,
     Intr,
-    IoIn,
     IoOut,
     MmioRead,
     MmioWrite,
@@ -30,6 +30,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from pyvmm_kvm._kvm import CData
     from pyvmm_kvm.dirty_ring import DirtyRing
     from pyvmm_kvm.memory_slot import MemorySlot
     from pyvmm_kvm.mp_state import MpState
@@ -41,40 +42,25 @@ _NULL = ffi.NULL
 _PAYLOAD = lib.PYVMM_RUN_PAYLOAD
 _IMMEDIATE_EXIT = lib.PYVMM_RUN_IMMEDIATE_EXIT
 _MMIO_DATA = lib.PYVMM_RUN_MMIO_DATA
-_PIO_DATA = lib.PYVMM_PIO_OFFSET
-
-# what native/functions.c packs into the result of pyvmm_run
-_LENGTH, _ADDRESS = lib.PYVMM_LENGTH_SHIFT, lib.PYVMM_ADDRESS_SHIFT
-_KIND_MASK, _LENGTH_MASK = (1 << _LENGTH) - 1, (1 << _ADDRESS - _LENGTH) - 1
-_HOT: dict[int, tuple[type[IoOut | IoIn | MmioRead | MmioWrite], int]] = {
-    lib.PYVMM_IO_OUT: (IoOut, _PIO_DATA),
-    lib.PYVMM_IO_IN: (IoIn, _PIO_DATA),
-    lib.PYVMM_MMIO_WRITE: (MmioWrite, _MMIO_DATA),
-    lib.PYVMM_MMIO_READ: (MmioRead, _MMIO_DATA),
-}
+_BUSY, _TURN = lib.PYVMM_BUSY, lib.PYVMM_TURN
+_LENGTH, _DESK, _UNKNOWN = lib.PYVMM_LENGTH_SHIFT, lib.PYVMM_DESK_SHIFT, 1 << lib.PYVMM_UNKNOWN_SHIFT
 _IO_IN, _IO_OUT = 0, 1  # KVM_EXIT_IO_*
 _MMIO_MOST = 8
-# the guest chooses ports and addresses, so what is remembered about them has an end
-_MOST_KNOWN = 1024
-
-
-def _simple() -> dict[int, VcpuExit]:
-    return {
-        Hlt.reason << _LENGTH: Hlt(),
-        Shutdown.reason << _LENGTH: Shutdown(),
-        Intr.reason << _LENGTH: Intr(),
-        -errno.EINTR: Intr(),
-        -errno.EAGAIN: Again(),
-    }
+# what the kernel answers without waiting for the vCPU (kvm_arch_vcpu_async_ioctl)
+_AT_ANY_TIME = frozenset({"KVM_INTERRUPT"} if ARCH == "riscv64" else ())
 
 
 class VcpuFd(ArchVcpu, DeviceAttrs):
     """A vCPU's file descriptor and its run page.
 
-    One thread runs it; every other call waits in the kernel until `run()` returns, so stop it first (`RunControl`).
+    One thread runs it, and while it does, every other call raises `BusyError`: stop it first (`RunControl`). The kernel
+    would let such a call wait until `run()` returns, which may be never.
     """
 
-    __slots__ = ("_address", "_known", "_run_c", "_slots", "_state", "id", "run_page")
+    # `_known` has the exits that were handed out, by what `pyvmm_run` returns, `_desks` the bytes of those with data.
+    # `_unanswered` is what a rarer exit asked: where that lies in the run page, its bytes as the VMM sees them, and as
+    # they were; while there is such a question, the `waits` of `_state` sends `run` to `_turn`.
+    __slots__ = ("_address", "_desks", "_known", "_run_c", "_slots", "_state", "_unanswered", "id", "run_page")
 
     def __init__(self, fd: int, run_size: int, vcpu_id: int, slots: dict[int, MemorySlot]) -> None:
         self._address = 0
@@ -88,22 +74,56 @@ class VcpuFd(ArchVcpu, DeviceAttrs):
         self._run_c = ffi.from_buffer("struct kvm_run *", mapped)
         # freed with this object and not before: another thread may be inside run() with its address
         self._state = ffi.new("struct pyvmm_vcpu *", {"fd": fd, "run": self._run_c})
+        self._desks = [Desk(), Desk()]
+        self._state.desks = [desk.cdata for desk in self._desks]
         self._address = int(ffi.cast("unsigned long", self._state))
-        self._known = _simple()
+        self._known: dict[int, VcpuExit] = {
+            Hlt.reason << _LENGTH: Hlt(),
+            Shutdown.reason << _LENGTH: Shutdown(),
+            Intr.reason << _LENGTH: Intr(),
+            -errno.EINTR: Intr(),
+            -errno.EAGAIN: Again(),
+        }
+        self._unanswered: tuple[int, memoryview, bytes] | None = None
+
+    def ioctl(self, name: str, argument: CData = _NULL) -> int:
+        """Do as `Fd.ioctl`; `BusyError` while another thread is inside `run()`."""
+        if name in _AT_ANY_TIME or self._fd < 0:
+            return super().ioctl(name, argument)
+        return self._checked(name, lib.pyvmm_vcpu_ioctl(self._state, getattr(lib, name), argument))
+
+    def ioctl_value(self, name: str, value: int = 0) -> int:
+        """Do as `Fd.ioctl_value`; `BusyError` while another thread is inside `run()`."""
+        if self._fd < 0:
+            return super().ioctl_value(name, value)
+        return self._checked(name, lib.pyvmm_vcpu_ioctl_value(self._state, getattr(lib, name), value))
+
+    def _checked(self, name: str, result: int) -> int:
+        """Return a result that is none of an error, and raise what it says otherwise."""
+        if result >= 0:
+            return result
+        if self.closed:
+            raise ClosedError("VcpuFd", name)
+        # who closes looks for who runs, and seems to be done for that moment
+        if result in (-_BUSY, -errno.EBADF):
+            raise BusyError(self.id, name)
+        raise KvmError(-result, name)
 
     def close(self) -> None:
-        """Give the vCPU back. `RuntimeError` while another thread is inside `run()`: stop it first."""
+        """Give the vCPU back. `BusyError` while another thread is inside `run()`: stop it first."""
         if self._state != _NULL and lib.pyvmm_close(self._state):
-            raise RuntimeError(f"vCPU {self.id} is running in another thread: stop it before closing it")
+            raise BusyError(self.id, "close")
         super().close()
         self._slots = {}
 
     def run(self) -> VcpuExit:
         """Enter the guest until it needs us, and say why.
 
-        EINTR comes back as `Intr` and EAGAIN as `Again`, never as exceptions. The exit is valid until the next call.
+        EINTR comes back as `Intr` and EAGAIN as `Again`, never as exceptions. The exit stays what it is for as long as
+        somebody keeps it; what it asks is answered before the next call.
 
         Raises:
+            BusyError: another thread is inside this method.
             KvmError: KVM_RUN failed otherwise; `last_exits` tells what happened before.
 
         """
@@ -118,22 +138,32 @@ class VcpuFd(ArchVcpu, DeviceAttrs):
 
     def _decode(self, code: int) -> VcpuExit:
         """Make an exit that did not happen before; those of port and memory-mapped I/O are kept for the next time."""
+        if code == -_TURN:
+            self._turn()
+            return self.run()
         if code < 0:
-            if self.closed:
-                raise ClosedError("VcpuFd", "KVM_RUN")
-            raise KvmError(-code, "KVM_RUN")
-        hot = _HOT.get(code & _KIND_MASK)
-        if hot is None:
-            return self._rare(code >> _LENGTH)
-        kind, start = hot
-        exit_ = kind(code >> _ADDRESS, self.run_page[start : start + (code >> _LENGTH & _LENGTH_MASK)])
-        if len(self._known) >= _MOST_KNOWN:
-            self._known = _simple()
-        self._known[code] = exit_
-        return exit_
+            self._checked("KVM_RUN", code)
+        code &= ~_UNKNOWN
+        return self._desks[code >> _DESK].learn(code, self._known) or self._rare(code >> _LENGTH)
+
+    def _turn(self) -> None:
+        """Do what comes before the next run: take a rarer exit's answer, or lay a desk aside that somebody keeps."""
+        if self._unanswered is not None:
+            start, given, before = self._unanswered
+            self._unanswered = None
+            # what nobody changed is not written: an answer may have been written into the run page itself
+            if given != before:
+                self.run_page[start : start + len(before)] = given
+            self._state.waits = 0
+            return
+        new = Desk()
+        if (place := lib.pyvmm_swap(self._state, new.cdata)) < 0:
+            raise BusyError(self.id, "KVM_RUN")
+        old, self._desks[place] = self._desks[place], new
+        old.forget(self._known)
 
     def _rare(self, reason: int) -> VcpuExit:
-        payload = self.run_page[_PAYLOAD : _PAYLOAD + PAYLOAD_SIZE]
+        payload = self._ask(_PAYLOAD, PAYLOAD_SIZE)
         if reason == IoOut.reason:
             return self._string_io(payload)
         if reason == MmioRead.reason:
@@ -143,22 +173,28 @@ class VcpuFd(ArchVcpu, DeviceAttrs):
         kind = BY_REASON.get(reason)
         return kind.decode(payload) if kind else Unknown(reason, bytes(payload))
 
+    def _ask(self, start: int, length: int) -> memoryview:
+        """Return a copy of some of the run page, in which the VMM answers: the next `run` takes what was changed."""
+        before = bytes(self.run_page[start : start + length])
+        view = memoryview(bytearray(before))
+        self._unanswered = start, view, before
+        self._state.waits = 1
+        return view
+
     def _string_io(self, payload: memoryview) -> VcpuExit:
         direction, size, port, count, offset = struct.unpack_from("<BBHIQ", payload)
         if direction not in (_IO_IN, _IO_OUT) or offset + size * count > len(self.run_page):
             raise KvmError(
                 errno.EINVAL, "KVM_RUN", f"KVM reports port I/O that is not in the run page ({payload[:16].hex()})"
             )
-        return (StringOut if direction == _IO_OUT else StringIn)(
-            port, self.run_page[offset : offset + size * count], size
-        )
+        data = self._ask(offset, size * count)
+        return StringIn(port, data, size) if direction == _IO_IN else StringOut(port, data, size)
 
     def _wide_mmio(self, payload: memoryview) -> VcpuExit:
         # the kernel's word for more than 8 bytes would be a defect, and the array ends there
         addr, length, is_write = struct.unpack_from("<Q8xIB", payload)
-        return (MmioWrite if is_write else MmioRead)(
-            addr, self.run_page[_MMIO_DATA : _MMIO_DATA + min(length, _MMIO_MOST)]
-        )
+        data = self._ask(_MMIO_DATA, min(length, _MMIO_MOST))
+        return MmioWrite(addr, data) if is_write else MmioRead(addr, data)
 
     def set_kvm_immediate_exit(self, value: int) -> None:
         """Let `run()`, while it is 1, finish pending I/O and return `Intr` without entering the guest."""

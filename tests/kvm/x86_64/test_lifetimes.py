@@ -81,7 +81,7 @@ def test_an_msr_access_that_nobody_handles_faults_in_the_guest(boot: Callable[..
     guest.vm.set_msr_filter(False, [MsrFilterRange(3, 0x175, 1, b"\1")])
     exit_ = guest.vcpu.run()
     assert type(exit_).__name__ == "X86Rdmsr"
-    exit_.error = 1  # type: ignore[attr-defined]
+    exit_.error = 1
     answer = guest.vcpu.run()
     assert isinstance(answer, IoOut)
     assert answer.port == 0x66

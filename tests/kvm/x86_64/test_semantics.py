@@ -61,7 +61,6 @@ def test_output_has_the_width_of_the_access(boot: Callable[..., Guest], code: st
     assert isinstance(exit_, IoOut)
     assert bytes(exit_.data) == bytes.fromhex("11223344")[:size]
     assert not exit_.data.readonly
-    assert exit_.data.obj is guest.vcpu.get_kvm_run().obj
 
 
 @pytest.mark.parametrize(("code", "size"), [("a20000", 1), ("a30000", 2), ("66a30000", 4)])
@@ -73,10 +72,9 @@ def test_memory_mapped_writes_have_the_width_of_the_access(boot: Callable[..., G
     exit_ = guest.vcpu.run()
     assert isinstance(exit_, MmioWrite)
     assert (exit_.addr, bytes(exit_.data)) == (0x20000, bytes.fromhex("11223344")[:size])
-    assert exit_.data.obj is guest.vcpu.get_kvm_run().obj
 
 
-def test_the_same_event_is_the_same_object_and_many_do_not_pile_up(boot: Callable[..., Guest]) -> None:
+def test_the_same_event_is_the_same_object_again_and_many_do_not_pile_up(boot: Callable[..., Guest]) -> None:
     # again: inc dx; out dx,al; jmp again
     guest = boot("42 ee eb fc")
     first = guest.vcpu.run()
@@ -84,10 +82,11 @@ def test_the_same_event_is_the_same_object_and_many_do_not_pile_up(boot: Callabl
     port = first.port
     for _ in range(3000):
         guest.vcpu.run()
-    assert len(guest.vcpu._known) <= 1024
+    assert len(guest.vcpu._known) <= 2 * 128 + 5
     assert first.port == port, "an exit that somebody kept keeps its port"
     loop = boot("e6 10 eb fc")
-    assert loop.vcpu.run() is loop.vcpu.run()
+    seen = {id(loop.vcpu.run()) for _ in range(100)}
+    assert len(seen) == 2, "two of them take turns where nobody keeps one"
 
 
 # the mapping is as large as the kernel says; the coalesced ring lies behind it, port entries included

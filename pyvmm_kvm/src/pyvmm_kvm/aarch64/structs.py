@@ -29,6 +29,7 @@ class Regs(Struct, ctype="struct arm64_regs"):
     `vregs` are the 32 vector registers as 64 words, low half first.
     """
 
+    __slots__ = ()
     regs: Array
     sp: int
     pc: int
@@ -50,6 +51,7 @@ class VcpuInit(Struct, ctype="struct arm64_vcpu_init"):
     (True, [4, 0, 0, 0, 0, 0, 0])
     """
 
+    __slots__ = ()
     target: int
     features: Array
 
@@ -78,6 +80,7 @@ class VcpuInit(Struct, ctype="struct arm64_vcpu_init"):
 class GuestDebugArch(Struct, ctype="struct arm64_guest_debug_arch"):
     """16 breakpoints and 16 watchpoints, control and value registers of each (struct kvm_guest_debug_arch)."""
 
+    __slots__ = ()
     dbg_bcr: Array
     dbg_bvr: Array
     dbg_wcr: Array
@@ -87,6 +90,7 @@ class GuestDebugArch(Struct, ctype="struct arm64_guest_debug_arch"):
 class DebugExitArch(Struct, ctype="struct arm64_debug_exit_arch"):
     """What a debug exit reports (struct kvm_debug_exit_arch)."""
 
+    __slots__ = ()
     hsr: int
     hsr_high: int
     far: int
@@ -95,12 +99,14 @@ class DebugExitArch(Struct, ctype="struct arm64_debug_exit_arch"):
 class SyncRegs(Struct, ctype="struct arm64_sync_regs"):
     """What the run page shares (struct kvm_sync_regs): the levels of in-kernel devices without an in-kernel GIC."""
 
+    __slots__ = ()
     device_irq_level: int
 
 
 class PmuEventFilter(Struct, ctype="struct arm64_pmu_event_filter"):
     """A range of performance events to allow (0) or deny (1) (struct kvm_pmu_event_filter)."""
 
+    __slots__ = ()
     base_event: int
     nevents: int
     action: int
@@ -109,6 +115,7 @@ class PmuEventFilter(Struct, ctype="struct arm64_pmu_event_filter"):
 class VcpuException(Struct, ctype="struct arm64_vcpu_exception"):
     """The part of `VcpuEvents` that holds the pending abort."""
 
+    __slots__ = ()
     serror_pending: int
     serror_has_esr: int
     ext_dabt_pending: int
@@ -118,12 +125,14 @@ class VcpuException(Struct, ctype="struct arm64_vcpu_exception"):
 class VcpuEvents(Struct, ctype="struct arm64_vcpu_events"):
     """Aborts on their way into the guest (struct kvm_vcpu_events)."""
 
+    __slots__ = ()
     exception: VcpuException
 
 
 class DeviceAddr(Struct, ctype="struct arm64_device_addr"):
     """Where a device lies (struct kvm_arm_device_addr); newer kernels want device attributes instead."""
 
+    __slots__ = ()
     id: int
     addr: int
 
@@ -131,12 +140,14 @@ class DeviceAddr(Struct, ctype="struct arm64_device_addr"):
 class CounterOffset(Struct, ctype="struct arm64_counter_offset"):
     """How far the guest's counters are behind the host's (struct kvm_arm_counter_offset)."""
 
+    __slots__ = ()
     counter_offset: int
 
 
 class SmcccFilter(Struct, ctype="struct arm64_smccc_filter"):
     """What becomes of a range of SMCCC calls (struct kvm_smccc_filter)."""
 
+    __slots__ = ()
     base: int
     nr_functions: int
     action: int
@@ -149,5 +160,6 @@ class SmcccFilter(Struct, ctype="struct arm64_smccc_filter"):
 class RegMaskRange(Struct, ctype="struct arm64_reg_mask_range"):
     """A request for the writable bits of the feature id registers (struct reg_mask_range)."""
 
+    __slots__ = ()
     addr: int
     range: int

@@ -17,16 +17,22 @@ if TYPE_CHECKING:
 class RareExit(VcpuExit):
     """An exit whose fields are copied from its `payload`, which stays for fields that the VMM may write (`Live`).
 
-    A subclass gives the `layout` from which its `__match_args__` are read, or a `decode` of its own.
+    A subclass gives the `layout` from which its `__match_args__` are read, or a `decode` of its own. The payload is the
+    exit's own: what is answered in it goes into the run page at the next `run()`.
     """
 
     __slots__ = ("payload",)
     layout: ClassVar[struct.Struct] = struct.Struct("")
+    payload: memoryview
+
+    def __init_subclass__(cls) -> None:
+        live = (name for kind in cls.__mro__ for name, member in vars(kind).items() if isinstance(member, Live))
+        cls.ANSWERS = tuple(sorted(live))
 
     def __init__(self, *values: object, payload: memoryview | None = None) -> None:
-        self.payload = payload if payload is not None else memoryview(bytearray(PAYLOAD_SIZE))
+        self.note("payload", payload if payload is not None else memoryview(bytearray(PAYLOAD_SIZE)))
         for name, value in zip(self.__match_args__, values, strict=True):
-            setattr(self, name, value)
+            self.note(name, value)
 
     @classmethod
     def decode(cls, payload: memoryview) -> Self:
@@ -35,7 +41,7 @@ class RareExit(VcpuExit):
 
 
 class Live:
-    """A field that the VMM answers in: reading and writing go to the run page."""
+    """A field that the VMM answers in: reading and writing go to the exit's payload."""
 
     __slots__ = ("code", "index")
     code: Literal["B", "I", "Q"]

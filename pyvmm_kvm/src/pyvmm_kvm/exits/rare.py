@@ -256,9 +256,9 @@ class _MsrExit(RareExit):
     FILTER = 1 << 2
 
     def __init__(self, index: int, why: int, data: int = 0, payload: memoryview | None = None) -> None:
-        self.payload = payload if payload is not None else memoryview(bytearray(PAYLOAD_SIZE))
-        self.index = index
-        self.why = why
+        self.note("payload", payload if payload is not None else memoryview(bytearray(PAYLOAD_SIZE)))
+        self.note("index", index)
+        self.note("why", why)
         if payload is None:
             self.data = data
 

@@ -26,6 +26,7 @@ __all__ = [
 class Config(Struct, ctype="struct riscv64_config"):
     """What the vCPU is (struct kvm_riscv_config): the single-letter extensions, block sizes, identity, paging mode."""
 
+    __slots__ = ()
     isa: int
     zicbom_block_size: int
     mvendorid: int
@@ -38,6 +39,7 @@ class Config(Struct, ctype="struct riscv64_config"):
 class Regs(Struct, ctype="struct riscv64_core"):
     """The integer registers, the program counter and the mode (struct kvm_riscv_core): 1 supervisor, 0 user."""
 
+    __slots__ = ()
     pc: int
     ra: int
     sp: int
@@ -79,6 +81,7 @@ class Regs(Struct, ctype="struct riscv64_core"):
 class Csr(Struct, ctype="struct riscv64_csr"):
     """The supervisor's control and status registers (struct kvm_riscv_csr)."""
 
+    __slots__ = ()
     sstatus: int
     sie: int
     stvec: int
@@ -95,6 +98,7 @@ class Csr(Struct, ctype="struct riscv64_csr"):
 class AiaCsr(Struct, ctype="struct riscv64_aia_csr"):
     """Those of the advanced interrupt architecture (struct kvm_riscv_aia_csr)."""
 
+    __slots__ = ()
     siselect: int
     iprio1: int
     iprio2: int
@@ -107,12 +111,14 @@ class AiaCsr(Struct, ctype="struct riscv64_aia_csr"):
 class SmstateenCsr(Struct, ctype="struct riscv64_smstateen_csr"):
     """The state-enable register (struct kvm_riscv_smstateen_csr)."""
 
+    __slots__ = ()
     sstateen0: int
 
 
 class Timer(Struct, ctype="struct riscv64_timer"):
     """The timer (struct kvm_riscv_timer): `frequency` in Hz may only be compared, `state` is 1 while it is armed."""
 
+    __slots__ = ()
     frequency: int
     time: int
     compare: int
@@ -122,6 +128,7 @@ class Timer(Struct, ctype="struct riscv64_timer"):
 class SbiSta(Struct, ctype="struct riscv64_sbi_sta"):
     """Where the guest reads its stolen time (struct kvm_riscv_sbi_sta)."""
 
+    __slots__ = ()
     shmem_lo: int
     shmem_hi: int
 
@@ -129,6 +136,7 @@ class SbiSta(Struct, ctype="struct riscv64_sbi_sta"):
 class FExtState(Struct, ctype="struct riscv64_f_ext_state"):
     """Single-precision registers (struct __riscv_f_ext_state)."""
 
+    __slots__ = ()
     f: Array
     fcsr: int
 
@@ -136,5 +144,6 @@ class FExtState(Struct, ctype="struct riscv64_f_ext_state"):
 class DExtState(Struct, ctype="struct riscv64_d_ext_state"):
     """Double-precision registers (struct __riscv_d_ext_state)."""
 
+    __slots__ = ()
     f: Array
     fcsr: int

@@ -14,6 +14,7 @@ CLOCK_HOST_TSC = 8
 class PitChannelState(Struct, ctype="struct kvm_pit_channel_state"):
     """One of the three timer channels."""
 
+    __slots__ = ()
     count: int
     latched_count: int
     count_latched: int
@@ -32,6 +33,7 @@ class PitChannelState(Struct, ctype="struct kvm_pit_channel_state"):
 class PitState2(Struct, ctype="struct kvm_pit_state2"):
     """The i8254 (struct kvm_pit_state2)."""
 
+    __slots__ = ()
     flags: int
 
     def channel(self, number: int) -> PitChannelState:
@@ -43,6 +45,7 @@ class PitState2(Struct, ctype="struct kvm_pit_state2"):
 class PicState(Struct, ctype="struct kvm_pic_state"):
     """One i8259 (struct kvm_pic_state)."""
 
+    __slots__ = ()
     last_irr: int
     irr: int
     imr: int
@@ -64,6 +67,7 @@ class PicState(Struct, ctype="struct kvm_pic_state"):
 class IoApicState(Struct, ctype="struct pyvmm_ioapic_state"):
     """The IOAPIC (struct kvm_ioapic_state); `redirtbl` has 24 entries of 64 bits."""
 
+    __slots__ = ()
     base_address: int
     ioregsel: int
     id: int
@@ -74,6 +78,7 @@ class IoApicState(Struct, ctype="struct pyvmm_ioapic_state"):
 class IrqChip(Struct, ctype="struct pyvmm_irqchip"):
     """One interrupt controller as KVM saves it; `pic` and `ioapic` read the part that `chip_id` says."""
 
+    __slots__ = ()
     chip_id: int
     chip: memoryview
 
@@ -103,6 +108,7 @@ class IrqChip(Struct, ctype="struct pyvmm_irqchip"):
 class ClockData(Struct, ctype="struct kvm_clock_data"):
     """The paravirtual clock (struct kvm_clock_data)."""
 
+    __slots__ = ()
     clock: int
     flags: int
     realtime: int

@@ -50,6 +50,7 @@ class Regs(Struct, ctype="struct kvm_regs"):
     (7, '0x1000')
     """
 
+    __slots__ = ()
     rax: int
     rbx: int
     rcx: int
@@ -81,6 +82,7 @@ class Regs(Struct, ctype="struct kvm_regs"):
 class Segment(Struct, ctype="struct kvm_segment"):
     """A segment register with its hidden part (struct kvm_segment). `limit` is in bytes, scaled by `g` already."""
 
+    __slots__ = ()
     base: int
     limit: int
     selector: int
@@ -104,11 +106,13 @@ class Segment(Struct, ctype="struct kvm_segment"):
 class Dtable(Struct, ctype="struct kvm_dtable"):
     """GDTR or IDTR (struct kvm_dtable)."""
 
+    __slots__ = ()
     base: int
     limit: int
 
 
 class _Special(Struct):
+    __slots__ = ()
     cs: Segment
     ds: Segment
     es: Segment
@@ -162,6 +166,7 @@ class _Special(Struct):
 class Sregs(_Special, ctype="struct kvm_sregs"):
     """Segments, descriptor tables and control registers (struct kvm_sregs); every part can be assigned in place."""
 
+    __slots__ = ()
     cs: Segment
     ds: Segment
     es: Segment
@@ -185,6 +190,7 @@ class Sregs(_Special, ctype="struct kvm_sregs"):
 class Sregs2(_Special, ctype="struct kvm_sregs2"):
     """As `Sregs`, with the PAE page-directory pointers instead of the pending interrupt (struct kvm_sregs2)."""
 
+    __slots__ = ()
     cs: Segment
     ds: Segment
     es: Segment
@@ -209,6 +215,7 @@ class Sregs2(_Special, ctype="struct kvm_sregs2"):
 class Fpu(Struct, ctype="struct kvm_fpu"):
     """x87 and SSE registers (struct kvm_fpu); `fpr` and `xmm` are 8 and 16 times 16 bytes."""
 
+    __slots__ = ()
     fpr: memoryview
     fcw: int
     fsw: int
@@ -229,6 +236,7 @@ class LapicState(Struct, ctype="struct kvm_lapic_state"):
     '0x700'
     """
 
+    __slots__ = ()
     regs: memoryview
 
     def get_reg(self, offset: int) -> int:
@@ -251,6 +259,7 @@ class LapicState(Struct, ctype="struct kvm_lapic_state"):
 class DebugRegs(Struct, ctype="struct kvm_debugregs"):
     """DR0 to DR3, DR6 and DR7 (struct kvm_debugregs)."""
 
+    __slots__ = ()
     db: Array
     dr6: int
     dr7: int
@@ -260,6 +269,7 @@ class DebugRegs(Struct, ctype="struct kvm_debugregs"):
 class Xcr(Struct, ctype="struct kvm_xcr"):
     """One extended control register (struct kvm_xcr)."""
 
+    __slots__ = ()
     xcr: int
     value: int
 
@@ -267,6 +277,7 @@ class Xcr(Struct, ctype="struct kvm_xcr"):
 class VcpuException(Struct, ctype="struct pyvmm_vcpu_exception"):
     """The exception part of `VcpuEvents`."""
 
+    __slots__ = ()
     injected: int
     nr: int
     has_error_code: int
@@ -277,6 +288,7 @@ class VcpuException(Struct, ctype="struct pyvmm_vcpu_exception"):
 class VcpuInterrupt(Struct, ctype="struct pyvmm_vcpu_interrupt"):
     """The interrupt part of `VcpuEvents`."""
 
+    __slots__ = ()
     injected: int
     nr: int
     soft: int
@@ -286,6 +298,7 @@ class VcpuInterrupt(Struct, ctype="struct pyvmm_vcpu_interrupt"):
 class VcpuNmi(Struct, ctype="struct pyvmm_vcpu_nmi"):
     """The NMI part of `VcpuEvents`."""
 
+    __slots__ = ()
     injected: int
     pending: int
     masked: int
@@ -294,6 +307,7 @@ class VcpuNmi(Struct, ctype="struct pyvmm_vcpu_nmi"):
 class VcpuSmi(Struct, ctype="struct pyvmm_vcpu_smi"):
     """The system-management part of `VcpuEvents`."""
 
+    __slots__ = ()
     smm: int
     pending: int
     smm_inside_nmi: int
@@ -303,12 +317,14 @@ class VcpuSmi(Struct, ctype="struct pyvmm_vcpu_smi"):
 class VcpuTripleFault(Struct, ctype="struct pyvmm_vcpu_triple_fault"):
     """The triple-fault part of `VcpuEvents`."""
 
+    __slots__ = ()
     pending: int
 
 
 class VcpuEvents(Struct, ctype="struct pyvmm_vcpu_events"):
     """Exceptions, interrupts and NMIs on their way into the guest (struct kvm_vcpu_events)."""
 
+    __slots__ = ()
     exception: VcpuException
     interrupt: VcpuInterrupt
     nmi: VcpuNmi
