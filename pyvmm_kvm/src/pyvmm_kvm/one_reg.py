@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pyvmm_kvm.fd import Fd
 
 MAX_REGISTERS = 1 << 16
+LARGEST = 8  # KVM_REG_SIZE_U2048, as a power of two
 
 
 class RegList(list[int]):

@@ -5,16 +5,16 @@ from __future__ import annotations
 import struct
 
 from pyvmm_kvm.errors import KvmError, StateError
-from pyvmm_kvm.one_reg import reg_size
-from pyvmm_kvm.state import State
+from pyvmm_kvm.mp_state import MpState
+from pyvmm_kvm.one_reg import LARGEST, MAX_REGISTERS, reg_size
+from pyvmm_kvm.state import State, whole
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from typing import Protocol
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import ClassVar, Protocol
 
-    from pyvmm_kvm.mp_state import MpState
-    from pyvmm_kvm.state import Runnable
+    from pyvmm_kvm.state import Check, Runnable
 
     class RegisterVcpu(Runnable, Protocol):
         """As much of a vCPU as this needs; `VcpuFd` has it on both architectures."""
@@ -47,28 +47,55 @@ def read_registers(vcpu: RegisterVcpu) -> bytes:
 def write_registers(vcpu: RegisterVcpu, data: bytes, wanted: Callable[[int], bool]) -> list[int]:
     """Write those that `wanted` picks, in order, and return the ids of those whose value this kernel refused."""
     refused = []
+    for register, value in _registers(data):
+        if not wanted(register):
+            continue
+        try:
+            vcpu.set_one_reg(register, value)
+        except KvmError:
+            # identification registers can be read but only written with the value they have
+            if not _has(vcpu, register, value):
+                refused.append(register)
+    return refused
+
+
+def check_registers(data: bytes) -> None:
+    """Raise StateError where these are no registers: one is cut off, wider than any, or there twice."""
+    seen = set()
+    for register, _ in _registers(data):
+        if register in seen:
+            raise StateError(f"register {register:#x} is there twice")
+        seen.add(register)
+        if len(seen) > MAX_REGISTERS:
+            raise StateError(f"more than {MAX_REGISTERS} registers are those of no vCPU")
+
+
+def _has(vcpu: RegisterVcpu, register: int, value: int) -> bool:
+    try:
+        return vcpu.get_one_reg(register) == value
+    except KvmError:
+        # this kernel does not know it at all
+        return False
+
+
+def _registers(data: bytes) -> Iterator[tuple[int, int]]:
     at = 0
     while at < len(data):
         if at + 8 > len(data):
             raise StateError("the registers are cut off inside an id")
         register = struct.unpack_from("<Q", data, at)[0]
+        if register >> 52 & 0xF > LARGEST:
+            raise StateError(f"register {register:#x} would be wider than any")
         size = reg_size(register)
         value = data[at + 8 : at + 8 + size]
         if len(value) < size:
             raise StateError(f"register {register:#x} is cut off")
         at += 8 + size
-        if not wanted(register):
-            continue
-        try:
-            vcpu.set_one_reg(register, int.from_bytes(value, "little"))
-        except KvmError:
-            # identification registers can be read but only written with the value they have
-            if vcpu.get_one_reg(register) != int.from_bytes(value, "little"):
-                refused.append(register)
-    return refused
+        yield register, int.from_bytes(value, "little")
 
 
 class RegisterState(State):
     """What the snapshots of both architectures consist of."""
 
     required: tuple[str, ...] = ("registers", "mp_state")
+    PARTS: ClassVar[dict[str, Check]] = {"registers": check_registers, "mp_state": whole(MpState)}

@@ -88,13 +88,13 @@ class VcpuFd(ArchVcpu, DeviceAttrs):
 
     def ioctl(self, name: str, argument: CData = _NULL) -> int:
         """Do as `Fd.ioctl`; `BusyError` while another thread is inside `run()`."""
-        if name in _AT_ANY_TIME or self._fd < 0:
+        if name in _AT_ANY_TIME or self.closed:
             return super().ioctl(name, argument)
         return self._checked(name, lib.pyvmm_vcpu_ioctl(self._state, getattr(lib, name), argument))
 
     def ioctl_value(self, name: str, value: int = 0) -> int:
         """Do as `Fd.ioctl_value`; `BusyError` while another thread is inside `run()`."""
-        if self._fd < 0:
+        if self.closed:
             return super().ioctl_value(name, value)
         return self._checked(name, lib.pyvmm_vcpu_ioctl_value(self._state, getattr(lib, name), value))
 

@@ -13,15 +13,16 @@ from pyvmm_kvm.aarch64.registers import MPIDR_EL1, SVE_VLS, sys_reg
 from pyvmm_kvm.aarch64.structs import MpState, VcpuEvents, VcpuInit
 from pyvmm_kvm.errors import StateError
 from pyvmm_kvm.reg_state import RegisterState, read_registers, write_registers
-from pyvmm_kvm.state import State, finish_io
+from pyvmm_kvm.state import State, exactly, finish_io, rows, whole
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from typing import Protocol, Self
+    from typing import ClassVar, Protocol, Self
 
     from pyvmm_kvm.aarch64.platform import VgicIts, VgicV3
     from pyvmm_kvm.reg_state import RegisterVcpu
+    from pyvmm_kvm.state import Check
 
     class ArmVcpu(RegisterVcpu, Protocol):
         """As much of an arm64 vCPU as this needs."""
@@ -44,6 +45,7 @@ class VcpuState(RegisterState):
 
     kind = 3
     required = ("init", "registers", "mp_state")
+    PARTS: ClassVar[dict[str, Check]] = RegisterState.PARTS | {"init": whole(VcpuInit), "events": whole(VcpuEvents)}
 
     @classmethod
     def save(cls, vcpu: ArmVcpu, init: VcpuInit) -> Self:
@@ -54,7 +56,11 @@ class VcpuState(RegisterState):
         return cls(parts)
 
     def restore(self, vcpu: ArmVcpu) -> list[int]:
-        """Make a fresh vCPU the same; return the registers whose value this kernel refused."""
+        """Make a fresh vCPU the same; return the registers whose value this kernel refused.
+
+        Raises `StateError` where a part has not the form of what it is, before anything is changed.
+        """
+        self.check()
         init = VcpuInit.from_bytes(self.parts["init"])
         vcpu.vcpu_init(init)
         refused = []
@@ -92,6 +98,7 @@ _ITS_CTLR, _ITS_IIDR, _ITS_CBASER, _ITS_CWRITER, _ITS_CREADR, _ITS_BASER = 0x0, 
 # kvm/devices/arm-vgic-its.rst, "ITS Restore Sequence"; writing CBASER resets CREADR
 _ITS = (_ITS_IIDR, _ITS_CBASER, _ITS_CREADR, _ITS_CWRITER, *(_ITS_BASER + 8 * n for n in range(8)))
 _VALID = 1 << 63
+_MOST = 1 << 20
 
 
 def _shared_offsets(interrupts: int) -> list[int]:
@@ -119,6 +126,13 @@ class VmState(State):
 
     kind = 5
     required = ("gic", "dist", "redist", "icc")
+    PARTS: ClassVar[dict[str, Check]] = {
+        "gic": exactly(8),
+        "dist": rows(4, _MOST),
+        "redist": rows(4, _MOST),
+        "icc": rows(8, _MOST),
+        "its": exactly(8 * (len(_ITS) + 1)),
+    }
 
     @classmethod
     def save(cls, gic: VgicV3, vcpus: Sequence[RegisterVcpu], its: VgicIts | None = None) -> Self:
@@ -159,6 +173,8 @@ class VmState(State):
             StateError: the state is of another number of interrupts or vCPUs, or of another kind of VM; nothing was
                 changed.
         """
+        if missing := [name for name in self.required if name not in self.parts]:
+            raise StateError(f"the state lacks {', '.join(missing)}")
         where = _affinities(vcpus)
         interrupts = gic.get_nr_irqs()
         if self.parts["gic"] != struct.pack("<II", interrupts, len(where)):

@@ -9,14 +9,15 @@ from pyvmm_kvm.reg_state import RegisterState, read_registers, write_registers
 from pyvmm_kvm.riscv64.platform import CONFIG_IDS, CONFIG_SRCS
 from pyvmm_kvm.riscv64.registers import timer
 from pyvmm_kvm.riscv64.structs import MpState
-from pyvmm_kvm.state import State, finish_io
+from pyvmm_kvm.state import State, exactly, finish_io, rows
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Self
+    from typing import ClassVar, Self
 
     from pyvmm_kvm.reg_state import RegisterVcpu
     from pyvmm_kvm.riscv64.platform import Aia
+    from pyvmm_kvm.state import Check
 
 
 class VcpuState(RegisterState):
@@ -31,7 +32,11 @@ class VcpuState(RegisterState):
         return cls({"registers": read_registers(vcpu), "mp_state": bytes(vcpu.get_mp_state())})
 
     def restore(self, vcpu: RegisterVcpu) -> list[int]:
-        """Make a fresh vCPU the same; return the registers whose value this kernel refused."""
+        """Make a fresh vCPU the same; return the registers whose value this kernel refused.
+
+        Raises `StateError` where a part has not the form of what it is, before anything is changed.
+        """
+        self.check()
         state = timer("state")
         refused = write_registers(vcpu, self.parts["registers"], lambda register: register != state)
         # arming the timer takes the compare value into account, so it comes last
@@ -64,6 +69,7 @@ class VmState(State):
     """What the vCPUs of a VM share in the kernel: the AIA, or nothing where the interrupt controller is your own."""
 
     kind = 6
+    PARTS: ClassVar[dict[str, Check]] = {"aia": exactly(12), "aplic": rows(4, 1 << 12), "imsic": rows(8, 1 << 20)}
 
     @classmethod
     def save(cls, aia: Aia | None = None, vcpus: int = 0) -> Self:
@@ -98,13 +104,13 @@ class VmState(State):
         shape = struct.pack("<3I", sources, ids, vcpus)
         if self.parts["aia"] != shape or sizes != [4 * len(offsets), 8 * len(selectors)]:
             raise StateError(f"the state is not of an AIA with {sources} sources, {ids} identities and {vcpus} vCPUs")
-        files = struct.unpack(f"<{len(selectors)}Q", self.parts["imsic"])
+        files = struct.unpack(f"<{len(selectors)}Q", self.parts.get("imsic", b""))
         each = len(selectors) // vcpus if vcpus else 0
         for at, (selector, value) in enumerate(zip(selectors, files, strict=True)):
             aia.set_imsic_reg(at // each, selector, value)
         # last, so that a message which this sends is not wiped out
         for word in range(0, 4 * (sources // 32 + 1) if sources else 0, 4):
             aia.set_aplic_reg(_CLRIE + word, _ALL)
-        lines = struct.unpack(f"<{len(offsets)}I", self.parts["aplic"])
+        lines = struct.unpack(f"<{len(offsets)}I", self.parts.get("aplic", b""))
         for offset, value in zip(offsets, lines, strict=True):
             aia.set_aplic_reg(offset, value)

@@ -31,6 +31,7 @@ class Msrs(dict[int, int]):
     """
 
     __slots__ = ()
+    HEADER_SIZE, ENTRY_SIZE = _HEADER.size, _ENTRY.size
 
     def retain(self, keep: Callable[[int, int], bool]) -> None:
         """Drop every register for which `keep(index, value)` is false."""

@@ -8,14 +8,20 @@ from __future__ import annotations
 import struct
 from contextlib import suppress
 
-from pyvmm_kvm.errors import KvmError, MsrError
-from pyvmm_kvm.state import State, finish_io
+from pyvmm_kvm.errors import KvmError, MsrError, StateError
+from pyvmm_kvm.state import State, exactly, finish_io, rows, whole
+from pyvmm_kvm.x86_64.cpuid import CpuId
+from pyvmm_kvm.x86_64.msrs import Msrs
 from pyvmm_kvm.x86_64.platform import ClockData, IrqChip, PitState2
+from pyvmm_kvm.x86_64.structs import DebugRegs, LapicState, MpState, Regs, Sregs, VcpuEvents
+from pyvmm_kvm.x86_64.xsave import NestedState, Xsave2
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Self
+    from collections.abc import Callable
+    from typing import ClassVar, Self
 
+    from pyvmm_kvm.state import Check
     from pyvmm_kvm.system import Kvm
     from pyvmm_kvm.vcpu import VcpuFd
     from pyvmm_kvm.vm import VmFd
@@ -23,6 +29,35 @@ if TYPE_CHECKING:
 _TSC_DEADLINE = 0x6E0  # IA32_TSC_DEADLINE
 _TSC_TOLERANCE = 4000  # 250 parts in a million
 _CONTROLLERS = (IrqChip.PIC_MASTER, IrqChip.PIC_SLAVE, IrqChip.IOAPIC)
+# of lists that KVM_GET_MSR_INDEX_LIST gives, "a few hundred" each; and KVM_MAX_XCRS
+_MOST_MSRS, _MOST_XCRS = 4096, 16
+
+
+def _check_cpuid(data: bytes) -> None:
+    if len(bytes(CpuId.from_bytes(data))) != len(data):
+        raise StateError("bytes are left behind the CPUID table")
+
+
+def _check_msrs(data: bytes) -> None:
+    rows(Msrs.ENTRY_SIZE, _MOST_MSRS)(data[Msrs.HEADER_SIZE :])
+    if len(bytes(Msrs.from_bytes(data))) != len(data):
+        raise StateError("the list of MSRs has bytes left, or names one twice")
+
+
+def _check_xcrs(data: bytes) -> None:
+    rows(16, _MOST_XCRS)(data)
+    numbers = [number for number, _ in struct.iter_unpack("<QQ", data)]
+    if len(set(numbers)) < len(numbers) or any(number >> 32 for number in numbers):
+        raise StateError("an extended control register is there twice, or has a number of more than 32 bits")
+
+
+def _check_irqchip(number: int) -> Callable[[bytes], None]:
+    def check(data: bytes) -> None:
+        whole(IrqChip)(data)
+        if IrqChip.from_bytes(data).chip_id != number:
+            raise StateError(f"it is of controller {IrqChip.from_bytes(data).chip_id}, not {number}")
+
+    return check
 
 
 class VcpuState(State):
@@ -30,12 +65,25 @@ class VcpuState(State):
 
     kind = 1
     required = ("cpuid", "regs", "sregs", "msrs", "events", "mp_state")
+    PARTS: ClassVar[dict[str, Check]] = {
+        "mp_state": whole(MpState),
+        "cpuid": _check_cpuid,
+        "regs": whole(Regs),
+        "sregs": whole(Sregs),
+        "xsave": Xsave2.check,
+        "xcrs": _check_xcrs,
+        "debugregs": whole(DebugRegs),
+        "lapic": whole(LapicState),
+        "tsc_khz": exactly(4),
+        "msrs": _check_msrs,
+        "nested": NestedState.from_bytes,
+        "events": whole(VcpuEvents),
+    }
 
     @classmethod
     def save(cls, kvm: Kvm, vm: VmFd, vcpu: VcpuFd) -> Self:
         """Read a stopped vCPU. Its pending I/O is completed first, or the guest would repeat it."""
         from pyvmm_kvm.cap import Cap
-        from pyvmm_kvm.x86_64.msrs import Msrs
 
         finish_io(vcpu)
         # the multiprocessor state first: reading it lets KVM take pending INIT and SIPI into account
@@ -70,11 +118,11 @@ class VcpuState(State):
             The MSRs whose value this kernel refused; empty where all is well.
 
         Raises:
-            KvmError: KVM_SET_TSC_KHZ, where the guest's counter ran at another rate and this host cannot scale it.
+            StateError: a part has not the form of what it is; nothing was changed.
+            KvmError: the kernel refuses a value; KVM_SET_TSC_KHZ, where the guest's counter ran at another rate and
+                this host cannot scale it.
         """
-        from pyvmm_kvm.x86_64.cpuid import CpuId
-        from pyvmm_kvm.x86_64.structs import DebugRegs, LapicState, MpState, Regs, Sregs, VcpuEvents
-
+        self.check()
         parts = self.parts
         vcpu.set_cpuid2(CpuId.from_bytes(parts["cpuid"]))
         # before the counter's value, which is given in the guest's cycles
@@ -108,20 +156,23 @@ class VcpuState(State):
             vcpu.set_tsc_khz(khz)
 
     def _restore_msrs(self, vcpu: VcpuFd, *, deadline: bool) -> list[int]:
-        from pyvmm_kvm.x86_64.msrs import Msrs
-
         refused = []
-        pending = Msrs.from_bytes(self.parts["msrs"])
-        pending.retain(lambda index, _value: (index == _TSC_DEADLINE) == deadline)
-        while pending:
+        pending = [
+            item for item in Msrs.from_bytes(self.parts["msrs"]).items() if (item[0] == _TSC_DEADLINE) == deadline
+        ]
+        at, count = 0, len(pending)
+        while at < len(pending):
+            part = pending[at : at + count]
             try:
-                vcpu.set_msrs(pending)
-                break
+                at += vcpu.set_msrs(dict(part))
+                count *= 2
             except MsrError as error:
-                if pending[error.index]:
-                    refused.append(error.index)
-                for index in list(pending)[: error.done + 1]:
-                    del pending[index]
+                # KVM stops at it; where one is refused more may be, and each try costs what it sends
+                index, value = part[error.done]
+                if value:
+                    refused.append(index)
+                at += error.done + 1
+                count = max(1, count // 4)
         return refused
 
 
@@ -130,6 +181,11 @@ class VmState(State):
 
     kind = 2
     required = ("clock",)
+    PARTS: ClassVar[dict[str, Check]] = {
+        "clock": whole(ClockData),
+        **{f"irqchip{number}": _check_irqchip(number) for number in _CONTROLLERS},
+        "pit": whole(PitState2),
+    }
 
     @classmethod
     def save(cls, vm: VmFd) -> Self:
@@ -146,7 +202,11 @@ class VmState(State):
         """Write them into a VM that has the same controllers, before its vCPUs run.
 
         Restore devices of your own after this: the interrupt that one raises again would be wiped out here.
+
+        Raises:
+            StateError: a part has not the form of what it is; nothing was changed.
         """
+        self.check()
         for number in _CONTROLLERS:
             if f"irqchip{number}" in self.parts:
                 vm.set_irqchip(IrqChip.from_bytes(self.parts[f"irqchip{number}"]))

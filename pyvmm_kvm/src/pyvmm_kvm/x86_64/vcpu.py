@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 # the one attribute of a vCPU on x86 (kvm/devices/vcpu.rst, 4)
 _TSC_CTRL, _TSC_OFFSET = 0, 0
+_MAX_XCRS = 16  # KVM_MAX_XCRS
 
 
 def read_msrs(fd: Fd, indices: Iterable[int]) -> Msrs:
@@ -170,6 +171,8 @@ class ArchVcpu(DeviceAttrs):
         entries = [(number, 0, value) for number, value in registers.items()]
         if not entries:
             return  # what a host without XSAVE gives, whose KVM takes nothing either
+        if len(entries) > _MAX_XCRS:
+            raise ValueError(f"{len(entries)} extended control registers: KVM takes {_MAX_XCRS}")
         self.ioctl("KVM_SET_XCRS", ffi.new("struct kvm_xcrs *", {"nr_xcrs": len(entries), "xcrs": entries}))
 
     def get_xsave(self) -> Xsave2:
@@ -188,7 +191,7 @@ class ArchVcpu(DeviceAttrs):
         """Replace the extended state; a short block is padded to what the kernel reads."""
         from pyvmm_kvm.x86_64.xsave import Xsave2
 
-        with ffi.from_buffer("char[]", Xsave2(area)) as argument:
+        with ffi.from_buffer("char[]", Xsave2(area).padded()) as argument:
             self.ioctl("KVM_SET_XSAVE", argument)
 
     set_xsave2 = set_xsave
@@ -209,8 +212,10 @@ class ArchVcpu(DeviceAttrs):
     nested_state = get_nested_state
 
     def set_nested_state(self, state: Buffer) -> None:
-        """Replace the state of a guest hypervisor."""
-        self._fill("KVM_SET_NESTED_STATE", bytearray(memoryview(state).cast("B")))
+        """Replace the state of a guest hypervisor; `StateError` where it is shorter than it says."""
+        from pyvmm_kvm.x86_64.xsave import NestedState
+
+        self._fill("KVM_SET_NESTED_STATE", NestedState.from_bytes(state))
 
     def get_tsc_offset(self) -> int:
         """Return what KVM adds to the host's counter for this guest, a signed 64-bit number (`Cap.VCPU_ATTRIBUTES`)."""

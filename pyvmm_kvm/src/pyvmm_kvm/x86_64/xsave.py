@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 _MXCSR, _XMM, _XMM_SIZE = 24, 160, 16
 _LEGACY, _HEADER = 512, 64
 _SMALLEST = 4096
+# more than any processor has: AMX's tiles make it 11 KiB
+_LARGEST = 1 << 16
 
 # state components in the order of their bits (Intel SDM volume 1, 13.1)
 COMPONENTS = (
@@ -46,6 +48,25 @@ class Xsave2(bytearray):
     def from_bytes(cls, data: Buffer) -> Self:
         """Read one from what `bytes(area)` made."""
         return cls(data)
+
+    @classmethod
+    def check(cls, data: Buffer) -> None:
+        """Raise `StateError` where the bytes are no area in the standard form, which is the one KVM takes."""
+        view = memoryview(data).cast("B")
+        if not _SMALLEST <= len(view) <= _LARGEST:
+            raise StateError(f"an XSAVE area has {_SMALLEST} to {_LARGEST} bytes, not {len(view)}")
+        # Intel SDM volume 1, 13.4.2 and 13.8.1: XCOMP_BV[63] would be the compacted form, and the rest is 0
+        if any(view[_LEGACY + 8 : _LEGACY + _HEADER]):
+            raise StateError("the header of the XSAVE area is not that of the standard form")
+
+    def padded(self) -> bytearray:
+        """Return a copy with zeros behind it, as far as any kernel reads: KVM_SET_XSAVE takes no length.
+
+        Raises `StateError` where it is longer than that.
+        """
+        if len(self) > _LARGEST:
+            raise StateError(f"an XSAVE area has at most {_LARGEST} bytes, not {len(self)}")
+        return bytearray(self) + bytes(_LARGEST - len(self))
 
     def _u(self, code: str, offset: int) -> int:
         value: int = struct.unpack_from(code, self, offset)[0]
@@ -112,11 +133,19 @@ class NestedState(bytearray):
 
     @classmethod
     def from_bytes(cls, data: Buffer) -> Self:
-        """Read one; `StateError` where its size field and its length disagree."""
+        """Read one; `StateError` where it is shorter than it says, or than its header."""
         state = cls(memoryview(data).cast("B"))
+        # KVM_SET_NESTED_STATE reads the header whatever it is given, and then as much as that says
         if len(state) < cls.HEADER or state.size > len(state):
             raise StateError(f"{len(state)} bytes do not hold the nested state that they announce")
         return state
+
+    @classmethod
+    def check(cls, data: Buffer) -> None:
+        """Raise `StateError` where the bytes are no such state, whole and of a known format."""
+        state = cls.from_bytes(data)
+        if state.size != len(state) or state.format not in (cls.VMX, cls.SVM):
+            raise StateError(f"it says {state.size} of its {len(state)} bytes, and format {state.format}")
 
     def _u(self, code: str, offset: int) -> int:
         value: int = struct.unpack_from(code, self, offset)[0]
