@@ -76,7 +76,7 @@ class VcpuState(State):
         "lapic": whole(LapicState),
         "tsc_khz": exactly(4),
         "msrs": _check_msrs,
-        "nested": NestedState.from_bytes,
+        "nested": NestedState.check,
         "events": whole(VcpuEvents),
     }
 
