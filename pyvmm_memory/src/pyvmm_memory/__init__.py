@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from pyvmm_memory.errors import InvalidSnapshot as InvalidSnapshot
     from pyvmm_memory.errors import MapFixed as MapFixed
     from pyvmm_memory.errors import MappingPastEof as MappingPastEof
+    from pyvmm_memory.errors import MemoryBusy as MemoryBusy
     from pyvmm_memory.errors import MemoryClosed as MemoryClosed
     from pyvmm_memory.errors import MemoryInUse as MemoryInUse
     from pyvmm_memory.errors import MemoryRegionOverlap as MemoryRegionOverlap
@@ -125,7 +126,7 @@ _HOMES = {
     "errors": (
         "GuestAddressOverflow GuestMemoryError HostAddressNotAvailable HostRefused InvalidBackendAddress "
         "InvalidBuffer InvalidGuestAddress InvalidInteger InvalidLength InvalidOffsetLength InvalidPointer "
-        "InvalidRegion InvalidSlice InvalidSnapshot MapFixed MappingPastEof MemoryClosed MemoryInUse "
+        "InvalidRegion InvalidSlice InvalidSnapshot MapFixed MappingPastEof MemoryBusy MemoryClosed MemoryInUse "
         "MemoryRegionOverlap Misaligned MmapFailed MmapRegionError NoMemoryRegion OutOfBounds Overflow PartialBuffer "
         "ReadOnlyMemory TooBig UnexpectedEof UnsortedMemoryRegions"
     ),

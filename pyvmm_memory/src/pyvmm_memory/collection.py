@@ -6,6 +6,7 @@ from bisect import bisect_right
 
 from pyvmm_memory.access import FastAccess
 from pyvmm_memory.address import U64_MAX, GuestAddress, MemoryRegionAddress, as_int
+from pyvmm_memory.bytes import READ, WRITE
 from pyvmm_memory.errors import (
     InvalidBackendAddress,
     InvalidGuestAddress,
@@ -34,7 +35,7 @@ class GuestRegionCollection(FastAccess, GuestMemory):
     Iterating gives the regions, in order. Raises UnsortedMemoryRegions or MemoryRegionOverlap.
     """
 
-    __slots__ = ("_last", "_regions", "_starts", "dirty_tracking")
+    __slots__ = ("_guarded", "_last", "_regions", "_starts", "dirty_tracking")
 
     def __init__(self, regions: Iterable[GuestRegionMmap] = ()) -> None:
         self._regions = tuple(regions)
@@ -45,6 +46,8 @@ class GuestRegionCollection(FastAccess, GuestMemory):
                 raise MemoryRegionOverlap(f"{after!r} overlaps {before!r}")
         self._starts = [region.start for region in self._regions]
         self._last = self._regions[0] if self._regions else None
+        #: whether any region may not be both read and written: all others need no look at their rights
+        self._guarded = any(not region.mapping.allows(READ | WRITE) for region in self._regions)
         #: whether any region records writes: whoever writes through raw views then calls `mark_dirty`
         self.dirty_tracking = any(region.dirty_tracking for region in self._regions)
         self.attach_windows([(region.start, region.mapping.window) for region in self._regions])
@@ -167,16 +170,16 @@ class GuestRegionCollection(FastAccess, GuestMemory):
         self,
         addr: int,
         length: int,
-        permissions: Permissions = Permissions.No,  # noqa: ARG002 - only an IOMMU forbids anything
+        permissions: Permissions = Permissions.No,
     ) -> bool:
-        """Say whether all `length` bytes at `addr` are mapped, across adjacent regions; zero bytes always are."""
+        """Say whether all `length` bytes at `addr` are mapped so, across adjacent regions; zero bytes always are."""
         addr, length = as_int(addr), as_int(length)
         if length < 0 or not 0 <= addr <= U64_MAX:
             return False
         end = addr + length
         while addr < end:
             region = self.find_region(addr)
-            if region is None:
+            if region is None or (self._guarded and not region.mapping.allows(permissions)):
                 return False
             addr = region.end
         return True
@@ -189,11 +192,12 @@ class GuestRegionCollection(FastAccess, GuestMemory):
         self,
         addr: int,
         length: int,
-        permissions: Permissions = Permissions.ReadWrite,  # noqa: ARG002 - only an IOMMU forbids anything
+        permissions: Permissions | None = None,
     ) -> memoryview:
-        """Return a writable view of `length` bytes in one region; release it before closing the memory.
+        """Return a view of `length` bytes in one region, writable as that is; release it before closing the memory.
 
-        Raises InvalidGuestAddress, InvalidBackendAddress where it would cross a region's end.
+        Raises InvalidGuestAddress, InvalidBackendAddress where it would cross a region's end, ReadOnlyMemory where it
+        is asked for to be written and may not be.
         """
         region = self._last
         try:
@@ -208,6 +212,8 @@ class GuestRegionCollection(FastAccess, GuestMemory):
             offset = addr - region.start
             if offset + length > region.size:
                 raise InvalidBackendAddress(addr, length)
+            if self._guarded and permissions is not None and permissions & WRITE:
+                region.mapping.place(writing=True)
             return region.mapping.view[offset : offset + length]  # type: ignore[index] # None is a TypeError, handled
         except (TypeError, ValueError):
             as_int(addr)

@@ -31,8 +31,12 @@ class HostAddressNotAvailable(GuestMemoryError):
     """The region has no memory that this process may touch."""
 
 
-class ReadOnlyMemory(GuestMemoryError, TypeError):
+class ReadOnlyMemory(GuestMemoryError):
     """The mapping does not allow writing."""
+
+
+class MemoryBusy(GuestMemoryError, RuntimeError):
+    """Somebody has the right to replace the memory and does not give it back: the same thread, or another for long."""
 
 
 class InvalidBackendAddress(GuestMemoryError, LookupError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pyvmm_memory.address import as_int
 from pyvmm_memory.bytes import WRITE, Bytes, bytes_of
 from pyvmm_memory.errors import InvalidGuestAddress, InvalidSlice, PartialBuffer
-from pyvmm_memory.permissions import Permissions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,6 +13,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from pyvmm_memory.bitmap import Bitmap
+    from pyvmm_memory.permissions import Permissions
     from pyvmm_memory.pinned_buffer import PinnedBuffer
     from pyvmm_memory.struct_view import Layout, StructView
     from pyvmm_memory.volatile import VolatileSlice
@@ -52,8 +52,8 @@ class GuestMemory(Bytes):
             """Say whether all `length` bytes at `addr` may be accessed so; zero bytes always may."""
             ...
 
-        def get_slice(self, addr: int, length: int, permissions: Permissions = ...) -> memoryview:
-            """Return a writable view of `length` bytes in one region; release it before closing the memory."""
+        def get_slice(self, addr: int, length: int, permissions: Permissions | None = ...) -> memoryview:
+            """Return a view of `length` bytes in one region; release it before closing the memory."""
             ...
 
     def __getitem__(self, addresses: slice) -> bytes:
@@ -80,16 +80,18 @@ class GuestMemory(Bytes):
             raise PartialBuffer(length, 0, addr + mapped)
         self.write_slice(source, addr)
 
-    def get_slices(self, addr: int, length: int, permissions: Permissions = Permissions.ReadWrite) -> list[memoryview]:
+    def get_slices(self, addr: int, length: int, permissions: Permissions | None = None) -> list[memoryview]:
         """Return views that together cover `length` bytes, one for each region; for preadv, pwritev, recvmsg_into.
 
-        Raises InvalidGuestAddress with the first unmapped address.
+        They are writable where `permissions` are, and as each region is mapped where none are given. Raises
+        InvalidGuestAddress with the first unmapped address, ReadOnlyMemory where a region may not be written.
         """
         views: list[memoryview] = []
+        writing = permissions is not None and bool(permissions & WRITE)
         try:
-            for mapping, offset, count in self._covered(addr, length, permissions):
-                view = mapping.place(writing=False)[offset : offset + count]
-                views.append(view if permissions & WRITE else view.toreadonly())
+            for mapping, offset, count in self._covered(addr, length, permissions or 0):
+                view = mapping.place(writing)[offset : offset + count]
+                views.append(view if writing or permissions is None else view.toreadonly())
         except BaseException:
             # the traceback would keep them, and the memory could not be closed
             for view in views:
@@ -97,9 +99,7 @@ class GuestMemory(Bytes):
             raise
         return views
 
-    def get_volatile_slice(
-        self, addr: int, length: int, permissions: Permissions = Permissions.ReadWrite
-    ) -> VolatileSlice:
+    def get_volatile_slice(self, addr: int, length: int, permissions: Permissions | None = None) -> VolatileSlice:
         """Return `length` bytes in one region, as a slice that records its writes; raises what `get_slice` does."""
         from pyvmm_memory.errors import InvalidBackendAddress
         from pyvmm_memory.volatile import VolatileSlice
@@ -112,16 +112,19 @@ class GuestMemory(Bytes):
         return slices[0]
 
     def get_volatile_slices(
-        self, addr: int, length: int, permissions: Permissions = Permissions.ReadWrite
+        self, addr: int, length: int, permissions: Permissions | None = None
     ) -> list[VolatileSlice]:
         """Return what `get_slices` does, as slices that record their writes."""
         from pyvmm_memory.volatile import VolatileSlice
 
         slices: list[VolatileSlice] = []
         done = 0
-        for mapping, offset, count in self._covered(addr, length, permissions):
+        for mapping, offset, count in self._covered(addr, length, permissions or 0):
+            readonly = permissions is not None and not permissions & WRITE
+            if permissions is not None and permissions & WRITE:
+                mapping.place(writing=True)
             bitmap = self.bitmap_at(addr + done, mapping, offset)
-            slices.append(VolatileSlice(mapping, offset, count, bitmap, readonly=not permissions & WRITE))
+            slices.append(VolatileSlice(mapping, offset, count, bitmap, readonly=readonly))
             done += count
         return slices
 

@@ -199,9 +199,14 @@ class IommuMemory(GuestMemory):
     def check_range(self, addr: int, length: int, permissions: Permissions = Permissions.No) -> bool:
         """Say whether all `length` bytes at `addr` may be accessed so."""
         if not self._use_iommu:
-            return self._backend.check_range(addr, length)
+            return self._backend.check_range(addr, length, permissions)
+        done = 0
         try:
-            return sum(count for _, _, count in self.pieces(addr, length, permissions)) == as_int(length)
+            for mapping, _, count in self.pieces(addr, length, permissions):
+                if not mapping.allows(permissions):
+                    return False
+                done += count
+            return done == as_int(length)
         except (IommuError, InvalidGuestAddress, InvalidLength):
             return False
 

@@ -29,6 +29,12 @@ class PinnedBuffer:
         self.closed = False
         self.window = Window(b"" if view is None else view, bitmap is not None)
 
+    def allows(self, access: int) -> bool:
+        """Say whether it may be read (1), written (2) or both; None of them always is."""
+        if access and self.view is None:
+            return False
+        return not access & 2 or (not self.closed and self.view is not None and not self.view.readonly)
+
     def place(self, writing: bool) -> memoryview:
         """Return the view to read or write now. Raises MemoryClosed, HostAddressNotAvailable, ReadOnlyMemory."""
         if self.closed:

@@ -10,7 +10,10 @@ import json
 import mmap
 import os
 import tempfile
+from bisect import bisect_right
 
+from pyvmm_memory.address import U64_MAX
+from pyvmm_memory.bytes import WRITE
 from pyvmm_memory.errors import InvalidSnapshot, PartialBuffer
 from pyvmm_memory.file_offset import FileOffset
 from pyvmm_memory.guest_memory_mmap import GuestMemoryMmap
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
 MAGIC = "pyvmm memory"
 VERSION = 1
 MAX_HEADER = 64 << 20
+# more than KVM has slots for
+MAX_REGIONS = 1 << 16
 CHUNK = 1 << 20
 ZEROS = bytes(CHUNK)
 
@@ -98,7 +103,12 @@ def _pages(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def _inside(parts: list[tuple[int, int]], region: GuestRegionMmap) -> Iterator[tuple[int, int]]:
-    for addr, length in parts:
+    # sorted and apart: there are as many looks as parts, whatever the number of regions
+    first = bisect_right(parts, region.start, key=lambda part: part[0] + part[1])
+    for at in range(first, len(parts)):
+        addr, length = parts[at]
+        if addr >= region.end:
+            return
         start, end = max(addr, region.start), min(addr + length, region.end)
         if start < end:
             yield start - region.start, end - start
@@ -131,13 +141,19 @@ def _write_all(fd: int, piece: memoryview, at: int) -> None:
 
 
 def dirty_ranges(memory: GuestRegionCollection, *, reset: bool = True) -> list[tuple[int, int]]:
-    """Return the guest ranges `(address, length)` that the bitmaps of `memory` have; cleared with `reset`."""
+    """Return the guest ranges `(address, length)` that the bitmaps of `memory` have; cleared with `reset`.
+
+    Where some regions record what is written, one without a bitmap of its own, such as one that was plugged in later,
+    may have been written anywhere: it is in the result as a whole.
+    """
     from pyvmm_memory.bitmap import PlainBitmap
 
     found: list[tuple[int, int]] = []
     for region in memory:
         bitmap = region.bitmap()
         if not isinstance(bitmap, PlainBitmap):
+            if memory.dirty_tracking and bitmap is None and region.mapping.allows(WRITE):
+                found.append((region.start, region.size))
             continue
         for offset, length in bitmap.dirty_ranges():
             found.append((region.start + offset, length))
@@ -169,17 +185,18 @@ class Snapshot:
             header = json.loads(line)
             if header["format"] != MAGIC or header["version"] != VERSION:
                 raise InvalidSnapshot(f"{self._file.name} is no memory of version {VERSION}")
-            regions = [(int(each["start"]), int(each["size"]), int(each["offset"])) for each in header["regions"]]
-            parts = [(int(addr), int(length)) for addr, length in header["parts"]] if "parts" in header else None
-        except (ValueError, KeyError, TypeError) as error:
-            raise InvalidSnapshot(f"{self._file.name} does not begin with a description of memory: {error}") from error
+            regions = _regions(header["regions"])
+            parts = _parts(header["parts"]) if "parts" in header else None
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            why = str(error)[:200]
+            raise InvalidSnapshot(f"{self._file.name} does not begin with a description of memory: {why}") from error
         #: of each region (guest address, size, offset of its bytes)
         self.regions = regions
         #: in a file of changes, the guest ranges that are in it
         self.parts = parts
         self._base = -(-len(line) // mmap.PAGESIZE) * mmap.PAGESIZE
         need = self._base + max((offset + size for _, size, offset in regions), default=0)
-        if os.fstat(self._file.fileno()).st_size < need or any(offset < 0 for _, _, offset in regions):
+        if os.fstat(self._file.fileno()).st_size < need:
             raise InvalidSnapshot(f"{self._file.name} is shorter than what it describes: {need:#x} bytes")
 
     def place(self, index: int) -> FileOffset:
@@ -244,6 +261,45 @@ class Snapshot:
         kind = "all" if self.parts is None else f"{len(self.parts)} changed parts"
         size = sum(size for _, size, _ in self.regions)
         return f"<Snapshot {self._file.name}: {kind} of {size:#x} bytes{' closed' * self._file.closed}>"
+
+
+def _number(value: object, least: int = 0) -> int:
+    # bool is an int, and neither 1.0 nor "1" is one
+    if type(value) is not int or not least <= value <= U64_MAX:
+        raise InvalidSnapshot(f"{str(value)[:40]!r} is no number from {least} to 2^64 - 1")
+    return value
+
+
+def _regions(values: object) -> list[tuple[int, int, int]]:
+    """Return regions that are as `save` writes them: sorted, apart, and one behind the other in the file."""
+    if not isinstance(values, list) or not 0 < len(values) <= MAX_REGIONS:
+        raise InvalidSnapshot(f"there are no regions in it, or more than {MAX_REGIONS}")
+    regions: list[tuple[int, int, int]] = []
+    end = at = 0
+    for each in values:
+        start, size, offset = _number(each["start"]), _number(each["size"], 1), _number(each["offset"])
+        if start < end or offset < at or offset % mmap.PAGESIZE or start + size > U64_MAX + 1:
+            raise InvalidSnapshot(f"a region of {size:#x} bytes at {start:#x} is not behind the one before it")
+        regions.append((start, size, offset))
+        end, at = start + size, offset + size
+    return regions
+
+
+def _parts(values: object) -> list[tuple[int, int]]:
+    """Return ranges that are as `save` writes them: sorted and apart."""
+    if not isinstance(values, list):
+        raise InvalidSnapshot("its parts are no list")
+    parts: list[tuple[int, int]] = []
+    end = 0
+    for each in values:
+        if not isinstance(each, list) or len(each) != 2:
+            raise InvalidSnapshot("a part is an address and a length")
+        addr, length = _number(each[0]), _number(each[1], 1)
+        if addr < end:
+            raise InvalidSnapshot(f"the part at {addr:#x} is not behind the one before it")
+        parts.append((addr, length))
+        end = addr + length
+    return parts
 
 
 def _read(region: GuestRegionMmap, fd: int, base: int, start: int, length: int) -> None:
