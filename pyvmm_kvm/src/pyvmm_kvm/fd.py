@@ -29,6 +29,21 @@ if TYPE_CHECKING:
 NULL = ffi.NULL
 
 
+def check_kind(fd: int, kind: str) -> None:
+    """Raise ValueError where a descriptor is none of this kind, by the name that the kernel has for it.
+
+    Where /proc does not say, it is believed.
+    """
+    try:
+        name = os.readlink(f"/proc/self/fd/{fd}")
+    except FileNotFoundError:
+        if os.path.isdir("/proc/self/fd"):
+            raise ValueError(f"descriptor {fd} is not open") from None
+        return
+    if not name.startswith(f"anon_inode:{kind}"):
+        raise ValueError(f"descriptor {fd} is {name}, and not anon_inode:{kind}")
+
+
 class Fd:
     """Owns one file descriptor. `with` closes it; `fileno()` lends it to selectors and to `os`.
 

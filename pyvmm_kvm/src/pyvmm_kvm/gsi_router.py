@@ -8,15 +8,17 @@ table of what the GSIs stand for and KVM_SET_GSI_ROUTING replaces it as a whole,
   interrupt, and attached again.
 - A GSI's message is in the table before its eventfd is registered, so no signal meets a GSI without a route.
 - What is noted is what KVM has: a table that KVM refuses changes nothing here.
+- Threads change the table in turns (`Turns`), and no lock is held while KVM is called. What is noted is replaced as a
+  whole, so who only reads it waits for nobody.
 """
 
 from __future__ import annotations
 
 import errno
-from _thread import allocate_lock
 
 from pyvmm_kvm.errors import KvmError
 from pyvmm_kvm.routing import IrqRoute, IrqRouting
+from pyvmm_kvm.turns import Turns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,6 +57,8 @@ class GsiRouter:
             (KVM_CAP_MSI_DEVID).
     """
 
+    __slots__ = ("_attached", "_free", "_gsi_of", "_messages", "_turns", "devids", "lines", "vm")
+
     def __init__(
         self,
         vm: VmFd,
@@ -69,16 +73,16 @@ class GsiRouter:
         self._free = iter(gsis)
         self._gsi_of: dict[int, int] = {}  # by eventfd
         self._messages: dict[int, IrqRoute] = {}  # by GSI
-        self._attached: set[int] = set()
-        self._lock = allocate_lock()
+        self._attached: frozenset[int] = frozenset()
+        self._turns = Turns()
 
     def attach(self, fd: int, config: Message) -> None:
         """Send this message whenever the eventfd is written to, in place of an earlier one for this eventfd.
 
-        `KvmError` with ENOSPC where all GSIs are taken. Detach the eventfd before it is closed: its number will be
-        another's.
+        `KvmError` with ENOSPC where all GSIs are taken, and where KVM refuses the message. Detach the eventfd before it
+        is closed: its number will be another's.
         """
-        with self._lock:
+        with self._turns:
             gsi = self._gsi_of.get(fd)
             if gsi is None:
                 gsi = next(self._free, None)
@@ -88,14 +92,14 @@ class GsiRouter:
             self._replace(gsi, config)
             if fd not in self._attached:
                 self.vm.register_irqfd(fd, gsi)
-                self._attached.add(fd)
+                self._attached |= {fd}
 
     def detach(self, fd: int) -> None:
         """Leave what is written to the eventfd in the eventfd; idempotent."""
-        with self._lock:
+        with self._turns:
             if fd in self._attached:
                 self.vm.unregister_irqfd(fd, self._gsi_of[fd])
-                self._attached.remove(fd)
+                self._attached -= {fd}
 
     def route(self, gsi: int, config: Message | None) -> None:
         """Let a number stand for a message, or for nothing.
@@ -103,7 +107,7 @@ class GsiRouter:
         For the pins of an IOAPIC that is not KVM's this is how KVM learns which of them are level-triggered and shall
         have their ends of interrupt reported.
         """
-        with self._lock:
+        with self._turns:
             self._replace(gsi, config)
 
     def send(self, config: Message) -> int:
@@ -112,13 +116,12 @@ class GsiRouter:
 
     def table(self) -> IrqRouting:
         """Return the table that KVM has: the pins, and the messages in the order of their first routes."""
-        with self._lock:
-            return IrqRouting([*self.lines, *self._messages.values()])
+        return IrqRouting([*self.lines, *self._messages.values()])
 
     @property
     def attached(self) -> frozenset[int]:
         """The eventfds that become messages now."""
-        return frozenset(self._attached)
+        return self._attached
 
     def _devid(self, config: Message) -> int | None:
         return config.devid if self.devids else None

@@ -97,5 +97,6 @@ def _registers(data: bytes) -> Iterator[tuple[int, int]]:
 class RegisterState(State):
     """What the snapshots of both architectures consist of."""
 
+    __slots__ = ()
     required: tuple[str, ...] = ("registers", "mp_state")
     PARTS: ClassVar[dict[str, Check]] = {"registers": check_registers, "mp_state": whole(MpState)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 
 from pyvmm_kvm.errors import StateError
+from pyvmm_kvm.near import Exact
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,12 +25,16 @@ _ISA_LINES, _PIC_PINS, _IOAPIC_PINS = 16, 8, 24
 _TIMER, _CASCADE = 0, 2
 
 
-class IrqRoute:
+class IrqRoute(Exact):
     """One route: interrupt `gsi` goes to a pin of an irqchip, or becomes a message."""
 
     __slots__ = ("flags", "gsi", "kind", "words")
 
     def __init__(self, gsi: int, kind: int, words: tuple[int, int, int, int], flags: int = 0) -> None:
+        for number in (gsi, kind, flags, *words):
+            # what the table has room for; a message's address has twice that and comes in two words
+            if not 0 <= number <= 0xFFFFFFFF:
+                raise ValueError(f"{number:#x} in the route of GSI {gsi} is no number of 32 bits")
         self.gsi = gsi
         self.kind = kind
         self.words = words

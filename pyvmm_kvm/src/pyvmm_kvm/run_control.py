@@ -72,6 +72,20 @@ class RunControl:
 
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_changed",
+        "_handler",
+        "_name",
+        "_on_end",
+        "_running",
+        "_started",
+        "_target",
+        "_workers",
+        "ended_by",
+        "errors",
+    )
+
     def __init__(
         self,
         vcpus: Iterable[VcpuFd],

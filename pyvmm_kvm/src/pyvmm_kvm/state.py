@@ -116,6 +116,7 @@ class State:
     `restore` calls `check` before it changes anything.
     """
 
+    __slots__ = ("parts",)
     kind = 0
     required: tuple[str, ...] = ()
     PARTS: ClassVar[dict[str, Check]] = {}

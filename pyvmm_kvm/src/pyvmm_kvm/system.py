@@ -9,12 +9,14 @@ from pyvmm_kvm._arch import ArchKvm
 from pyvmm_kvm.device_attrs import ReadableAttrs
 from pyvmm_kvm.errors import KvmError
 from pyvmm_kvm.extensions import Extensions
+from pyvmm_kvm.fd import check_kind
 from pyvmm_kvm.vm import VmFd
 
 # as in `Cap`, which takes longer to make than a boot has for it
 _CAP_NR_VCPUS, _CAP_NR_MEMSLOTS, _CAP_MAX_VCPUS, _CAP_MAX_VCPU_ID = 9, 10, 66, 128
 # what the kernel's document says of a KVM that answers 0
 _NR_VCPUS_UNSAID, _NR_MEMSLOTS_UNSAID = 4, 32
+_API_VERSION = 12
 _IPA_SIZE_MASK = 0xFF  # KVM_VM_TYPE_ARM_IPA_SIZE_MASK
 
 
@@ -22,7 +24,7 @@ class Kvm(ArchKvm, Extensions, ReadableAttrs):
     """The system file descriptor.
 
     Raises:
-        KvmError: the device is missing or may not be opened; `cause` says what to do.
+        KvmError: the device is missing, may not be opened or is not KVM's; `cause` says what to do.
 
     Example::
 
@@ -38,9 +40,25 @@ class Kvm(ArchKvm, Extensions, ReadableAttrs):
             super().__init__(os.open(path, os.O_RDWR | os.O_CLOEXEC))
         except OSError as error:
             raise KvmError(error.errno or errno.EIO, "open") from error
+        try:
+            self._check_version()
+        except BaseException:
+            self.close()
+            raise
+
+    def _check_version(self) -> None:
+        try:
+            version = self.get_api_version()
+        except KvmError as error:
+            number = error.errno or errno.ENOTTY
+            raise KvmError(number, "KVM_GET_API_VERSION", f"{self.path} is not KVM's device, /dev/kvm") from error
+        # api.rst, 4.1: "Applications should refuse to run if KVM_GET_API_VERSION returns a value other than 12"
+        if version != _API_VERSION:
+            cause = f"{self.path} has version {version}, and this package knows {_API_VERSION}"
+            raise KvmError(errno.ENOTSUP, "KVM_GET_API_VERSION", cause)
 
     def get_api_version(self) -> int:
-        """Return 12 on every kernel that is not an antique; a VMM must refuse any other number."""
+        """Return 12, the version of every kernel that is not an antique; others are refused when this is made."""
         return self.ioctl_value("KVM_GET_API_VERSION")
 
     def get_vcpu_mmap_size(self) -> int:
@@ -82,7 +100,11 @@ class Kvm(ArchKvm, Extensions, ReadableAttrs):
         return self.create_vm_with_type(ipa_size & _IPA_SIZE_MASK)
 
     def create_vmfd_from_rawfd(self, fd: int) -> VmFd:
-        """Take over a VM's file descriptor that came from elsewhere, such as from another process."""
+        """Take over a VM's file descriptor that came from elsewhere, such as from another process.
+
+        `ValueError` for one of something else.
+        """
+        check_kind(fd, "kvm-vm")
         return VmFd(fd, self.get_vcpu_mmap_size())
 
     def __repr__(self) -> str:

@@ -8,8 +8,9 @@ import os
 from pyvmm_kvm._arch import ArchVm
 from pyvmm_kvm._kvm import ffi
 from pyvmm_kvm.device_attrs import DeviceAttrs
-from pyvmm_kvm.errors import KvmError
+from pyvmm_kvm.errors import ClosedError, KvmError
 from pyvmm_kvm.extensions import Extensions
+from pyvmm_kvm.fd import check_kind
 from pyvmm_kvm.memory_slot import MEM_GUEST_MEMFD, MemorySlot
 
 TYPE_CHECKING = False
@@ -38,11 +39,13 @@ class VmFd(ArchVm, Extensions, DeviceAttrs):
     its vCPUs are closed.
     """
 
-    __slots__ = ("_run_size", "_slots")
+    __slots__ = ("_run_size", "_slots", "lost_messages")
 
     def __init__(self, fd: int, run_size: int) -> None:
         super().__init__(fd)
         self._run_size = run_size
+        #: how many messages nobody took, by errno
+        self.lost_messages: dict[int, int] = {}
         # shared with the vCPUs: the kernel's VM lives until the last of them is closed, so the memory must too
         self._slots: dict[int, MemorySlot] = {}
 
@@ -145,9 +148,10 @@ class VmFd(ArchVm, Extensions, DeviceAttrs):
         return VcpuFd(self.ioctl_value("KVM_CREATE_VCPU", vcpu_id), self._run_size, vcpu_id, self._slots)
 
     def create_vcpu_from_rawfd(self, fd: int, vcpu_id: int = -1) -> VcpuFd:
-        """Take over a vCPU's file descriptor that came from elsewhere."""
+        """Take over a vCPU's file descriptor that came from elsewhere. `ValueError` for one of something else."""
         from pyvmm_kvm.vcpu import VcpuFd
 
+        check_kind(fd, "kvm-vcpu")
         return VcpuFd(fd, self._run_size, vcpu_id, self._slots)
 
     # interrupts and events
@@ -167,20 +171,29 @@ class VmFd(ArchVm, Extensions, DeviceAttrs):
         return int(level.status)
 
     def signal_msi(self, address: int, data: int, devid: int | None = None) -> int:
-        """Deliver a message-signalled interrupt: above 0 delivered, 0 blocked by the guest."""
-        return self.ioctl(
-            "KVM_SIGNAL_MSI",
-            ffi.new(
-                "struct kvm_msi *",
-                {
-                    "address_lo": address & 0xFFFFFFFF,
-                    "address_hi": address >> 32,
-                    "data": data,
-                    "flags": _MSI_VALID_DEVID if devid is not None else 0,
-                    "devid": devid or 0,
-                },
-            ),
-        )
+        """Deliver a message-signalled interrupt: above 0 delivered, 0 blocked by the guest, below 0 nobody took it.
+
+        A guest writes the message, so one that leads nowhere is no error here: the interrupt is lost, as on a PC.
+        `lost_messages` counts them by the errno that KVM gave, and the first of each is logged.
+        """
+        flags = _MSI_VALID_DEVID if devid is not None else 0
+        message = ffi.new("struct kvm_msi *", (address & 0xFFFFFFFF, address >> 32, data, flags, devid or 0))
+        try:
+            return self.ioctl("KVM_SIGNAL_MSI", message)
+        except ClosedError:
+            raise
+        except KvmError as error:
+            # api.rst, KVM_SIGNAL_MSI: "-1 on error", which a system call says as EPERM; others are of a message that no
+            # interrupt controller could be given at all
+            number = error.errno or 0
+            count = self.lost_messages[number] = self.lost_messages.get(number, 0) + 1
+            if count == 1:
+                import logging
+
+                logging.getLogger(__name__).warning(
+                    "nobody takes the message %#x at %#x: %s; further ones are counted", data, address, error
+                )
+            return -1
 
     def register_irqfd(self, fd: FileLike, gsi: int) -> None:
         """Let a write to this eventfd raise interrupt `gsi`, without waking this process."""

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 class VcpuState(RegisterState):
     """One vCPU: the kind of processor it was made as, every register KVM lists, pending aborts, whether it runs."""
 
+    __slots__ = ()
     kind = 3
     required = ("init", "registers", "mp_state")
     PARTS: ClassVar[dict[str, Check]] = RegisterState.PARTS | {"init": whole(VcpuInit), "events": whole(VcpuEvents)}
@@ -124,6 +125,7 @@ def _existing(control: int) -> list[int]:
 class VmState(State):
     """What the vCPUs of a VM share: the registers of its GICv3 and, if it has one, of its ITS."""
 
+    __slots__ = ()
     kind = 5
     required = ("gic", "dist", "redist", "icc")
     PARTS: ClassVar[dict[str, Check]] = {

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 class VcpuState(RegisterState):
     """One vCPU: every register KVM lists, and whether it runs."""
 
+    __slots__ = ()
     kind = 4
 
     @classmethod
@@ -68,6 +69,7 @@ def _imsic_selectors(ids: int) -> list[int]:
 class VmState(State):
     """What the vCPUs of a VM share in the kernel: the AIA, or nothing where the interrupt controller is your own."""
 
+    __slots__ = ()
     kind = 6
     PARTS: ClassVar[dict[str, Check]] = {"aia": exactly(12), "aplic": rows(4, 1 << 12), "imsic": rows(8, 1 << 20)}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 
 from pyvmm_kvm.errors import StateError
+from pyvmm_kvm.near import Exact
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ MAX_CPUID_ENTRIES = 256
 SIGNIFICANT_INDEX = 1 << 0
 
 
-class CpuIdEntry:
+class CpuIdEntry(Exact):
     """One answer of the CPUID instruction (struct kvm_cpuid_entry2)."""
 
     __slots__ = ("eax", "ebx", "ecx", "edx", "flags", "function", "index")

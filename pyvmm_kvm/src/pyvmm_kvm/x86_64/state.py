@@ -63,6 +63,7 @@ def _check_irqchip(number: int) -> Callable[[bytes], None]:
 class VcpuState(State):
     """One vCPU: CPUID, registers, FPU and extended state, MSRs, LAPIC, events, debug registers, nested state."""
 
+    __slots__ = ()
     kind = 1
     required = ("cpuid", "regs", "sregs", "msrs", "events", "mp_state")
     PARTS: ClassVar[dict[str, Check]] = {
@@ -179,6 +180,7 @@ class VcpuState(State):
 class VmState(State):
     """What belongs to the VM as a whole: the two PICs, the IOAPIC, the PIT and the clock."""
 
+    __slots__ = ()
     kind = 2
     required = ("clock",)
     PARTS: ClassVar[dict[str, Check]] = {

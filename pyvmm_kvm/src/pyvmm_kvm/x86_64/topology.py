@@ -2,7 +2,8 @@
 
 An APIC id is the number of the vCPU. Every leaf that counts or numbers processors says the same, or a guest's kernel
 warns of its firmware and groups its processors wrongly: leaf 1, the caches in 4 and 0x8000001D, the levels in 0xB and
-0x1F, and AMD's 0x80000008 and 0x8000001E. Sources: Intel SDM volume 2A, CPUID; AMD APM volume 3, appendix E.4.
+0x1F, and AMD's 0x80000008, 0x8000001E and 0x80000026. Sources: Intel SDM volume 2A, CPUID; AMD APM volume 3, appendix
+E.4.
 
 Where a field is too narrow for a large machine it holds its largest value, or of an id the low bits; 0xB and 0x1F have
 32 bits for it.
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
     from pyvmm_kvm.x86_64.cpuid import CpuId
 
 HTT, CMP_LEGACY = 1 << 28, 1 << 1
-LEVELS = (0xB, 0x1F)
+# AMD's 0x80000026 calls the same two levels core and complex, with the same numbers
+LEVELS = (0xB, 0x1F, 0x80000026)
+TOPOLOGY_EXTENSIONS, EXTENDED_ID = 1 << 22, 0x8000001E
 NO_LEVEL, SMT, CORE = 0, 1, 2
 LAST_PRIVATE_CACHE = 2  # what lies beyond the second level is shared by the package
 
@@ -37,6 +40,8 @@ def describe(table: CpuId, apic_id: int, processors: int) -> CpuId:
         raise ValueError(f"there is no processor {apic_id} among {processors}: they count from 0")
     width = (processors - 1).bit_length()
     amd = _is_amd(table)
+    if amd or table.find(0) is None:
+        _add_extended_id(table)
     for entry in table:
         match entry.function:
             case 1:
@@ -67,6 +72,16 @@ def describe(table: CpuId, apic_id: int, processors: int) -> CpuId:
 def _is_amd(table: CpuId) -> bool:
     vendor = table.find(0)
     return vendor is not None and vendor.ebx in (0x68747541, 0x6F677948)  # "Auth", and "Hygo" of the same make
+
+
+def _add_extended_id(table: CpuId) -> None:
+    """Have the leaf with the extended APIC id where the features promise it: a guest takes what is not there for 0."""
+    features, highest = table.find(0x80000001), table.find(0x80000000)
+    if features is None or not features.ecx & TOPOLOGY_EXTENSIONS or table.find(EXTENDED_ID) is not None:
+        return
+    table.append(CpuIdEntry(EXTENDED_ID))
+    if highest is not None:
+        highest.eax = max(highest.eax, EXTENDED_ID)
 
 
 def _share_cache(entry: CpuIdEntry, width: int, *, intel: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 
 from pyvmm_kvm.errors import StateError
+from pyvmm_kvm.near import Exact
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ COMPONENTS = (
 )  # fmt: skip
 
 
-class Xsave2(bytearray):
+class Xsave2(Exact, bytearray):
     """An XSAVE area (struct kvm_xsave with its extra part): bytes, with the fields that have a fixed place by name.
 
     `VcpuFd.get_xsave2` makes one; KVM takes at least 4096 bytes, so a shorter one is padded.
@@ -39,6 +40,8 @@ class Xsave2(bytearray):
     >>> len(area), Xsave2.from_bytes(bytes(area)) == area
     (4096, True)
     """
+
+    __slots__ = ()
 
     def __init__(self, data: Buffer = b"") -> None:
         super().__init__(memoryview(data).cast("B"))
@@ -112,7 +115,7 @@ class Xsave2(bytearray):
         return f"<Xsave2 {len(self)} bytes: {' '.join(self.components()) or 'initial state'}, mxcsr={self.mxcsr:#x}>"
 
 
-class NestedState(bytearray):
+class NestedState(Exact, bytearray):
     """The state of a guest hypervisor (struct kvm_nested_state): a header of 128 bytes, and the blocks of VMX or SVM.
 
     >>> state = NestedState.new(NestedState.SVM)
@@ -120,6 +123,7 @@ class NestedState(bytearray):
     (1, 128, False)
     """
 
+    __slots__ = ()
     VMX, SVM = 0, 1
     GUEST_MODE, RUN_PENDING, EVMCS, MTF_PENDING, GIF_SET = 1, 2, 4, 8, 256
     HEADER = 128
