@@ -5,9 +5,13 @@ costs as much as handling it. Its bytes lie on a desk: native/functions.c puts t
 from there what was answered, and sees to it that a desk is used again only when nobody holds what it handed out last,
 for all of its exits show the same bytes. It counts references for that:
 
-- an exit is held by `VcpuFd`'s table of exits, its `data` by the exit, and nobody else, or somebody keeps it;
+- an exit is held by `VcpuFd`'s table of exits, its `data` by the exit and by a pin, and nobody else, or somebody keeps
+  it;
 - `lent` is what all views of a desk's bytes share. It is held by the desk, by its base and by one view in each of its
-  exits. A part of a view that somebody made holds it too, and one that was released, not.
+  exits. A part of a view that somebody made holds it too.
+
+The pin is an export of `data`: a view that was released would be of no use the next time, and one with an export cannot
+be (BufferError).
 
 A vCPU has two desks, and gets a new one where somebody keeps more than the last exit.
 """
@@ -21,6 +25,7 @@ from pyvmm_kvm.exits.hot import IoIn, IoOut, MmioRead, MmioWrite
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pyvmm_kvm._kvm import CData
     from pyvmm_kvm.exits.hot import VcpuExit
 
 # what native/functions.c packs into the result of pyvmm_run
@@ -37,7 +42,7 @@ _HOT: dict[int, type[IoOut | IoIn | MmioRead | MmioWrite]] = {
 class Desk:
     """The bytes of a vCPU's exits, and which of `exits` are of them. `cdata` is its struct pyvmm_desk."""
 
-    __slots__ = ("_base", "_keys", "_lent", "cdata")
+    __slots__ = ("_base", "_lent", "_pins", "cdata")
 
     def __init__(self) -> None:
         # the bytes apart from the rest: whoever keeps a view of them keeps no more
@@ -45,7 +50,7 @@ class Desk:
         self._base = memoryview(ffi.buffer(data))
         # Python has no name for what views of one buffer share; where it is out of reach, a view stands for it
         self._lent: object = (gc.get_referents(self._base) or [self._base])[0]
-        self._keys: set[int] = set()
+        self._pins: dict[int, CData] = {}
         self.cdata = ffi.new("struct pyvmm_desk *", {"data": data, "lent": ffi.cast("void *", id(self._lent))})
         lib.pyvmm_count(self.cdata)
 
@@ -59,16 +64,16 @@ class Desk:
         exit_ = kind(code >> _ADDRESS, view)
         # noted before C knows of it, and the one that it replaces forgotten after: what C knows of lives
         exits[key] = exit_
-        self._keys.add(key)
+        self._pins[key] = ffi.from_buffer("char[]", view)
         other = lib.pyvmm_learn(self.cdata, code, ffi.cast("void *", id(exit_)), ffi.cast("void *", id(view)))
         if other:
             exits.pop(other | desk, None)
-            self._keys.discard(other | desk)
+            self._pins.pop(other | desk, None)
         del view
         lib.pyvmm_count(self.cdata)
         return exit_
 
     def forget(self, exits: dict[int, VcpuExit]) -> None:
         """Take its exits out of `exits`, once C does not know of this desk any more."""
-        for key in self._keys:
+        for key in self._pins:
             exits.pop(key, None)

@@ -84,7 +84,7 @@ class VcpuFd(ArchVcpu, DeviceAttrs):
             -errno.EINTR: Intr(),
             -errno.EAGAIN: Again(),
         }
-        self._unanswered: tuple[int, memoryview, bytes] | None = None
+        self._unanswered: tuple[int, bytearray, bytes] | None = None
 
     def ioctl(self, name: str, argument: CData = _NULL) -> int:
         """Do as `Fd.ioctl`; `BusyError` while another thread is inside `run()`."""
@@ -176,10 +176,10 @@ class VcpuFd(ArchVcpu, DeviceAttrs):
     def _ask(self, start: int, length: int) -> memoryview:
         """Return a copy of some of the run page, in which the VMM answers: the next `run` takes what was changed."""
         before = bytes(self.run_page[start : start + length])
-        view = memoryview(bytearray(before))
-        self._unanswered = start, view, before
+        own = bytearray(before)
+        self._unanswered = start, own, before
         self._state.waits = 1
-        return view
+        return memoryview(own)
 
     def _string_io(self, payload: memoryview) -> VcpuExit:
         direction, size, port, count, offset = struct.unpack_from("<BBHIQ", payload)

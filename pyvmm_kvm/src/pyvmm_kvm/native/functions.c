@@ -127,7 +127,8 @@ static int pyvmm_is_free(struct pyvmm_desk *desk)
 {
     if (desk->unknown || pyvmm_references(desk->lent) != desk->count)
         return 0;
-    return !desk->last || (pyvmm_references(desk->last->exit) == 1 && pyvmm_references(desk->last->data) == 1);
+    /* the exit is held by VcpuFd's table, its data by the exit and by the pin of desk.py */
+    return !desk->last || (pyvmm_references(desk->last->exit) == 1 && pyvmm_references(desk->last->data) == 2);
 }
 
 /* After the views of a desk have changed, with the GIL's holder holding none of them for himself. */
