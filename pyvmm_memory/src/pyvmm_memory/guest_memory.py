@@ -87,7 +87,8 @@ class GuestMemory(Bytes):
         InvalidGuestAddress with the first unmapped address, ReadOnlyMemory where a region may not be written.
         """
         views: list[memoryview] = []
-        writing = permissions is not None and bool(permissions & WRITE)
+        # as plain integers: a set of rights makes another one of every intersection
+        writing = permissions is not None and int(permissions) & WRITE != 0
         try:
             for mapping, offset, count in self._covered(addr, length, permissions or 0):
                 view = mapping.place(writing)[offset : offset + count]
