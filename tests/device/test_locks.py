@@ -27,7 +27,7 @@ def held_by_somebody(lock: DeferringLock) -> bool:
 
 
 def test_calls_are_made_when_the_outermost_with_has_released_the_lock() -> None:
-    lock, seen = DeferringLock(), []
+    lock, seen = DeferringLock(), list[object]()
     with lock:
         with lock:
             lock.after(lambda: seen.append(("inner", held_by_somebody(lock))))
@@ -39,7 +39,7 @@ def test_calls_are_made_when_the_outermost_with_has_released_the_lock() -> None:
 
 
 def test_calls_are_made_after_acquire_and_release_too() -> None:
-    lock, seen = DeferringLock(), []
+    lock, seen = DeferringLock(), list[object]()
     assert lock.acquire()
     lock.after(seen.append, 1)
     assert seen == []
@@ -48,21 +48,26 @@ def test_calls_are_made_after_acquire_and_release_too() -> None:
 
 
 def test_a_call_put_in_by_who_does_not_hold_the_lock_is_made_at_once() -> None:
-    lock, seen = DeferringLock(), []
+    lock, seen = DeferringLock(), list[object]()
     lock.after(seen.append, 1)
     assert seen == [1]
 
 
 def test_calls_are_made_when_the_with_ends_by_an_exception() -> None:
-    lock, seen = DeferringLock(), []
-    with pytest.raises(ValueError, match="mine"), lock:
-        lock.after(seen.append, 1)
-        raise ValueError("mine")
+    lock, seen = DeferringLock(), list[object]()
+
+    def fail() -> None:
+        with lock:
+            lock.after(seen.append, 1)
+            raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        fail()
     assert seen == [1]
 
 
 def test_a_call_may_take_the_lock_and_put_in_more_which_come_in_order_without_recursion() -> None:
-    lock, seen = DeferringLock(), []
+    lock, seen = DeferringLock(), list[object]()
 
     def again(number: int) -> None:
         with lock:
@@ -77,7 +82,7 @@ def test_a_call_may_take_the_lock_and_put_in_more_which_come_in_order_without_re
 
 
 def test_exceptions_are_counted_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    lock, seen = DeferringLock(), []
+    lock, seen = DeferringLock(), list[object]()
 
     def fail() -> None:
         raise OSError("of another's making")
@@ -94,14 +99,18 @@ def test_exceptions_are_counted_and_logged_once(caplog: pytest.LogCaptureFixture
 
 
 def test_one_that_holds_nothing_when_it_is_interrupted_leaves_the_outbox_to_the_next() -> None:
-    lock, seen = DeferringLock(), []
+    lock, seen = DeferringLock(), list[object]()
 
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), lock:
-        lock.after(interrupt)
-        lock.after(seen.append, 1)
+    def put() -> None:
+        with lock:
+            lock.after(interrupt)
+            lock.after(seen.append, 1)
+
+    with pytest.raises(KeyboardInterrupt):
+        put()
     with lock:
         lock.after(seen.append, 2)
     assert seen == [1, 2]
@@ -196,7 +205,7 @@ def test_nobody_waits_for_a_call_that_does_not_end_and_the_outbox_is_bounded(mon
 
 @pytest.mark.usefixtures("busy_switching")
 def test_who_empties_hands_over_to_those_who_fill() -> None:
-    lock, end, emptied = DeferringLock(), threading.Event(), []
+    lock, end, emptied = DeferringLock(), threading.Event(), list[int]()
 
     def fill() -> None:
         while not end.is_set():
