@@ -1,11 +1,24 @@
-"""One bus for ports and for memory-mapped I/O: which device answers at an address."""
+"""One bus for ports and for memory-mapped I/O: which device answers at an address.
+
+Who is put together with the machine registers at a range of its own, and an overlap is a mistake. What a guest moves
+about is a `Claim`: its range may lie on another's for a moment, or for good, and then one of them answers.
+
+Claims: invariants. The bus's lock protects all of a claim's fields. `wanted` is where it is to answer, `entry` its
+registration while it does. A claim that is wanted somewhere and has no entry is among `_waiting`, in the order in which
+they came to want that place, and for each of these there is somebody who has an address of it (`conflict`). Whenever a
+range goes away they are looked at again, the oldest first. `ticket` says which look at the registers `wanted` comes
+from: `place` takes a ticket *before* it looks, and what an older ticket says is not heard. So threads may look and
+place with no lock, in any order, and the bus ends at what the registers say.
+"""
 
 from __future__ import annotations
 
-from _thread import RLock
 from bisect import bisect_right
+from itertools import count
 
 from pyvmm_device.errors import DeviceNotFound, DeviceOverlap, InvalidAccessLength, InvalidRange
+from pyvmm_device.locks import DeferringLock
+from pyvmm_device.tally import ERROR, Tally
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,6 +28,7 @@ if TYPE_CHECKING:
     from pyvmm_device.trace import Sink
 
 
+_TICKETS = count()
 _NOWHERE = -(1 << 65)  # before every address, and before what a caller might take for one
 
 
@@ -66,15 +80,16 @@ class BusEntry:
     """One registration: a range, its device, and how often the guest came by.
 
     ``reads`` and ``writes`` count accesses, and stay exact when several vCPUs count at once: CPython does not switch
-    threads within an increment.
+    threads within an increment. ``claim`` is whose registration it is, where it is one that moves.
     """
 
-    __slots__ = ("base", "device", "end", "read", "reads", "write", "writes")
+    __slots__ = ("base", "claim", "device", "end", "read", "reads", "write", "writes")
 
-    def __init__(self, base: int, end: int, device: Device) -> None:
+    def __init__(self, base: int, end: int, device: Device, claim: Claim | None = None) -> None:
         self.base = base
         self.end = end
         self.device = device
+        self.claim = claim
         self.read: Callable[[int, memoryview], object] = device.read
         self.write: Callable[[int, memoryview], object] = device.write
         self.reads = 0
@@ -87,6 +102,39 @@ class BusEntry:
 
     def __repr__(self) -> str:
         return f"<{self.base:#x}..{self.end - 1:#x} {self.device!r}: {self.reads} reads, {self.writes} writes>"
+
+
+class Claim:
+    """A range that may move, and may lie on another's meanwhile; see `place`.
+
+    Args:
+        bus: whose addresses are meant.
+        device: who is to answer there.
+        on_move: called when it began, or ceased, to answer somewhere: look at `mapped`, which may be further by then.
+
+    Attributes:
+        mapped: where the device answers, or None.
+        conflict: who has an address of the place that is wanted, so that the device answers nowhere; or None.
+    """
+
+    __slots__ = ("bus", "conflict", "device", "entry", "on_move", "ticket", "wanted")
+
+    def __init__(self, bus: Bus, device: Device, on_move: Callable[[], object] | None = None) -> None:
+        self.bus = bus
+        self.device = device
+        self.on_move = on_move
+        self.wanted: BusRange | None = None
+        self.entry: BusEntry | None = None
+        self.conflict: object | None = None
+        self.ticket = -1
+
+    @property
+    def mapped(self) -> BusRange | None:
+        """Where it answers, or None."""
+        return None if self.entry is None else self.wanted
+
+    def __repr__(self) -> str:
+        return f"<Claim of {self.device!r}, wanted at {self.wanted!r}, {'mapped' if self.mapped else 'not mapped'}>"
 
 
 class _Nobody:
@@ -107,18 +155,34 @@ class Bus:
     Args:
         width: the bits of an address: 16 for ports, 64 for memory.
         name: what traces call it.
+
+    Attributes:
+        mistakes: how often a device's ``read`` returned something instead of filling the buffer, by its class.
     """
 
-    __slots__ = ("_limit", "_lock", "_nobody", "_trace", "name", "table", "unclaimed_reads", "unclaimed_writes")
+    __slots__ = (
+        "_limit",
+        "_lock",
+        "_nobody",
+        "_trace",
+        "_waiting",
+        "mistakes",
+        "name",
+        "table",
+        "unclaimed_reads",
+        "unclaimed_writes",
+    )
 
     def __init__(self, width: int = 64, name: str = "bus") -> None:
         self.name = name
         self.unclaimed_reads = 0
         self.unclaimed_writes = 0
+        self.mistakes = Tally(__name__)
         self._limit = 1 << width
-        self._lock = RLock()
+        self._lock = DeferringLock()
         self._trace: Sink | None = None
         self._nobody = BusEntry(_NOWHERE, _NOWHERE, _Nobody())
+        self._waiting: dict[Claim, None] = {}
         # First addresses and entries, replaced as one; `IoManager` looks up in it without a call.
         self.table: tuple[list[int], list[BusEntry]] = ([_NOWHERE], [self._nobody])
 
@@ -142,6 +206,8 @@ class Bus:
     def update(self, remove: Iterable[int] = (), add: Iterable[tuple[BusRange, Device]] = ()) -> list[Device]:
         """Remove and add devices in one step: the guest sees the bus before or after, and an error changes nothing.
 
+        Claims that wait for addresses that became free get them.
+
         Args:
             remove: for each device to remove, any address of its range.
             add: ranges and their devices.
@@ -154,26 +220,98 @@ class Bus:
             InvalidRange: a range does not fit into this bus.
             DeviceOverlap: another device has an address of a range; names who.
         """
+        addresses = tuple(remove)
+        new = [BusEntry(wanted.base, wanted.base + wanted.size, device) for wanted, device in add]
+        self._check(new)
         with self._lock:
             entries = self.table[1][1:]
-            removed: list[Device] = []
-            for addr in remove:
+            removed: list[BusEntry] = []
+            overlap = refused = None
+            for addr in addresses:
                 entry = self._find(addr)
                 if entry is None or entry not in entries:
                     raise DeviceNotFound(addr)
                 entries.remove(entry)
-                removed.append(entry.device)
-            for wanted, device in add:
-                base, end = wanted.base, wanted.base + wanted.size
-                if end > self._limit:
-                    raise InvalidRange(base, wanted.size)
-                for other in entries:
-                    if base < other.end and other.base < end:
-                        raise DeviceOverlap((base, wanted.size), (other.base, other.end - other.base), other.device)
-                entries.append(self._connect(BusEntry(base, end, device)))
-            entries.sort(key=_base)
-            self.table = ([_NOWHERE, *(entry.base for entry in entries)], [self._nobody, *entries])
-        return removed
+                removed.append(entry)
+            for entry in new:
+                overlap = _taken(entries, entry.base, entry.end)
+                if overlap is not None:
+                    refused = entry
+                    break
+                entries.append(self._connect(entry))
+            else:
+                for claim in [entry.claim for entry in removed if entry.claim is not None]:
+                    claim.wanted = claim.entry = None
+                    self._tell(claim)
+                self._settle(entries)
+        if overlap is not None and refused is not None:  # its text is the device's own, so it is made without the lock
+            taken = (overlap.base, overlap.end - overlap.base)
+            raise DeviceOverlap((refused.base, refused.end - refused.base), taken, overlap.device)
+        return [entry.device for entry in removed]
+
+    def _check(self, entries: Iterable[BusEntry]) -> None:
+        for entry in entries:
+            if entry.end > self._limit:
+                raise InvalidRange(entry.base, entry.end - entry.base)
+
+    # ranges that move
+
+    def place(self, moves: Iterable[tuple[Claim, BusRange | None]], ticket: int) -> None:
+        """Let claims answer where they are wanted, all in one step, unless a later look said otherwise.
+
+        What is wanted where somebody else answers waits until that one goes away. This is the one bus's part of the
+        function `place`.
+
+        Args:
+            moves: each with its place; None is nowhere.
+            ticket: the number of the look, taken before it began.
+
+        Raises:
+            InvalidRange: a range does not fit into this bus.
+        """
+        moves = [move for move in moves if move[0].ticket < ticket]
+        self._check(BusEntry(at.base, at.base + at.size, claim.device) for claim, at in moves if at is not None)
+        with self._lock:
+            entries = self.table[1][1:]
+            gone = {}
+            for claim, wanted in moves:
+                if ticket < claim.ticket:
+                    continue
+                claim.ticket = ticket
+                if wanted == claim.wanted:
+                    continue
+                if claim.entry is not None:
+                    gone[claim] = claim.entry
+                    entries.remove(claim.entry)
+                self._waiting.pop(claim, None)
+                claim.wanted, claim.entry, claim.conflict = wanted, None, None
+                if wanted is not None:
+                    self._waiting[claim] = None
+                gone.setdefault(claim, None)  # type: ignore[arg-type]
+            if gone:
+                self._settle(entries)
+                for claim, before in gone.items():
+                    if before is not None and claim.entry is None:
+                        self._tell(claim)
+
+    def _settle(self, entries: list[BusEntry]) -> None:
+        """Make these the registrations, and with them what waited and overlaps none of them."""
+        for claim in list(self._waiting):
+            wanted = claim.wanted
+            assert wanted is not None  # or it would not wait
+            holder = _taken(entries, wanted.base, wanted.base + wanted.size)
+            claim.conflict = None if holder is None else holder.device
+            if holder is None:
+                claim.entry = self._connect(BusEntry(wanted.base, wanted.base + wanted.size, claim.device, claim))
+                entries.append(claim.entry)
+                del self._waiting[claim]
+                self._tell(claim)
+        entries.sort(key=_base)
+        self.table = ([_NOWHERE, *(entry.base for entry in entries)], [self._nobody, *entries])
+
+    def _tell(self, claim: Claim) -> None:
+        if claim.on_move is not None:
+            self._lock.after(claim.on_move)
 
     def _connect(self, entry: BusEntry) -> BusEntry:
         if self._trace is None:
@@ -183,6 +321,19 @@ class Bus:
 
             entry.read, entry.write = traced(self.name, entry, self._trace)
         return entry
+
+    def returned(self, device: Device, value: object) -> None:
+        """Hear that a device's ``read`` returned something where it had to fill the buffer: say so once for each kind.
+
+        The guest reads what is in the buffer. `mistakes` counts, by the device's class.
+        """
+        self.mistakes.count(
+            type(device).__name__,
+            "%r: read returned %r; it has to fill the buffer that it is given (buffer[:] = ...) and return nothing",
+            device,
+            value,
+            level=ERROR,
+        )
 
     def trace(self, sink: Sink | None) -> None:
         """Report every access that a device takes to a function, or stop doing so; costs nothing while off."""
@@ -233,6 +384,30 @@ class Bus:
     def __repr__(self) -> str:
         shown = ", ".join(f"{entry.base:#x}..{entry.end - 1:#x} {entry.device!r}" for entry in self.entries())
         return f"<Bus {shown or 'without devices'}>"
+
+
+def place(look: Callable[[], Iterable[tuple[Claim, BusRange | None]]]) -> None:
+    """Let claims answer where a look at the registers says, on whichever buses.
+
+    Call it after a change of the registers, with no lock. When it returns, that change is in effect, or a later one.
+
+    Args:
+        look: returns claims, each with the range where it is to answer, or None for nowhere.
+    """
+    ticket = next(_TICKETS)
+    moves: dict[Bus, list[tuple[Claim, BusRange | None]]] = {}
+    for claim, wanted in look():
+        moves.setdefault(claim.bus, []).append((claim, wanted))
+    for bus, some in moves.items():
+        bus.place(some, ticket)
+
+
+def _taken(entries: list[BusEntry], base: int, end: int) -> BusEntry | None:
+    """Return who has an address from one to before another."""
+    for other in entries:
+        if base < other.end and other.base < end:
+            return other
+    return None
 
 
 def _base(entry: BusEntry) -> int:

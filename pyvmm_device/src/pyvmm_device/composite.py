@@ -43,8 +43,10 @@ class Composite:
         found = self.parts.device(offset)
         if found is None or offset + len(buffer) - 1 not in found[0]:
             buffer[:] = bytes(len(buffer))
-        else:
-            found[1].read(offset - found[0].base, buffer)
+            return
+        returned = found[1].read(offset - found[0].base, buffer)  # type: ignore[func-returns-value]
+        if returned is not None:
+            self.parts.returned(found[1], returned)
 
     def write(self, offset: int, data: memoryview) -> None:
         """Write to the part that lies there."""

@@ -9,7 +9,8 @@ interrupts, lines of a software controller, or a counter in a test.
 from __future__ import annotations
 
 import os
-from _thread import RLock
+
+from pyvmm_device.locks import DeferringLock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,12 +68,14 @@ class EventFdLevelInterrupt:
     again. A line that was cleared in between stays up until that end, and the guest finds one spurious interrupt.
     """
 
-    __slots__ = ("_asserted", "_is_active", "_resample", "_trigger")
+    __slots__ = ("_asserted", "_is_active", "_lock", "_moves", "_resample", "_trigger")
 
     def __init__(self) -> None:
         self._trigger = EventFdInterrupt()
         self._resample = EventFdInterrupt()
+        self._lock = DeferringLock()  # the device moves it while the event loop takes the end of an interrupt
         self._asserted = False
+        self._moves = 0
         self._is_active: Callable[[], bool] | None = None
 
     def fileno(self) -> int:
@@ -85,13 +88,17 @@ class EventFdLevelInterrupt:
 
     def assert_(self) -> None:
         """Raise the line."""
-        if not self._asserted:
-            self._asserted = True
-            self._trigger.trigger()
+        with self._lock:
+            self._moves += 1
+            if not self._asserted:
+                self._asserted = True
+                self._lock.after(self._trigger.trigger)
 
     def clear(self) -> None:
         """Lower the line: it is not raised again at the end of the interrupt."""
-        self._asserted = False
+        with self._lock:
+            self._moves += 1
+            self._asserted = False
 
     def set_status_checker(self, checker: InterruptStatusChecker | Callable[[], bool]) -> None:
         """Ask this object, or call this function, instead of going by what was asserted last."""
@@ -103,11 +110,14 @@ class EventFdLevelInterrupt:
             os.eventfd_read(self._resample.fileno())
         except BlockingIOError:
             return
-        if self._is_active() if self._is_active is not None else self._asserted:
-            self._asserted = True
-            self._trigger.trigger()
-        else:
-            self._asserted = False
+        moves = self._moves
+        asked = self._is_active() if self._is_active is not None else None
+        with self._lock:
+            # what the device did while it was asked is later than its answer
+            if asked is not None and moves == self._moves:
+                self._asserted = asked
+            if self._asserted:
+                self._lock.after(self._trigger.trigger)
 
     def close(self) -> None:
         """Close both eventfds; idempotent."""
@@ -136,7 +146,7 @@ class SharedLine:
     __slots__ = ("_holders", "_lock", "_set_level")
 
     def __init__(self, line: Interrupt) -> None:
-        self._lock = RLock()  # vCPUs move their devices' ends of it at the same time
+        self._lock = DeferringLock()  # vCPUs move their devices' ends of it at the same time
         self._set_level = line_of(line)
         self._holders: set[object] = set()
 
@@ -150,12 +160,16 @@ class SharedLine:
         return SharedLineInput(self)
 
     def set(self, who: object, active: bool) -> None:
-        """Let somebody hold the line, or let go of it, and move it when that changes it."""
+        """Let somebody hold the line, or let go of it, and move it when that changes it.
+
+        It ends at the level that was wanted last, in whichever thread it is moved.
+        """
         with self._lock:
-            before = self.active
+            before = bool(self._holders)
             (self._holders.add if active else self._holders.discard)(who)
-            if self.active != before:
-                self._set_level(self.active)
+            after = bool(self._holders)
+            if after != before:
+                self._lock.after(self._set_level, after)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {'up' if self.active else 'down'}, held by {len(self._holders)}>"

@@ -5,16 +5,20 @@ sends each message through a function (a hypervisor's "signal MSI" call, a softw
 `EventFdGroup` gives each vector an eventfd and tells a router which message it stands for, so that a data plane, or
 another process, interrupts the guest without us, and `LegacyGroup` lays all vectors on one level line. One of your own
 is a subclass of `InterruptGroup` that says how to deliver.
+
+A group is triggered by any thread while vCPUs configure it. Its lock protects what is configured, masked and pending,
+and no more: messages are sent, lines moved and eventfds attached when it has been released, in order and by one thread
+at a time. So a vector that a guest masks may deliver what was triggered just before.
 """
 
 from __future__ import annotations
 
-from _thread import RLock
 from abc import ABC, abstractmethod
 
 from pyvmm_device.errors import InterruptError
 from pyvmm_device.interrupt import EventFdInterrupt
 from pyvmm_device.irq_config import MsiIrqConfig
+from pyvmm_device.locks import DeferringLock
 from pyvmm_device.state import Stateful, array, choice
 
 TYPE_CHECKING = False
@@ -80,7 +84,7 @@ class InterruptGroup(Stateful, ABC):
     def __init__(self, count: int) -> None:
         if not 1 <= count <= 2048:
             raise InterruptError(f"a group has 1 to 2048 interrupts, not {count}")
-        self.lock = RLock()
+        self.lock: DeferringLock = DeferringLock()
         self._enabled = False
         self._configs: list[MsiIrqConfig | None] = [None] * count
         self._masked = [False] * count
@@ -149,7 +153,7 @@ class InterruptGroup(Stateful, ABC):
         self._check(index)
         with self.lock:
             if self._ready(index):
-                self._deliver(index)
+                self.lock.after(self._deliver, index)
             else:
                 self._pending[index] = True
 
@@ -181,13 +185,17 @@ class InterruptGroup(Stateful, ABC):
         return self._enabled and not self._masked[index] and self._configs[index] is not None
 
     def _refresh(self, index: int) -> None:
+        """Bring an interrupt to what is configured now; called with the lock held."""
         if self._pending[index] and self._ready(index):
             self._pending[index] = False
-            self._deliver(index)
+            self.lock.after(self._deliver, index)
 
     @abstractmethod
     def _deliver(self, index: int) -> None:
-        """Interrupt the guest; called with the lock held, only for an interrupt that is configured and not masked."""
+        """Interrupt the guest, for an interrupt that is configured and not masked; called when the lock is released.
+
+        What it raises is counted in ``lock.failed``: whoever triggers has no part in it.
+        """
 
     def close(self) -> None:
         """Give back what the interrupts hold; idempotent."""
@@ -217,6 +225,20 @@ class MessageGroup(InterruptGroup):
     def __init__(self, count: int, send: Callable[[MsiIrqConfig], object]) -> None:
         super().__init__(count)
         self._send = send
+
+    def trigger(self, index: int) -> None:
+        """Interrupt the guest, or note it where that interrupt cannot be delivered now."""
+        self._check(index)
+        with self.lock:
+            config = self._configs[index] if self._ready(index) else None
+            if config is None:
+                self._pending[index] = True
+                return
+        # in this thread, with no order among messages to keep: a data plane does this for each of its requests
+        try:
+            self._send(config)
+        except Exception as error:  # noqa: BLE001 - whoever triggers has no part in it
+            self.lock.failed.count("send", "%r: a message could not be sent (others are only counted): %r", self, error)
 
     def _deliver(self, index: int) -> None:
         config = self._configs[index]
@@ -254,11 +276,10 @@ class EventFdGroup(InterruptGroup):
     def is_pending(self, index: int) -> bool:
         """Say whether it was triggered while it could not be delivered."""
         self._check(index)
-        with self.lock:
-            pending = self._take(index)
-            if pending:
-                self._deliver(index)
-            return pending
+        pending = self._take(index)
+        if pending:
+            self._deliver(index)  # back, or to the guest, where it was attached meanwhile
+        return pending
 
     def _take(self, index: int) -> bool:
         import os
@@ -274,8 +295,16 @@ class EventFdGroup(InterruptGroup):
         self._events[index].trigger()
 
     def _refresh(self, index: int) -> None:
-        wanted = self._configs[index] if self._ready(index) else None
-        attached = self._attached[index]
+        if self._wanted(index) != self._attached[index]:
+            self.lock.after(self._settle, index)
+
+    def _wanted(self, index: int) -> MsiIrqConfig | None:
+        return self._configs[index] if self._ready(index) else None
+
+    def _settle(self, index: int) -> None:
+        """Attach the eventfd to what is wanted now: from the lock's outbox only, so in one thread at a time."""
+        with self.lock:
+            wanted, attached = self._wanted(index), self._attached[index]
         if wanted == attached:
             return
         fd = self._events[index].fileno()
@@ -284,10 +313,19 @@ class EventFdGroup(InterruptGroup):
             self._attached[index] = None
             return
         pending = attached is None and self._take(index)
-        self._router.attach(fd, wanted)
-        self._attached[index] = wanted
-        if pending:
-            self._deliver(index)
+        try:
+            self._router.attach(fd, wanted)
+            self._attached[index] = wanted
+        finally:
+            if pending:
+                self._deliver(index)
+
+    def reset(self) -> None:
+        """Forget configuration, masks and what is pending."""
+        with self.lock:
+            super().reset()
+            for index in range(len(self)):
+                self.lock.after(self._take, index)
 
     def _before_save(self) -> None:
         self._pending = [self.is_pending(index) for index in range(len(self))]
@@ -302,7 +340,11 @@ class EventFdGroup(InterruptGroup):
 
     def close(self) -> None:
         """Detach and close the eventfds; idempotent."""
-        self.disable()
+        with self.lock:
+            self.disable()
+            self.lock.after(self._close)
+
+    def _close(self) -> None:
         for event in self._events:
             event.close()
 
@@ -325,4 +367,5 @@ class LegacyGroup(InterruptGroup):
 
     def clear(self) -> None:
         """Lower the line."""
-        self._line.clear()
+        with self.lock:
+            self.lock.after(self._line.clear)

@@ -90,7 +90,8 @@ class IoManager:
         entry = entries[bisect_right(bases, port) - 1]
         if port < port + len(buffer) <= entry.end:
             entry.reads += 1
-            entry.read(port - entry.base, buffer)
+            if (returned := entry.read(port - entry.base, buffer)) is not None:
+                self.pio.returned(entry.device, returned)
         else:
             self.pio.unclaimed_reads += 1
             buffer[:] = b"\xff" * len(buffer)
@@ -115,7 +116,8 @@ class IoManager:
         entry = entries[bisect_right(bases, addr) - 1]
         if addr < addr + len(buffer) <= entry.end:
             entry.reads += 1
-            entry.read(addr - entry.base, buffer)
+            if (returned := entry.read(addr - entry.base, buffer)) is not None:
+                self.mmio.returned(entry.device, returned)
         else:
             self.mmio.unclaimed_reads += 1
             buffer[:] = b"\xff" * len(buffer)

@@ -17,16 +17,13 @@ r"""A device made of registers, declared one per line: the short way to a new de
 
 from __future__ import annotations
 
-from _thread import RLock
-
+from pyvmm_device.locks import DeferringLock
 from pyvmm_device.state import Stateful, uint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, ClassVar, TypeVar, overload
-
-    from pyvmm_device.state import Lock
 
     Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -105,8 +102,9 @@ class RegisterDevice(Stateful):
 
     An access may have any length and alignment: a narrow write changes the bytes it covers, a wide one goes to every
     register it touches, lowest first; between registers there are zeros. One lock is held during each access, so
-    methods may be written as if there were one vCPU. The state is the value of every register, and more if a class
-    adds to ``STATE``.
+    methods may be written as if there were one vCPU. What they have to tell others (a line, a callback, a timer, a
+    file) they put in by ``self.lock.after(function, ...)``, to be called when the lock has been released. The state is
+    the value of every register, and more if a class adds to ``STATE``.
 
     Attributes:
         lock: held during each access; whoever changes registers besides takes it too.
@@ -130,7 +128,7 @@ class RegisterDevice(Stateful):
     _BY_OFFSET: ClassVar[dict[int, Register]] = {}
 
     def __init__(self) -> None:
-        self.lock: Lock = RLock()
+        self.lock: DeferringLock = DeferringLock()
         for register in self.REGISTERS:
             register.__set__(self, register.reset)
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pyvmm_device.bus import BusEntry
 
     Sink = Callable[["Access"], object]
-    Handler = Callable[[int, memoryview], None]
+    Handler = Callable[[int, memoryview], object]
 
 
 class Access:
@@ -81,10 +81,10 @@ def traced(bus: str, entry: BusEntry, sink: Sink) -> tuple[Handler, Handler]:
     """Return the read and write methods of a device with a report around each."""
     device, base = entry.device, entry.base
 
-    def read(offset: int, buffer: memoryview) -> None:
+    def read(offset: int, buffer: memoryview) -> object:
         access = Access(bus, False, base + offset, offset, device, b"", time.monotonic_ns())
         try:
-            device.read(offset, buffer)
+            return device.read(offset, buffer)  # type: ignore[func-returns-value]  # the bus sees to those that do
         except BaseException as error:
             access.error = error
             raise

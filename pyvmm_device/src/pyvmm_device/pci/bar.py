@@ -11,7 +11,7 @@ from pyvmm_device.pci.config_space import BAR0, COMMAND, COMMAND_IO, COMMAND_MEM
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyvmm_device.bus import Device
+    from pyvmm_device.bus import Claim, Device
     from pyvmm_device.pci.config_space import ConfigSpace
 
 IO_FLAG, WIDE_FLAG, PREFETCHABLE_FLAG, ROM_ENABLE = 1, 4, 8, 1
@@ -34,7 +34,7 @@ class Bar:
         PciError: the size or the index is none.
     """
 
-    __slots__ = ("_config", "conflict", "device", "index", "io", "mapped", "offset", "prefetchable", "size", "wide")
+    __slots__ = ("_config", "claim", "device", "index", "io", "offset", "prefetchable", "size", "wide")
 
     def __init__(
         self,
@@ -60,10 +60,8 @@ class Bar:
         self.wide = wide
         self.prefetchable = prefetchable
         self.offset = ROM if index == ROM_INDEX else BAR0 + 4 * index
-        self.mapped: BusRange | None = None
-        """Where it is registered now."""
-        self.conflict: object | None = None
-        """Who has the addresses that the guest wants for it."""
+        self.claim: Claim | None = None
+        """What it has of the bus for its addresses, while its function is on one."""
         flags = IO_FLAG if io else WIDE_FLAG * wide | PREFETCHABLE_FLAG * prefetchable
         enable = ROM_ENABLE if index == ROM_INDEX else 0
         if config.writable[self.offset + 2] or config.data[self.offset]:
@@ -71,6 +69,18 @@ class Bar:
         config.set(self.offset, 4, flags, ~(size - 1) & 0xFFFFFFFF | enable)
         if wide:
             config.set(self.offset + 4, 4, 0, ~(size - 1) >> 32 & 0xFFFFFFFF)
+
+    @property
+    def mapped(self) -> BusRange | None:
+        """Where it is registered now."""
+        claim = self.claim
+        return None if claim is None else claim.mapped
+
+    @property
+    def conflict(self) -> object | None:
+        """Who has the addresses that the guest wants for it."""
+        claim = self.claim
+        return None if claim is None else claim.conflict
 
     @property
     def address(self) -> int:
@@ -101,5 +111,6 @@ class Bar:
 
     def __repr__(self) -> str:
         kind = "ports" if self.io else "64-bit memory" if self.wide else "memory"
-        where = f"at {self.mapped.base:#x}" if self.mapped is not None else "not mapped"
+        mapped = self.mapped
+        where = f"at {mapped.base:#x}" if mapped is not None else "not mapped"
         return f"<Bar {self.index}: {self.size:#x} bytes of {kind}, {where}>"

@@ -11,9 +11,10 @@ from pyvmm_device.pci.function import PciFunction
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
-    from pyvmm_device.bus import BusRange
+    from pyvmm_device.bus import BusRange, Claim
     from pyvmm_device.interrupt import SetLevel
     from pyvmm_device.io_manager import IoManager
 
@@ -60,8 +61,9 @@ class PciBridge(PciFunction):
         config.set(PREFETCH_BASE, 4, PREFETCH_64BIT << 16 | PREFETCH_64BIT, 0xFFF0FFF0)
         config.set(PREFETCH_BASE_HIGH, 8, 0, (1 << 64) - 1)
         config.set(BRIDGE_CONTROL, 2, 0, BRIDGE_CONTROL_WRITABLE)
+        config.watch(PREFETCH_BASE_HIGH, 8, on_write=self._on_window)
         config.watch(BRIDGE_CONTROL, 2, on_write=self._on_bridge_control)
-        self._pins: dict[int, SetLevel | None] = {}
+        self._pins: list[SetLevel | None] = [None] * 4
         self._levels = [False] * 4
         self.secondary = SecondaryBus(io, self)
 
@@ -85,18 +87,14 @@ class PciBridge(PciFunction):
             ]
         return [(first, last) for first, last in spans if first <= last]
 
-    def remap(self) -> None:
-        """Move the ranges of the bridge and of what is behind it to where the registers say."""
-        super().remap()
+    def places(self) -> Iterator[tuple[Claim, BusRange | None]]:
+        """Say where the ranges of the bridge, and of what is behind it, should answer now."""
+        yield from super().places()
         if self.secondary is not None:
-            self.secondary.remap()
+            yield from self.secondary.places()
 
-    def unmap(self) -> None:
-        """Let no range of the bridge and of what is behind it answer until the next change of a register."""
-        super().unmap()
-        if self.secondary is not None:
-            for _, _, function in self.secondary:
-                function.unmap()
+    def _on_window(self, offset: int, length: int) -> None:  # noqa: ARG002 - the other windows lie where BARs do
+        self.remap()
 
     def _on_bridge_control(self, offset: int, length: int) -> None:  # noqa: ARG002 - both bytes belong together
         if self.config.get(BRIDGE_CONTROL, 2) & SECONDARY_BUS_RESET and self.secondary is not None:
@@ -111,30 +109,29 @@ class PciBridge(PciFunction):
             self._drive(index)
 
     def _drive(self, index: int) -> None:
-        if self.bus is None:
-            return
-        if index not in self._pins:
-            self._pins[index] = self.bus.input(self.place[0], index + 1)
         pin = self._pins[index]
         if pin is not None:
-            pin(self._levels[index])
+            self.lock.after(pin, self._levels[index])
 
     def attach(self, bus: PciBus, slot: int, number: int) -> None:
         """Be on a bus, with all that is behind."""
         super().attach(bus, slot, number)
-        for index in range(4):
-            self._drive(index)
+        pins = [bus.input(slot, index + 1) for index in range(4)]
+        with self.lock:
+            self._pins = pins
+            for index in range(4):
+                self._drive(index)
+        self.remap()
 
     def detach(self) -> None:
         """Leave the bus, with all that is behind: nothing there answers, and no line of it is high."""
         with self.lock:
-            for pin in self._pins.values():
+            for pin in self._pins:
                 if pin is not None:
-                    pin(False)
-            self._pins.clear()
-            super().detach()
-            if self.secondary is not None:
-                self.secondary.remap()
+                    self.lock.after(pin, False)
+            self._pins = [None] * 4
+        super().detach()
+        self.remap()
 
     # reset and state
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from _thread import RLock
-
+from pyvmm_device.bus import place
 from pyvmm_device.errors import PciError, ResourceExhausted
 from pyvmm_device.interrupt import SharedLine
+from pyvmm_device.locks import Lock
 from pyvmm_device.pci.config_space import HEADER_TYPE, MULTIFUNCTION
 from pyvmm_device.state import check_parts, restore_parts, save_parts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from typing import Any
+    from typing import Any, NoReturn
 
-    from pyvmm_device.bus import BusRange
+    from pyvmm_device.bus import BusRange, Claim
     from pyvmm_device.interrupt import LevelInterrupt, SetLevel
     from pyvmm_device.io_manager import IoManager
     from pyvmm_device.pci.function import PciFunction
@@ -37,7 +37,8 @@ class PciBus:
         self._number = number
         self._lines = [SharedLine(line) for line in lines]
         self._functions: dict[tuple[int, int], PciFunction] = {}
-        self._lock = RLock()
+        self._reserved: set[tuple[int, int]] = set()
+        self._lock = Lock()  # of the two above: functions are attached and detached without it
 
     @property
     def number(self) -> int:
@@ -56,26 +57,40 @@ class PciBus:
             PciError: the place is taken or there is none such.
             ResourceExhausted: all 32 are taken.
         """
+        full = False
         with self._lock:
+            taken = {*self._functions, *self._reserved}
             if slot is None:
-                slot = self._free_slot(function)
-            if not (0 <= slot < SLOTS and 0 <= number < FUNCTIONS):
-                raise PciError(f"{slot:#x}.{number}: a bus has devices 0 to 0x1f with functions 0 to 7")
-            if (slot, number) in self._functions:
-                raise PciError(f"{self._functions[slot, number]!r} is at {slot:02x}.{number} already")
-            if number and (slot, 0) not in self._functions:
-                raise PciError(f"{slot:02x}.{number}: guests look for it only where there is a function 0")
+                slot = next((slot for slot in range(SLOTS) if (slot, 0) not in taken), -1)
+                full = slot < 0
+            holder = self._functions.get((slot, number))
+            exists = not number or (slot, 0) in self._functions
+            possible = 0 <= slot < SLOTS and 0 <= number < FUNCTIONS
+            free = possible and exists and (slot, number) not in taken
+            if free:
+                self._reserved.add((slot, number))
+        if full:
+            raise ResourceExhausted(f"PCI bus {self.number}", repr(function), list(self._functions.values()))
+        if not free:
+            self._refuse(slot, number, exists, holder)
+        try:
             function.attach(self, slot, number)
-            self._functions[slot, number] = function
-            if number:
-                self._functions[slot, 0].config.data[HEADER_TYPE] |= MULTIFUNCTION
+            with self._lock:
+                self._functions[slot, number] = function
+                if number:
+                    self._functions[slot, 0].config.data[HEADER_TYPE] |= MULTIFUNCTION
+        finally:
+            with self._lock:
+                self._reserved.discard((slot, number))
         return slot
 
-    def _free_slot(self, function: PciFunction) -> int:
-        for slot in range(SLOTS):
-            if (slot, 0) not in self._functions:
-                return slot
-        raise ResourceExhausted(f"PCI bus {self.number}", repr(function), list(self._functions.values()))
+    def _refuse(self, slot: int, number: int, exists: bool, holder: PciFunction | None) -> NoReturn:
+        """Say why a function cannot be at a place; without the lock, for the words are those of other functions."""
+        if not (0 <= slot < SLOTS and 0 <= number < FUNCTIONS):
+            raise PciError(f"{slot:#x}.{number}: a bus has devices 0 to 0x1f with functions 0 to 7")
+        if not exists:
+            raise PciError(f"{slot:02x}.{number}: guests look for it only where there is a function 0")
+        raise PciError(f"{holder or 'another function'!r} is at {slot:02x}.{number} already")
 
     def input(self, slot: int, pin: int) -> SetLevel | None:
         """Return what sets the line of a device's pin (1 to 4), or None where there are no lines."""
@@ -182,10 +197,14 @@ class PciBus:
         finally:
             self.remap()
 
-    def remap(self) -> None:
-        """Let every function look again where its ranges should answer."""
+    def places(self) -> Iterator[tuple[Claim, BusRange | None]]:
+        """Say where each range of each function should answer now."""
         for function in list(self._functions.values()):
-            function.remap()
+            yield from function.places()
+
+    def remap(self) -> None:
+        """Let the ranges of all functions answer where the registers say now."""
+        place(self.places)
 
     def __repr__(self) -> str:
         return f"<PciBus {self.number}: {', '.join(repr(function) for _, _, function in self) or 'empty'}>"

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from pyvmm_device.bus import Device
+    from pyvmm_device.locks import DeferringLock
     from pyvmm_device.pci.bus import PciBus
-    from pyvmm_device.state import Lock
 
     # the offset within the part that was watched, and the length
     Hook = Callable[[int, int], object]
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         """What a capability needs of the function that has it."""
 
         config: ConfigSpace
-        lock: Lock
+        lock: DeferringLock
         bus: PciBus | None
         place: tuple[int, int]
 
@@ -120,7 +120,7 @@ class ConfigSpace:
         self._varying[offset : offset + length] = bits.to_bytes(length, "little")
 
     def watch(self, offset: int, length: int, on_write: Hook | None = None, on_read: Hook | None = None) -> None:
-        """Call before a guest reads, or after it wrote, any byte of a part."""
+        """Call before a guest reads, or after it wrote, any byte of a part; of a function, with none of its locks."""
         if on_write is not None:
             self._on_write.append((offset, offset + length, on_write))
         if on_read is not None:
@@ -190,25 +190,36 @@ class ConfigSpace:
             at = self.data[at + 1]
         return found
 
-    # the guest's side
+    # the guest's side: what is called before and after it belongs to others, so a function that has a lock takes the
+    # three steps by themselves, and holds it for the bytes only
 
     def read(self, offset: int, buffer: memoryview) -> None:
         """Read bytes; beyond the end there are ones."""
-        end = offset + len(buffer)
-        for first, beyond, hook in self._on_read:
-            if first < end and offset < beyond:
-                hook(max(offset, first) - first, min(end, beyond) - max(offset, first))
-        buffer[:] = self.data[offset:end].ljust(len(buffer), b"\xff")
+        self.before_read(offset, len(buffer))
+        self.load(offset, buffer)
 
     def write(self, offset: int, data: memoryview) -> None:
         """Write bytes, as far as their bits can be written."""
-        end = min(offset + len(data), len(self.data))
-        for at, value in zip(range(offset, end), bytes(data), strict=False):
+        self.store(offset, data)
+        self.after_write(offset, len(data))
+
+    def before_read(self, offset: int, length: int) -> None:
+        """Call who watches these bytes."""
+        _call(self._on_read, offset, offset + length)
+
+    def load(self, offset: int, buffer: memoryview) -> None:
+        """Read bytes as they are."""
+        buffer[:] = self.data[offset : offset + len(buffer)].ljust(len(buffer), b"\xff")
+
+    def store(self, offset: int, data: memoryview) -> None:
+        """Write bytes, and call nobody."""
+        for at, value in zip(range(offset, min(offset + len(data), len(self.data))), bytes(data), strict=False):
             mask = self.writable[at]
             self.data[at] = (self.data[at] & ~mask | value & mask) & ~(value & self._clears[at])
-        for first, beyond, hook in self._on_write:
-            if first < end and offset < beyond:
-                hook(max(offset, first) - first, min(end, beyond) - max(offset, first))
+
+    def after_write(self, offset: int, length: int) -> None:
+        """Call who watches these bytes."""
+        _call(self._on_write, offset, min(offset + length, len(self.data)))
 
     def differs_read_only(self, other: bytes) -> int | None:
         """Return the first offset at which other bytes differ in a bit that nobody can write, or None."""
@@ -220,3 +231,9 @@ class ConfigSpace:
 
     def __repr__(self) -> str:
         return f"<ConfigSpace {self.get(VENDOR_ID, 2):04x}:{self.get(DEVICE_ID, 2):04x}, {len(self.data)} bytes>"
+
+
+def _call(watched: list[tuple[int, int, Hook]], offset: int, end: int) -> None:
+    for first, beyond, hook in watched:
+        if first < end and offset < beyond:
+            hook(max(offset, first) - first, min(end, beyond) - max(offset, first))

@@ -1,10 +1,17 @@
-"""A PCI function: what every device on the bus is built on."""
+"""A PCI function: what every device on the bus is built on.
+
+Threads: invariants. A function's lock protects its configuration space, MSI-X table and what it wants of INTx, and it
+is held for these only: whoever watches the registers is called when a write is over and the lock released. What a write
+has to have brought about when it returns, namely where BARs answer, is done by its own thread then, from the registers
+as they are and with a ticket of the bus (`bus.Claim`), so that of several threads the one that looked last has the
+say. What goes out to lines and messages is in the lock's outbox, in the order of what happened under the lock.
+"""
 
 from __future__ import annotations
 
-from _thread import RLock
-
-from pyvmm_device.errors import DeviceOverlap, DeviceStateError, PciError
+from pyvmm_device.bus import Claim, place
+from pyvmm_device.errors import DeviceStateError, PciError
+from pyvmm_device.locks import DeferringLock
 from pyvmm_device.pci import config_space as cs
 from pyvmm_device.pci.bar import ROM_INDEX, Bar
 from pyvmm_device.pci.config_space import ConfigSpace
@@ -14,7 +21,7 @@ from pyvmm_device.state import FLAG, PART, Stateful, blob, check_part, load_fiel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from typing import Any
 
     from pyvmm_device.bus import BusRange, Device
@@ -69,7 +76,7 @@ class PciFunction(Stateful):
     ) -> None:
         if not 0 <= interrupt_pin <= 4:
             raise PciError(f"interrupt pin {interrupt_pin}: 1 to 4 are INTA to INTD, 0 is none")
-        self.lock = RLock()
+        self.lock: DeferringLock = DeferringLock()
         self.config = config = ConfigSpace(4096 if express else 256)
         config.set(cs.VENDOR_ID, 2, vendor_id)
         config.set(cs.DEVICE_ID, 2, device_id)
@@ -118,8 +125,13 @@ class PciFunction(Stateful):
         if wide and index + 1 in self.bars:
             raise PciError(f"BAR {index} has 64 bits, and BAR {index + 1} is there already")
         bar = Bar(self.config, index, size, device, io=io, wide=wide, prefetchable=prefetchable)
-        self.bars[index] = bar
+        self._have(bar)
         return bar
+
+    def _have(self, bar: Bar) -> None:
+        self.bars[bar.index] = bar
+        if self.bus is not None:
+            self._claim(self.bus, bar)
 
     def add_rom(self, content: bytes) -> Bar:
         """Give the function an expansion ROM, which firmware runs; padded to a power of two."""
@@ -127,7 +139,7 @@ class PciFunction(Stateful):
 
         size = max(2048, 1 << (len(content) - 1).bit_length())
         bar = Bar(self.config, ROM_INDEX, size, Ram(content.ljust(size, b"\xff"), writable=False))
-        self.bars[ROM_INDEX] = bar
+        self._have(bar)
         return bar
 
     def add_msi(self, group: InterruptSourceGroup, *, per_vector_masking: bool = True) -> MsiCapability:
@@ -145,24 +157,34 @@ class PciFunction(Stateful):
     # the bus's side
 
     def attach(self, bus: PciBus, slot: int, number: int) -> None:
-        """Be on a bus: BARs are registered there, and INTx goes to its lines. Called by `PciBus`."""
+        """Be on a bus: BARs are registered there, and INTx goes to its lines. Called by `PciBus`, with no lock."""
+        pin = self.config.data[cs.INTERRUPT_PIN]
+        intx = bus.input(slot, pin) if pin else None
         with self.lock:
-            if self.bus is not None:
-                raise PciError(f"{self!r} is on a bus already, at {self.address}")
-            pin = self.config.data[cs.INTERRUPT_PIN]
-            self.bus, self.place = bus, (slot, number)
-            self._intx = bus.input(slot, pin) if pin else None
-            self._first = self._first or bytes(self.config.data)
-            self.remap()
-            self.update_intx()
+            taken = self.bus is not None
+            if not taken:
+                self.bus, self.place, self._intx, self._intx_asserted = bus, (slot, number), intx, False
+                self._first = self._first or bytes(self.config.data)
+                self.update_intx()
+        if taken:
+            raise PciError(f"{self!r} is on a bus already, at {self.address}")
+        for bar in self.bars.values():
+            self._claim(bus, bar)
+        self.remap()
+
+    def _claim(self, bus: PciBus, bar: Bar) -> None:
+        bar.claim = Claim(bus.io.pio if bar.io else bus.io.mmio, bar.device, lambda: self.bar_moved(bar))
 
     def detach(self) -> None:
         """Leave the bus: ranges are free again, and INTx is low."""
         with self.lock:
-            self.unmap()
             if self._intx is not None and self._intx_asserted:
-                self._intx(False)
+                self.lock.after(self._intx, False)
             self.bus, self._intx, self._intx_asserted = None, None, False
+        claims = [bar.claim for bar in self.bars.values() if bar.claim is not None]
+        for bar in self.bars.values():
+            bar.claim = None
+        place(lambda: [(claim, None) for claim in claims])
 
     @property
     def address(self) -> str:
@@ -173,63 +195,47 @@ class PciFunction(Stateful):
 
     def config_read(self, offset: int, buffer: memoryview) -> None:
         """Take a guest's read of the configuration space."""
+        self.config.before_read(offset, len(buffer))
         with self.lock:
-            self.config.read(offset, buffer)
+            self.config.load(offset, buffer)
 
     def config_write(self, offset: int, data: memoryview) -> None:
         """Take a guest's write to the configuration space."""
         with self.lock:
-            self.config.write(offset, data)
+            self.config.store(offset, data)
+        self.config.after_write(offset, len(data))
 
     def _on_command(self, offset: int, length: int) -> None:  # noqa: ARG002 - both bytes belong together
         self.remap()
-        self.update_intx()
+        with self.lock:
+            self.update_intx()
 
     def _on_bar(self, offset: int, length: int) -> None:  # noqa: ARG002 - any of them may have moved
         self.remap()
 
-    def _wanted(self, bar: Bar) -> BusRange | None:
-        """Return where a BAR should answer now: as its register says, if the bridges before it let accesses through."""
-        where = bar.wanted()
-        if where is None or self.bus is None or not self.bus.forwards(where, bar.io):
-            return None
-        return where
+    def places(self) -> Iterator[tuple[Claim, BusRange | None]]:
+        """Say where each BAR should answer now: as its register says, if the bridges before it let accesses through.
+
+        A bridge says so of what is behind it, too.
+        """
+        for bar in list(self.bars.values()):
+            bus, claim, where = self.bus, bar.claim, bar.wanted()
+            if claim is not None:
+                yield claim, where if where is not None and bus is not None and bus.forwards(where, bar.io) else None
 
     def remap(self) -> None:
-        """Move the ranges to where the registers say."""
-        with self.lock:
-            moving = [bar for bar in self.bars.values() if self._wanted(bar) != bar.mapped or bar.conflict is not None]
-            for bar in moving:
-                # first all away: ranges may change places
-                self._map(bar, None)
-            for bar in moving:
-                self._map(bar, self._wanted(bar))
-
-    def _map(self, bar: Bar, wanted: BusRange | None) -> None:
-        if self.bus is None:
-            return
-        bus = self.bus.io.pio if bar.io else self.bus.io.mmio
-        before = bar.mapped
-        if before is not None:
-            bus.update(remove=(before.base,))
-        bar.mapped = bar.conflict = None
-        if wanted is not None:
-            try:
-                bus.update(add=((wanted, bar.device),))
-                bar.mapped = wanted
-            except DeviceOverlap as error:
-                # the guest's mistake, or a moment between two writes: the range answers nowhere until it moves on
-                bar.conflict = error.holder
-        if bar.mapped != before:
-            self.bar_moved(bar)
+        """Let the ranges answer where the registers say now, all in one step: they may change places."""
+        place(self.places)
 
     def bar_moved(self, bar: Bar) -> None:
-        """Hear that a BAR's range began, or ceased, to answer somewhere: for what else is bound to the address."""
+        """Hear that a BAR's range began, or ceased, to answer somewhere: for what else is bound to the address.
+
+        Called with no lock, by one thread at a time, not always the one that moved it: ``bar.mapped`` says where it is.
+        """
 
     def unmap(self) -> None:
         """Let no range answer until the next change of a register; whoever restores several functions begins so."""
-        for bar in self.bars.values():
-            self._map(bar, None)
+        place(lambda: [(claim, None) for claim, _ in self.places()])
 
     # interrupts
 
@@ -248,7 +254,7 @@ class PciFunction(Stateful):
         asserted = wanted and not self.config.get(cs.COMMAND, 2) & cs.COMMAND_INTX_DISABLE
         if asserted != self._intx_asserted and self._intx is not None:
             self._intx_asserted = asserted
-            self._intx(asserted)
+            self.lock.after(self._intx, asserted)
 
     def interrupt(self, vector: int = 0) -> None:
         """Interrupt the guest the way it chose: MSI-X, MSI, or by asserting INTx."""
@@ -273,20 +279,20 @@ class PciFunction(Stateful):
                 multifunction = self.config.data[cs.HEADER_TYPE]
                 self.config.data[:] = self._first
                 self.config.data[cs.HEADER_TYPE] = multifunction
+            self._intx_wanted = False
             if self.msi is not None:
                 self.msi.refresh()
             if self.msix is not None:
                 self.msix.reset()
-            self._intx_wanted = False
-            self.remap()
             self.update_intx()
-            self.device_reset()
+        self.remap()
+        self.device_reset()
 
     def device_reset(self) -> None:
-        """Reset what a subclass adds."""
+        """Reset what a subclass adds; called with no lock."""
 
     def device_restored(self) -> None:
-        """Bring up what a subclass adds, now that registers and parts are as the state says."""
+        """Bring up what a subclass adds, now that registers and parts are as the state says; called with no lock."""
 
     def state_parts(self) -> dict[str, Any]:
         """Return what has a state of its own (``state()``, ``restore()``), by name; a subclass adds to it."""
@@ -301,8 +307,8 @@ class PciFunction(Stateful):
 
     def state(self) -> dict[str, Any]:
         """Return the configuration space, the interrupts, and the state of each BAR's device that has one."""
+        parts = save_parts(type(self).__name__, self.state_parts(), version=self.STATE_VERSION)
         with self.lock:
-            parts = save_parts(type(self).__name__, self.state_parts(), version=self.STATE_VERSION)
             return {**parts, "config": bytes(self.config.data).hex(), "intx": self._intx_wanted}
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -312,13 +318,12 @@ class PciFunction(Stateful):
             DeviceStateError: it is of another device, or of one put together differently. Nothing changed.
         """
         fields = self.check_state(state)
-        with self.lock:
-            before = self.state()
-            try:
-                self._become(fields["config"], state)
-            except BaseException:
-                self._become(self.check_state(before)["config"], before)
-                raise
+        before = self.state()
+        try:
+            self._become(fields["config"], state)
+        except BaseException:
+            self._become(self.check_state(before)["config"], before)
+            raise
 
     def check_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """Return the function's own fields of a state, each checked, and those of its parts; raises as `restore`."""
@@ -338,14 +343,15 @@ class PciFunction(Stateful):
     def _become(self, config: bytearray, state: Mapping[str, Any]) -> None:
         for name, part in self.state_parts().items():
             part.restore(state["parts"][name])
-        self.config.data[:] = config
-        if self.msi is not None:
-            self.msi.refresh()
-        if self.msix is not None:
-            self.msix.refresh()
-        self._intx_wanted = state["intx"]
+        with self.lock:
+            self.config.data[:] = config
+            self._intx_wanted = state["intx"]
+            if self.msi is not None:
+                self.msi.refresh()
+            if self.msix is not None:
+                self.msix.refresh()
+            self.update_intx()
         self.remap()
-        self.update_intx()
         self.device_restored()
 
     def __repr__(self) -> str:

@@ -96,6 +96,9 @@ class PciHotplug(RegisterDevice):
                 self.up &= ~(1 << slot)
                 self.down &= ~(1 << slot)
                 self.removable &= ~(1 << slot)
-                removed = self._bus.remove(slot)
-                if self._on_eject is not None:
-                    self._on_eject(removed)
+                self.lock.after(self._take_out, slot)
+
+    def _take_out(self, slot: int) -> None:
+        removed = self._bus.remove(slot)
+        if self._on_eject is not None:
+            self._on_eject(removed)

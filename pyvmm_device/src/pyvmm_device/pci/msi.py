@@ -31,6 +31,7 @@ class MsiCapability:
             raise PciError(f"MSI has 1, 2, 4, 8, 16 or 32 interrupts, not {count}: use MSI-X")
         self.function = function
         self.group = group
+        self._count = count
         self._maskable = per_vector_masking
         control = WIDE | MASKABLE * per_vector_masking | (count.bit_length() - 1) << 1
         body = bytearray(22 if per_vector_masking else 12)
@@ -53,7 +54,8 @@ class MsiCapability:
     def _on_read(self, offset: int, length: int) -> None:
         if self._maskable and offset + length > PENDING:
             bits = sum(self.group.is_pending(vector) << vector for vector in range(len(self.group)))
-            self.function.config.put(self.offset + PENDING, 4, bits)
+            with self.function.lock:
+                self.function.config.put(self.offset + PENDING, 4, bits)
 
     @property
     def enabled(self) -> bool:
@@ -64,24 +66,26 @@ class MsiCapability:
     def vectors(self) -> int:
         """How many different messages the guest allows."""
         allowed = (self.function.config.data[self.offset + CONTROL] & MULTIPLE_ENABLE) >> 4
-        return min(1 << min(allowed, 5), len(self.group))
+        return min(1 << min(allowed, 5), self._count)
 
     def refresh(self) -> None:
-        """Tell the group what the registers say."""
-        config = self.function.config
-        if not self.enabled:
-            self.group.disable()
-        low, high = config.get(self.offset + ADDRESS, 4), config.get(self.offset + ADDRESS + 4, 4)
-        data = config.get(self.offset + DATA, 2)
-        masks = config.get(self.offset + MASK, 4) if self._maskable else 0
-        for vector in range(len(self.group)):
-            # "The function is permitted to modify the low order bits" of the data, as many as number the vectors
-            message = data & ~(self.vectors - 1) | vector & (self.vectors - 1)
-            (self.group.mask if masks >> vector & 1 else self.group.unmask)(vector)
-            self.group.update(vector, MsiIrqConfig(high, low, message, requester_id(self.function)))
-        if self.enabled:
-            self.group.enable()
-        self.function.update_intx()
+        """Tell the group what the registers say, when the function's lock is released."""
+        config, lock, group = self.function.config, self.function.lock, self.group
+        with lock:
+            enabled, vectors = self.enabled, self.vectors
+            if not enabled:
+                lock.after(group.disable)
+            low, high = config.get(self.offset + ADDRESS, 4), config.get(self.offset + ADDRESS + 4, 4)
+            data = config.get(self.offset + DATA, 2)
+            masks = config.get(self.offset + MASK, 4) if self._maskable else 0
+            for vector in range(self._count):
+                # "The function is permitted to modify the low order bits" of the data, as many as number the vectors
+                message = data & ~(vectors - 1) | vector & (vectors - 1)
+                lock.after(group.mask if masks >> vector & 1 else group.unmask, vector)
+                lock.after(group.update, vector, MsiIrqConfig(high, low, message, requester_id(self.function)))
+            if enabled:
+                lock.after(group.enable)
+            self.function.update_intx()
 
     def state(self) -> dict[str, Any]:
         """Return what is pending."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pyvmm_device.interrupt_group import InterruptSourceGroup
+    from pyvmm_device.locks import DeferringLock
     from pyvmm_device.pci.config_space import Owner
 
 ENABLE, FUNCTION_MASK = 0x8000, 0x4000
@@ -38,7 +39,8 @@ class MsixCapability(Stateful):
         self.function = function
         self.group = group
         self.offset = 0
-        self.lock = function.lock
+        self._count = len(group)
+        self.lock: DeferringLock = function.lock
         self._table = bytearray(EMPTY_ENTRY * len(group))
         self.STATE = {"table": blob(len(self._table))}  # type: ignore[misc]  # the size is the instance's
         self.table = MsixTable(self)
@@ -69,14 +71,16 @@ class MsixCapability(Stateful):
         self.refresh()
 
     def refresh(self) -> None:
-        """Tell the group what the registers and the table say."""
-        if not self.enabled:
-            self.group.disable()
-        for vector in range(len(self.group)):
-            self._refresh(vector)
-        if self.enabled:
-            self.group.enable()
-        self.function.update_intx()
+        """Tell the group what the registers and the table say, when the function's lock is released."""
+        with self.lock:
+            enabled = self.enabled
+            if not enabled:
+                self.lock.after(self.group.disable)
+            for vector in range(self._count):
+                self._refresh(vector)
+            if enabled:
+                self.lock.after(self.group.enable)
+            self.function.update_intx()
 
     def _refresh(self, vector: int) -> None:
         at = vector * ENTRY_SIZE
@@ -85,10 +89,11 @@ class MsixCapability(Stateful):
         )
         masked = control & VECTOR_MASKED or self.function.config.get(self.offset + CONTROL, 2) & FUNCTION_MASK
         if masked:
-            self.group.mask(vector)
+            self.lock.after(self.group.mask, vector)
         else:
-            self.group.update(vector, MsiIrqConfig(high, low & ~3, data, requester_id(self.function)))
-            self.group.unmask(vector)
+            message = MsiIrqConfig(high, low & ~3, data, requester_id(self.function))
+            self.lock.after(self.group.update, vector, message)
+            self.lock.after(self.group.unmask, vector)
 
     def table_read(self, offset: int, buffer: memoryview) -> None:
         """Read the table."""
@@ -113,10 +118,11 @@ class MsixCapability(Stateful):
 
     def reset(self) -> None:
         """Mask everything and forget every message."""
-        self._table[:] = EMPTY_ENTRY * len(self.group)
-        if isinstance(self.group, Stateful):
-            self.group.reset()  # type: ignore[attr-defined]  # ours have one
-        self.refresh()
+        with self.lock:
+            self._table[:] = EMPTY_ENTRY * self._count
+            if isinstance(self.group, Stateful):
+                self.lock.after(self.group.reset)  # type: ignore[attr-defined]  # ours have one
+            self.refresh()
 
     def state(self) -> dict[str, Any]:
         """Return the table and what is pending."""
@@ -138,7 +144,8 @@ class MsixCapability(Stateful):
         if isinstance(self.group, Stateful):
             self.group.disable()
             self.group.restore(fields["group"])
-        self._table[:] = fields["table"]
+        with self.lock:
+            self._table[:] = fields["table"]
 
 
 class MsixTable:

@@ -96,8 +96,8 @@ class PcieRootPort(PciBridge):
             PciError: there is one in the slot.
         """
         assert self.secondary is not None
+        self.secondary.add(function, 0)
         with self.lock:
-            self.secondary.add(function, 0)
             self._ejecting = False
             # who plugs it in presses the button too: a driver that has one waits for it, and not for the presence
             self._changed(PRESENCE_CHANGED | BUTTON_PRESSED)
@@ -130,17 +130,21 @@ class PcieRootPort(PciBridge):
     # the guest's side
 
     def _on_slot(self, offset: int, length: int) -> None:  # noqa: ARG002 - control and status belong together
-        if not self.powered and self._ejecting and self.device is not None:
-            self._ejecting = False
-            removed = self.secondary.remove(0) if self.secondary is not None else []
-            self._changed(PRESENCE_CHANGED)
-            if self._on_eject is not None:
-                self._on_eject(removed)
-        else:
-            self._changed(0)
+        with self.lock:
+            taken_out = not self.powered and self._ejecting and self.device is not None
+            if taken_out:
+                self._ejecting = False  # so that nobody else takes it out
+            else:
+                self._changed(0)
+        if taken_out and self.secondary is not None:
+            removed = self.secondary.remove(0)
+            with self.lock:
+                self._changed(PRESENCE_CHANGED)
+                if self._on_eject is not None:
+                    self.lock.after(self._on_eject, removed)
 
     def _changed(self, events: int) -> None:
-        """Note events, bring the link up or down, and interrupt if the guest wants to know."""
+        """Note events, bring the link up or down, and interrupt if the guest wants to know; under the lock."""
         config, at = self.config, self._capability
         present = self.device is not None
         link = config.get(at + LINK_STATUS, 2)
@@ -159,7 +163,7 @@ class PcieRootPort(PciBridge):
         # it is true is one more transition
         if self.msi is not None and self.msi.enabled:
             if raised and (events & enabled or not self._raised):
-                self.msi.group.trigger(0)
+                self.lock.after(self.msi.group.trigger, 0)
         else:
             self.set_intx(raised)
         self._raised = raised
@@ -167,15 +171,17 @@ class PcieRootPort(PciBridge):
     def device_reset(self) -> None:
         """Reset what is in the slot, and show whether there is something."""
         super().device_reset()
-        self._ejecting = self._raised = False
-        self._changed(0)
-        # no event is left of what that changed
-        self.config.put(self._capability + SLOT_STATUS, 2, PRESENT * (self.device is not None))
+        with self.lock:
+            self._ejecting = self._raised = False
+            self._changed(0)
+            # no event is left of what that changed
+            self.config.put(self._capability + SLOT_STATUS, 2, PRESENT * (self.device is not None))
 
     def device_restored(self) -> None:
         """Show what is in the slot; whoever took over the interrupt does not know that it was pending."""
-        self._raised = False
-        self._changed(0)
+        with self.lock:
+            self._raised = False
+            self._changed(0)
 
     def __repr__(self) -> str:
         return f"<PcieRootPort {self.address}, slot {self.number} {self.slot_state()}>"
