@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Protocol
 
+    from pyvmm_device.locks import DeferringLock
+
     class Clock(Protocol):
         """A clock that counts nanoseconds from anywhere and never goes back."""
 
@@ -174,3 +176,57 @@ class Stopped:
     def call_at(self, when: int, callback: Callable[[], object]) -> Timer:
         """Return a timer that is never fired."""
         return Timer(when, callback)
+
+
+class Alarm:
+    """A device's one timer: it is set under the device's lock, and the clock hears of it when that has been released.
+
+    However often a guest sets it, the clock has one timer of it at most. It rings once; a ring that was on its way when
+    it was set anew comes none the less, so who is called looks at the time.
+
+    >>> from pyvmm_device.locks import DeferringLock
+    >>> clock, lock = ManualClock(), DeferringLock()
+    >>> alarm = Alarm(clock, lock, lambda: print("at", clock.now()))
+    >>> with lock:
+    ...     alarm.set(100)
+    ...     alarm.set(200)
+    >>> clock.advance(1000)
+    at 200
+
+    Args:
+        clock: what rings.
+        lock: the device's, held in each call of `set`.
+        ring: called by the clock, with no lock held.
+    """
+
+    __slots__ = ("_clock", "_lock", "_ring", "_timer", "when")
+
+    def __init__(self, clock: Clock, lock: DeferringLock, ring: Callable[[], object]) -> None:
+        self._clock = clock
+        self._lock = lock
+        self._ring = ring
+        self._timer: Timer | None = None  # touched in the lock's outbox only, and so by one thread at a time
+        self.when: int | None = None
+
+    def set(self, when: int | None) -> None:
+        """Ring at a moment, or not at all."""
+        if self.when != when or (when is not None and not self.waiting):
+            self.when = when
+            self._lock.after(self._follow)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the clock will ring."""
+        timer = self._timer
+        return timer is not None and timer.callback is not None
+
+    def _follow(self) -> None:
+        when, timer = self.when, self._timer
+        if timer is not None and timer.callback is not None:
+            if timer.when == when:
+                return
+            timer.cancel()
+        self._timer = None if when is None else self._clock.call_at(when, self._ring)
+
+    def __repr__(self) -> str:
+        return f"<Alarm {'off' if self.when is None else f'at {self.when} ns'}>"

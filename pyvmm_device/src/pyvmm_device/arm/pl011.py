@@ -1,6 +1,7 @@
 """Arm's UART: PrimeCell PL011, revision r1p5 (technical reference manual, Arm DDI 0183G), with FIFOs of 32 bytes.
 
-Bytes cross at once in both directions, whatever the divisors say. Input has back-pressure, as in `Serial`.
+Bytes cross at once in both directions, whatever the divisors say. Input has back-pressure, as in `Serial`. As there,
+the line is down for a moment where an access ends a reason to interrupt and begins another.
 """
 
 from __future__ import annotations
@@ -8,10 +9,10 @@ from __future__ import annotations
 from collections import deque
 
 from pyvmm_device.arm.amba import AmbaDevice
-from pyvmm_device.interrupt import line_of
+from pyvmm_device.interrupt_output import InterruptOutput
+from pyvmm_device.output import Outlet
 from pyvmm_device.register_device import Register
 from pyvmm_device.state import FLAG, array, uint
-from pyvmm_device.tally import Tally
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Pl011(AmbaDevice):
     Args:
         interrupt: UARTINTR: a level follows it, an edge interrupt is triggered when it rises.
         output: gets each byte the guest transmits, enabled or not, so that early consoles are heard.
-        on_room: called when there is room in the receiver again, in the thread that made it.
+        on_room: called when there is room in the receiver again, with no lock held.
 
     Attributes:
         on_break: called with True when the guest begins to send a break and with False when it ends.
@@ -86,15 +87,14 @@ class Pl011(AmbaDevice):
 
     def __init__(self, interrupt: Interrupt, output: Output, on_room: Callable[[], object] | None = None) -> None:
         super().__init__()
-        self._set_level = line_of(interrupt)
-        self._send = output.write
+        self._line = InterruptOutput(interrupt, self.lock)
+        self._output = Outlet(self, output.write)
         self.on_room = on_room
         self.on_break: Callable[[bool], object] | None = None
-        self._refused = Tally(__name__)
         self._received: deque[int] = deque()
         self._overrun = False  # as the data register tells it, once; the status register keeps it
         self._lines = self._seen = CONNECTED  # as they are, and as the interrupts have told
-        self._raised = self._broken = False
+        self._broken = False
 
     def reset(self) -> None:
         """Be as after power-on; what was received is lost, the modem lines stay as they are."""
@@ -114,9 +114,7 @@ class Pl011(AmbaDevice):
             room = self._room()
             super().read(offset, buffer)
             self._update()
-            grown = self._room() > room
-        if grown and self.on_room is not None:
-            self.on_room()
+            self._tell_room(room)
 
     def write(self, offset: int, data: memoryview) -> None:
         """Write registers."""
@@ -124,9 +122,11 @@ class Pl011(AmbaDevice):
             room = self._room()
             super().write(offset, data)
             self._update()
-            grown = self._room() > room
-        if grown and self.on_room is not None:
-            self.on_room()
+            self._tell_room(room)
+
+    def _tell_room(self, before: int) -> None:
+        if self.on_room is not None and self._room() > before:
+            self.lock.after(self.on_room)
 
     def _depth(self) -> int:
         return FIFO_SIZE if self.line_control & LCR_FIFO else 1
@@ -152,15 +152,16 @@ class Pl011(AmbaDevice):
 
     @data.on_write
     def _write_data(self, value: int) -> None:
+        # "based on a transition through a level, rather than on the level itself": the byte came, which resets this
+        # interrupt, and went
+        self.raw_interrupt &= ~INT_TX
+        self._update()
         if self.control & CR_LOOP:
             self._receive(value & 0xFF)
         else:
-            try:
-                self._send(bytes((value & 0xFF,)))
-            except OSError as error:
-                self._refused.count("byte", "the output of %r refused a byte: %s", self, error)
-        # "based on a transition through a level, rather than on the level itself": the byte came and went
+            self.lock.after(self._output.put, bytes((value & 0xFF,)))
         self.raw_interrupt |= INT_TX
+        self._update()
 
     @receive_status.on_write
     def _clear_errors(self, value: int) -> None:  # noqa: ARG002 - "The data value is not important"
@@ -192,7 +193,7 @@ class Pl011(AmbaDevice):
         if broken is not self._broken:
             self._broken = broken
             if self.on_break is not None:
-                self.on_break(broken)
+                self.lock.after(self.on_break, broken)
 
     @fifo_levels.on_write
     def _write_fifo_levels(self, value: int) -> None:  # noqa: ARG002 - it is stored
@@ -205,6 +206,11 @@ class Pl011(AmbaDevice):
     @interrupt_clear.on_write
     def _write_interrupt_clear(self, value: int) -> None:
         self.raw_interrupt &= ~value
+        self._update()
+
+    @interrupt_mask.on_write
+    def _write_interrupt_mask(self, value: int) -> None:  # noqa: ARG002 - it is stored
+        self._update()
 
     # what becomes of it
 
@@ -224,8 +230,13 @@ class Pl011(AmbaDevice):
         """Set the receive interrupt at its level, and the timeout below: no more comes within the time it waits."""
         held = len(self._received)
         level = RECEIVE_LEVELS[min(self.fifo_levels >> 3, 4)] if self.line_control & LCR_FIFO else 1
-        status = self.raw_interrupt & ~(INT_RX | INT_RT)
-        self.raw_interrupt = status | (INT_RX if held >= level else INT_RT if held else 0)
+        status = INT_RX if held >= level else INT_RT if held else 0
+        if status & ~self.raw_interrupt:
+            # the one is over before the other begins: the timeout would be later
+            self.raw_interrupt &= ~(INT_RX | INT_RT)
+            self._update()
+        self.raw_interrupt = self.raw_interrupt & ~(INT_RX | INT_RT) | status
+        self._update()
 
     def _follow_modem(self) -> None:
         changed = self._modem() ^ self._seen
@@ -233,17 +244,14 @@ class Pl011(AmbaDevice):
         self.raw_interrupt |= sum(interrupt for line, interrupt in MODEM_INTERRUPTS if changed & line)
 
     def _update(self) -> None:
-        raised = bool(self.raw_interrupt & self.interrupt_mask)
-        if raised is not self._raised:
-            self._raised = raised
-            self._set_level(raised)
+        self._line.set(bool(self.raw_interrupt & self.interrupt_mask))
 
     # the other end of the cable
 
     @property
     def lost_output(self) -> int:
-        """How many bytes the output refused with an `OSError`; the first was logged."""
-        return self._refused["byte"]
+        """How many bytes the output refused; the first was logged."""
+        return self._output.lost
 
     def enqueue(self, data: bytes) -> int:
         """Receive bytes and return how many there was room for; see ``on_room``. None while the receiver is off."""
@@ -279,8 +287,8 @@ class Pl011(AmbaDevice):
     def _after_restore(self) -> None:
         self._received = deque(self._received)
         self._broken = bool(self.line_control & LCR_BREAK)
-        # whoever took over the interrupt does not know that it was pending
-        self._raised = False
+        # whoever took over the interrupt does not know whether it was pending
+        self._line.forget()
         self._update()
 
     def __repr__(self) -> str:

@@ -19,8 +19,8 @@ is asked for a call only while the guest waits for the alarm.
 from __future__ import annotations
 
 from pyvmm_device.arm.amba import AmbaDevice
-from pyvmm_device.clock import SECOND, Stopped
-from pyvmm_device.interrupt import line_of
+from pyvmm_device.clock import SECOND, Alarm, Stopped
+from pyvmm_device.interrupt_output import InterruptOutput
 from pyvmm_device.register_device import Register
 from pyvmm_device.state import uint
 
@@ -28,7 +28,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, ClassVar
 
-    from pyvmm_device.clock import Clock, Timer
+    from pyvmm_device.clock import Clock
     from pyvmm_device.interrupt import Interrupt
     from pyvmm_device.state import Kind
 
@@ -65,16 +65,16 @@ class Pl031(AmbaDevice):
 
     def __init__(self, interrupt: Interrupt, clock: Clock | None = None, time: int | None = None) -> None:
         super().__init__()
-        self._set_level = line_of(interrupt)
+        self._line = InterruptOutput(interrupt, self.lock)
         self._clock: Clock = Stopped() if clock is None else clock
-        self._timer: Timer | None = None
-        self._raised = False
+        self._alarm = Alarm(self._clock, self.lock, self._on_timer)
         if time is None:
             from time import time as host_time
 
             time = int(host_time())
-        self._begin(time)
-        self._await_match()
+        with self.lock:
+            self._begin(time)
+            self._await_match()
 
     def _begin(self, seconds: int) -> None:
         self.load = seconds
@@ -96,14 +96,13 @@ class Pl031(AmbaDevice):
             self.raw_status = 1
             self._due += (now - self._due) // TURN * TURN + TURN
         level = bool(self.raw_status & self.mask)
-        if level is not self._raised:
-            self._raised = level
-            self._set_level(level)
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self.mask and not level:
-            self._timer = self._clock.call_at(min(self._due, now + LONGEST_SLEEP), self._on_timer)
+        self._line.set(level)
+        if not self.mask or level:
+            self._alarm.set(None)
+        elif self._due <= now + LONGEST_SLEEP:
+            self._alarm.set(self._due)
+        elif self._alarm.when is None or not now < self._alarm.when < self._due:
+            self._alarm.set(now + LONGEST_SLEEP)
 
     def _on_timer(self) -> None:
         with self.lock:
@@ -143,6 +142,7 @@ class Pl031(AmbaDevice):
     def _write_clear(self, value: int) -> None:
         if value & 1:
             self.raw_status = 0
+            self._catch_up()
 
     @property
     def time(self) -> int:
@@ -173,7 +173,7 @@ class Pl031(AmbaDevice):
     def _after_restore(self) -> None:
         now = self._clock.now()
         self._start, self._due = now - self._age, now + self._left
-        self._raised = False  # whoever took over the interrupt does not know that it was pending
+        self._line.forget()  # whoever took over the interrupt does not know whether it was pending
         self._catch_up()
 
     def __repr__(self) -> str:

@@ -20,9 +20,9 @@ Source: MC146818 data sheet (the registers), "CMOS RAM map" of the IBM PC AT Tec
 
 from __future__ import annotations
 
-from pyvmm_device.clock import SECOND, Stopped
+from pyvmm_device.clock import SECOND, Alarm, Stopped
 from pyvmm_device.errors import DeviceStateError
-from pyvmm_device.interrupt import line_of
+from pyvmm_device.interrupt_output import InterruptOutput
 from pyvmm_device.pc.cmos_time import (
     CENTURY,
     SECONDS_OF_DAY,
@@ -41,7 +41,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from pyvmm_device.clock import Clock, Timer
+    from pyvmm_device.clock import Clock
     from pyvmm_device.interrupt import Interrupt
 
 INDEX, DATA = 0, 1
@@ -98,10 +98,9 @@ class Cmos(PortDevice):
         local: bool = False,
     ) -> None:
         super().__init__()
-        self._set_level = line_of(interrupt) if interrupt is not None else _no_line
-        self._clock = clock or Stopped()
-        self._level = False
-        self._timer: Timer | None = None
+        self._line = InterruptOutput(interrupt, self.lock)
+        self._clock: Clock = Stopped() if clock is None else clock
+        self._alarm = Alarm(self._clock, self.lock, self._on_time)
         self._index = 0
         self._flags = 0
         self._memory = bytearray(128)
@@ -226,19 +225,10 @@ class Cmos(PortDevice):
         """Set the line as flags and enables say, and ask to be called when that changes by itself."""
         enabled = self._memory[STATUS_B] & INTERRUPTS
         pending = self._flags & enabled
-        if self._level is not bool(pending):
-            self._level = bool(pending)
-            self._set_level(self._level)
+        self._line.set(bool(pending))
         waited = () if pending else tuple(bit for bit in (PERIODIC, ALARM, UPDATE) if enabled & bit)
         moments = [at for at in map(self._next, waited) if at is not None]
-        when = self._start + min(moments) if moments and self._start is not None else None
-        if self._timer is not None:
-            if self._timer.when == when and self._timer.callback is not None:
-                return
-            self._timer.cancel()
-            self._timer = None
-        if when is not None:
-            self._timer = self._clock.call_at(when, self._on_time)
+        self._alarm.set(self._start + min(moments) if moments and self._start is not None else None)
 
     def _on_time(self) -> None:
         with self.lock:
@@ -311,16 +301,10 @@ class Cmos(PortDevice):
     def _after_restore(self) -> None:
         self._start = None if self._age is None else self._clock.now() - self._age
         self._seen = self._age or 0
-        self._level = False
-        if not self._flags & self._memory[STATUS_B] & INTERRUPTS:
-            self._set_level(False)
+        self._line.forget()  # whoever took over the interrupt does not know whether it was pending
         self._update_line()
 
     def __repr__(self) -> str:
         import time
 
         return f"<Cmos memory and clock, {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(self.time))}>"
-
-
-def _no_line(level: bool) -> None:
-    pass

@@ -10,20 +10,25 @@ so the controller is registered at two places, or at all five where nothing else
 the machine restarts
 >>> IoManager().register_pio(I8042(print), [BusRange(0x60, 5)])
 
+What is plugged in is called with no lock held, in the order of what the guest did: bytes for it are in the lock's
+outbox, and after them `_pull`, which fetches a byte while there is room for one. As the outbox is emptied by one thread
+at a time, only one fetches. What it has fetched when another vCPU has filled the output buffer meanwhile, or has
+switched that device off, waits in `_held`, for what was sent cannot be given back.
+
 Source: IBM PS/2 Hardware Interface Technical Reference, "Keyboard and Auxiliary Device Controller".
 """
 
 from __future__ import annotations
 
 from pyvmm_device.errors import DeviceStateError
-from pyvmm_device.interrupt import line_of
+from pyvmm_device.interrupt_output import InterruptOutput
 from pyvmm_device.pc.port_device import PortDevice
 from pyvmm_device.pc.ps2 import BREAK, to_set_1
-from pyvmm_device.state import FLAG, PART, blob, choice, optional, uint
+from pyvmm_device.state import FLAG, PART, array, blob, choice, optional, uint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     from pyvmm_device.interrupt import Interrupt
@@ -61,7 +66,7 @@ class I8042(PortDevice):
     with the timeout bit of the status.
 
     Args:
-        reset: called when the guest asks for a reset, in the thread of the vCPU that did.
+        reset: called when the guest asks for a reset, with no lock held.
         keyboard: for example a `Ps2Keyboard`.
         aux: the mouse.
         keyboard_interrupt: IRQ 1.
@@ -78,6 +83,7 @@ class I8042(PortDevice):
         "expected": choice(0, *range(0x60, 0x80), WRITE_OUTPUT, FROM_KEYBOARD, FROM_AUX, TO_AUX),
         "a20": FLAG,
         "break": FLAG,
+        "held": array(optional(uint(8)), 2, 2),
         "keyboard": optional(PART),
         "aux": optional(PART),
     }
@@ -97,10 +103,9 @@ class I8042(PortDevice):
         self._on_a20 = on_a20
         self._devices = {"keyboard": keyboard, "aux": aux}
         self._lines = [
-            (flag, line_of(interrupt) if interrupt is not None else None)
+            (flag, InterruptOutput(interrupt, self.lock))
             for flag, interrupt in ((0, keyboard_interrupt), (AUX_DATA, aux_interrupt))
         ]
-        self._levels = [False, False]
         self._keyboard: object = None  # the devices' states, while one of ours is made or taken
         self._aux: object = None
         self._a20 = True
@@ -117,6 +122,7 @@ class I8042(PortDevice):
         self._reply: int | None = None  # the controller's own next byte, and its status bits above it
         self._expected = 0  # the command that the next byte of data belongs to
         self._break = False
+        self._held: list[int | None] = [None, None]  # of the keyboard and of the mouse
 
     def reset(self) -> None:
         """Be as after power-on, with all that is plugged in."""
@@ -125,7 +131,7 @@ class I8042(PortDevice):
             self._set_a20(True)
             for device in self._devices.values():
                 if device is not None:
-                    device.reset()
+                    self.lock.after(device.reset)
             self._update_lines()
 
     @property
@@ -141,49 +147,64 @@ class I8042(PortDevice):
     # towards the guest
 
     def _on_data(self) -> None:
-        with self.lock:
-            self._fill()
+        self.lock.after(self._pull)
 
     def _fill(self) -> None:
-        """Move the next byte into the output buffer, if that is empty: the controller's own first."""
+        """Put the next byte into the output buffer, if that is empty, and ask the devices where there is none."""
+        self._place()
+        if not self._status & OUTPUT_FULL:
+            self.lock.after(self._pull)
+
+    def _place(self) -> None:
+        """Put the next byte of those that are here into the output buffer: the controller's own first."""
         if not self._status & OUTPUT_FULL:
             if self._reply is not None:
                 reply, self._reply = self._reply, None
                 self._put(reply & 0xFF, reply >> 8)
-            elif (value := self._next_of_keyboard()) is not None:
-                self._put(value, 0)
-            elif (value := self._next_of("aux", AUX_OFF)) is not None:
-                self._put(value, AUX_DATA)
+            else:
+                for at, (_, off, flags) in enumerate(SENDERS):
+                    value = self._held[at]
+                    if value is not None and not self._memory[0] & off:
+                        self._held[at] = None
+                        self._put(value, flags)
+                        break
         self._update_lines()
 
     def _put(self, value: int, flags: int) -> None:
         self._output = value
         self._status = self._status & ~(AUX_DATA | TIMEOUT) | OUTPUT_FULL | flags
 
-    def _next_of(self, name: str, off: int) -> int | None:
-        device = self._devices[name]
-        return None if device is None or self._memory[0] & off else device.send()
+    def _pull(self) -> None:
+        """Fetch bytes of what is plugged in, the keyboard's first, until there is one that the guest gets."""
+        for at, (name, off, _) in enumerate(SENDERS):
+            device = self._devices[name]
+            while device is not None and self._has_room(at, off):
+                value = device.send()
+                if value is None:
+                    break
+                with self.lock:
+                    self._take(at, value & 0xFF)
 
-    def _next_of_keyboard(self) -> int | None:
-        """Return the keyboard's next byte; translated, a code that follows 0xf0 becomes one with bit 7."""
-        while (value := self._next_of("keyboard", KEYBOARD_OFF)) is not None:
-            if not self._memory[0] & TRANSLATE:
-                return value
+    def _has_room(self, at: int, off: int) -> bool:
+        with self.lock:
+            return not (self._status & OUTPUT_FULL or self._memory[0] & off) and self._held[at] is None
+
+    def _take(self, at: int, value: int) -> None:
+        """Take what a device sent; of the keyboard, translated, a code that follows 0xf0 becomes one with bit 7."""
+        if not at and self._memory[0] & TRANSLATE:
             if value == BREAK:
                 self._break = True
-                continue
+                return
             released, self._break = self._break, False
-            return to_set_1(value) | (0x80 if released else 0)
-        return None
+            value = to_set_1(value) | (0x80 if released else 0)
+        self._held[at] = value
+        self._place()
 
     def _update_lines(self) -> None:
         full, command = self._status & OUTPUT_FULL, self._memory[0]
-        for at, (flag, line) in enumerate(self._lines):
+        for flag, line in self._lines:
             enable = AUX_INTERRUPT if flag else KEYBOARD_INTERRUPT
-            level = bool(full and command & enable and self._status & AUX_DATA == flag)
-            if line is not None and level is not self._levels[at]:
-                self._levels[at] = level
-                line(level)
+            line.set(bool(full and command & enable and self._status & AUX_DATA == flag))
 
     def _answer(self, value: int, flags: int = 0) -> None:
         self._reply = flags << 8 | value
@@ -217,7 +238,7 @@ class I8042(PortDevice):
     def _command(self, command: int) -> None:
         if command >= PULSE:
             if not command & NOT_RESET:
-                self._reset()
+                self.lock.after(self._reset)
         elif READ_MEMORY <= command < READ_MEMORY + 32:
             self._answer(self._memory[command - READ_MEMORY])
         elif WRITE_MEMORY <= command < WRITE_MEMORY + 32 or WRITE_OUTPUT <= command <= TO_AUX:
@@ -245,7 +266,7 @@ class I8042(PortDevice):
         if command == WRITE_OUTPUT:
             self._set_a20(bool(value & A20))
             if not value & NOT_RESET:
-                self._reset()
+                self.lock.after(self._reset)
         elif command == FROM_KEYBOARD:
             self._answer(value)
         elif command == FROM_AUX:
@@ -263,20 +284,30 @@ class I8042(PortDevice):
         if device is None:
             self._answer(RESEND, TIMEOUT | flags)
         else:
-            device.receive(value)
+            self.lock.after(device.receive, value)
 
     def _set_a20(self, level: bool) -> None:
         if level is not self._a20:
             self._a20 = level
             if self._on_a20 is not None:
-                self._on_a20(level)
+                self.lock.after(self._on_a20, level)
 
     # state
 
-    def _before_save(self) -> None:
-        self._keyboard, self._aux = (
-            None if device is None else device.state() for device in (self._devices["keyboard"], self._devices["aux"])
-        )
+    def state(self) -> dict[str, Any]:
+        """Return everything the guest could notice, of what is plugged in as well."""
+        states = [None if device is None else device.state() for device in self._devices.values()]
+        with self.lock:
+            self._keyboard, self._aux = states
+            return super().state()
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Become what a state says, with what is plugged in; raises as `Stateful.restore`."""
+        super().restore(state)
+        for name, device in self._devices.items():
+            if device is not None:
+                device.restore(state[name])
+        self.lock.after(self._pull)
 
     def _check_fields(self, fields: dict[str, Any]) -> None:
         for name, device in self._devices.items():
@@ -286,15 +317,10 @@ class I8042(PortDevice):
                 raise DeviceStateError(type(self).__name__, f"{name}: there is none plugged in")
 
     def _after_restore(self) -> None:
-        for name, device in self._devices.items():
-            if device is not None:
-                device.restore(getattr(self, "_" + name))
         if self._on_a20 is not None:
-            self._on_a20(self._a20)
-        for at, (_, line) in enumerate(self._lines):
-            self._levels[at] = False
-            if line is not None:
-                line(False)
+            self.lock.after(self._on_a20, self._a20)
+        for _, line in self._lines:
+            line.forget()
         self._update_lines()
 
     def __repr__(self) -> str:
@@ -309,3 +335,5 @@ SWITCHES = {
     KEYBOARD_ENABLE: (KEYBOARD_OFF, 0),
 }
 """What commands do to the command byte: the bits they clear, and those they set."""
+SENDERS = (("keyboard", KEYBOARD_OFF, 0), ("aux", AUX_OFF, AUX_DATA))
+"""Who sends, by what bit of the command byte it is off, and what the status says of its bytes."""

@@ -16,9 +16,8 @@ Source: Intel 82093AA data sheet (290566); the EOI register is that of version 0
 
 from __future__ import annotations
 
-from _thread import RLock
-
 from pyvmm_device.errors import InterruptError
+from pyvmm_device.locks import DeferringLock
 from pyvmm_device.state import Stateful, array, uint
 
 TYPE_CHECKING = False
@@ -103,8 +102,7 @@ class Ioapic(Stateful):
     that round (nor does it in KVM): a guest that was told "active low" about an asserted line means the same.
 
     Args:
-        send: called with the address and the data of each message, in the thread that moved the line or wrote the
-            register.
+        send: called with the address and the data of each message, with no lock held.
         version: 0x11 as the chip, or 0x20 with an EOI register, which Linux uses when it is there.
         id_: the APIC id, 0 to 15, until the guest writes another.
 
@@ -126,7 +124,7 @@ class Ioapic(Stateful):
     def __init__(self, send: Callable[[int, int], object], *, version: int = VERSION_WITH_EOI, id_: int = 0) -> None:
         if version not in (VERSION_82093AA, VERSION_WITH_EOI) or not 0 <= id_ < 16:
             raise InterruptError(f"no IOAPIC has version {version:#x} and id {id_}: 0x11 or 0x20, and 0 to 15")
-        self.lock = RLock()
+        self.lock: DeferringLock = DeferringLock()
         self._send = send
         self.version = version
         self._first_id = id_
@@ -180,7 +178,7 @@ class Ioapic(Stateful):
             # "This bit is set to 1 when local APIC(s) accept the level interrupt"; only these two modes send an EOI
             if entry >> DELIVERY_MODE_SHIFT & 7 in (FIXED, LOWEST_PRIORITY):
                 self._entries[number] |= REMOTE_IRR
-        self._send(*message(entry))
+        self.lock.after(self._send, *message(entry))
 
     # the processor's side
 
@@ -192,9 +190,15 @@ class Ioapic(Stateful):
                     continue
                 self._entries[number] &= ~REMOTE_IRR
                 if self.on_end_of_interrupt is not None:
-                    self.on_end_of_interrupt(number)
-                if self._lines >> number & 1:
-                    self._service(number)
+                    self.lock.after(self.on_end_of_interrupt, number)
+                    self.lock.after(self._look_again, number)
+                else:
+                    self._look_again(number)
+
+    def _look_again(self, number: int) -> None:
+        with self.lock:
+            if self._entries[number] & LEVEL and self._lines >> number & 1:
+                self._service(number)
 
     def entry(self, number: int) -> int:
         """Return a redirection entry, 64 bits."""
@@ -220,7 +224,7 @@ class Ioapic(Stateful):
     def _tell_route(self, number: int) -> None:
         if self.on_route is not None:
             entry = self._entries[number]
-            self.on_route(number, *((None, None) if entry & MASKED else message(entry)))
+            self.lock.after(self.on_route, number, *((None, None) if entry & MASKED else message(entry)))
 
     # the guest's side
 

@@ -18,6 +18,7 @@ Source: Intel 8259A data sheet (231468); the edge/level registers are those of t
 from __future__ import annotations
 
 from pyvmm_device.errors import InterruptError
+from pyvmm_device.interrupt_output import InterruptOutput
 from pyvmm_device.pc.port_device import PortDevice
 from pyvmm_device.state import FLAG, Stateful, choice, nested, uint
 
@@ -43,6 +44,9 @@ READY, WANT_ICW2, WANT_ICW3, WANT_ICW4 = range(4)
 
 class PicChip(Stateful):
     """One 8259A: eight inputs, and the decision which of them interrupts.
+
+    Its output follows `request`, and falls for a moment whenever an interrupt is acknowledged, also where another waits
+    that is requested at once: with automatic end of interrupt, or in special mask mode. `take_fall` says so.
 
     An edge that was seen waits in the request register even if its line falls again, as in other hypervisors; the
     real chip would then answer with its spurious interrupt.
@@ -76,6 +80,7 @@ class PicChip(Stateful):
         self._cascaded = cascaded
         self._level_inputs = level_inputs
         self._lines = 0
+        self._fell = False
         self.reset()
 
     def reset(self) -> None:
@@ -137,12 +142,18 @@ class PicChip(Stateful):
     def acknowledge(self, number: int) -> int:
         """Begin to service an input and return its vector."""
         bit = 1 << number
+        self._fell = True
         if not self._auto_eoi:
             self._isr |= bit
         elif self._rotate_on_auto_eoi:
             self._lowest = number
         self._irr &= ~(bit & ~self._level_triggered())
         return self._base | number
+
+    def take_fall(self) -> bool:
+        """Return whether the output fell since this was asked last: an interrupt was acknowledged."""
+        fell, self._fell = self._fell, False
+        return fell
 
     def spurious(self) -> int:
         """Return the vector of an interrupt that is gone: no bit of ISR goes with it."""
@@ -267,8 +278,8 @@ class Pic(PortDevice):
     """Both 8259As. Registers: 0 and 1 the first chip, 2 and 3 the second, 4 and 5 their edge/level control (ELCR).
 
     Args:
-        output: called with the level of the INTR line to the processor whenever it changes, in the thread that
-            changed it; `line_of` makes such a function of an interrupt.
+        output: called with the level of the INTR line to the processor whenever it changes, with no lock held;
+            `line_of` makes such a function of an interrupt.
     """
 
     PORTS = ((0x20, 2, 0), (0xA0, 2, 2), (0x4D0, 2, 4))
@@ -276,8 +287,7 @@ class Pic(PortDevice):
 
     def __init__(self, output: Callable[[bool], object]) -> None:
         super().__init__()
-        self._output = output
-        self._level = False
+        self._output = InterruptOutput(output, self.lock)
         self._first = _first()
         self._second = _second()
 
@@ -346,16 +356,18 @@ class Pic(PortDevice):
         self._update()
 
     def _update(self) -> None:
+        if self._second.take_fall():
+            # "the in-service bit is reset at the last INTA pulse" at the latest, so a further request is a new edge
+            self._first.set_line(CASCADE, False)
         self._first.set_line(CASCADE, self._second.request() is not None)
-        level = self._first.request() is not None
-        if level is not self._level:
-            self._level = level
-            self._output(level)
+        if self._first.take_fall():
+            self._output.set(False)
+        self._output.set(self._first.request() is not None)
 
     def _after_restore(self) -> None:
         # whoever is at the output now does not know its level
-        self._level = False
+        self._output.forget()
         self._update()
 
     def __repr__(self) -> str:
-        return f"<Pic {'interrupts' if self._level else 'idle'}, {self._first!r}, {self._second!r}>"
+        return f"<Pic {'interrupts' if self._output.level else 'idle'}, {self._first!r}, {self._second!r}>"

@@ -20,8 +20,8 @@ Source: Intel 8254 data sheet (231164); port 0x61 as the 82371 (PIIX) has it.
 
 from __future__ import annotations
 
-from pyvmm_device.clock import SECOND, Stopped
-from pyvmm_device.interrupt import line_of
+from pyvmm_device.clock import SECOND, Alarm, Stopped
+from pyvmm_device.interrupt_output import InterruptOutput
 from pyvmm_device.pc.pit_counter import PitCounter
 from pyvmm_device.pc.port_device import PortDevice
 from pyvmm_device.state import FLAG, array, nested, optional, sint, uint
@@ -30,7 +30,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pyvmm_device.clock import Clock, Timer
+    from pyvmm_device.clock import Clock
     from pyvmm_device.interrupt import Interrupt
 
 FREQUENCY = 1_193_182
@@ -71,10 +71,10 @@ class Pit(PortDevice):
 
     def __init__(self, interrupt: Interrupt, clock: Clock | None = None) -> None:
         super().__init__()
-        self._set_level = line_of(interrupt)
-        self._clock = clock or Stopped()
+        self._line = InterruptOutput(interrupt, self.lock)
+        self._clock: Clock = Stopped() if clock is None else clock
         self.on_speaker: Callable[[int], object] | None = None
-        self._timer: Timer | None = None
+        self._alarm = Alarm(self._clock, self.lock, self._on_time)
         self._epoch = self._clock.now()
         self._age = 0
         self._power_on()
@@ -84,6 +84,7 @@ class Pit(PortDevice):
         self._counters[2].set_gate(False, 0)
         self._port_61 = 0
         self._level = True  # undefined; this way the first control word is no rise
+        self._line.forget()
         self._owed = 0
         self._next: int | None = None  # nanoseconds from the epoch
 
@@ -120,15 +121,8 @@ class Pit(PortDevice):
         return self._counters[0].period * SECOND // FREQUENCY
 
     def _call_at(self, when: int | None) -> None:
-        if self._timer is not None:
-            if self._timer.callback is not None and self._timer.when == when:
-                return
-            self._timer.cancel()
-            self._timer = None
-        self._next = None
-        if when is not None:
-            self._next = when - self._epoch
-            self._timer = self._clock.call_at(when, self._on_time)
+        self._next = None if when is None else when - self._epoch
+        self._alarm.set(when)
 
     def _on_time(self) -> None:
         with self.lock:
@@ -143,10 +137,8 @@ class Pit(PortDevice):
             self._schedule(tick)
 
     def _pulse(self) -> None:
-        if self._level:
-            self._set_level(False)
         self._level = True
-        self._set_level(True)
+        self._line.pulse()
 
     # the guest's side
 
@@ -174,7 +166,7 @@ class Pit(PortDevice):
         if offset in (0, CONTROL):
             self._follow_output(tick)
         if self.on_speaker is not None and self.speaker != speaker:
-            self.on_speaker(self.speaker)
+            self.lock.after(self.on_speaker, self.speaker)
 
     def _write_control(self, value: int, tick: int) -> None:
         select = value >> 6
@@ -189,12 +181,13 @@ class Pit(PortDevice):
         """Move the line as programming moved the output, without waiting for the clock."""
         counter = self._counters[0]
         rises = counter.take_rises(tick)
-        if not counter.output(tick):
-            if self._level:
-                self._level = False
-                self._set_level(False)
-        elif rises or not self._level:
+        output = counter.output(tick)
+        if rises or (output and not self._level):
             self._pulse()
+        if not output and self._level:
+            # also where it rose before, and nobody was told yet
+            self._level = False
+            self._line.set(False)
         self._schedule(tick)
 
     @property
@@ -209,6 +202,7 @@ class Pit(PortDevice):
 
     def _after_restore(self) -> None:
         self._epoch = self._clock.now() - self._age
+        self._line.level = self._level  # as it was: what rose by then was told by then
         self._call_at(None if self._next is None else self._epoch + self._next)
 
     def __repr__(self) -> str:

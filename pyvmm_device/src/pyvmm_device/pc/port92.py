@@ -23,7 +23,7 @@ class Port92(PortDevice):
     """One register: bit 0 resets when it rises, bit 1 is address line 20.
 
     Args:
-        reset: called when the guest asks for a reset, in the thread of the vCPU that did.
+        reset: called when the guest asks for a reset, with no lock held.
         on_a20: called with the new level when the guest switches address line 20, which is on at first.
     """
 
@@ -44,7 +44,7 @@ class Port92(PortDevice):
     def _set(self, value: int) -> int:
         changed, self._value = self._value ^ value, value
         if changed & A20 and self._on_a20 is not None:
-            self._on_a20(bool(value & A20))
+            self.lock.after(self._on_a20, bool(value & A20))
         return changed
 
     def _read(self, offset: int) -> int:
@@ -52,11 +52,11 @@ class Port92(PortDevice):
 
     def _write(self, offset: int, value: int) -> None:
         if offset == 0 and self._set(value) & value & FAST_RESET:
-            self._reset()
+            self.lock.after(self._reset)
 
     def _after_restore(self) -> None:
         if self._on_a20 is not None:
-            self._on_a20(bool(self._value & A20))
+            self.lock.after(self._on_a20, bool(self._value & A20))
 
     def __repr__(self) -> str:
         return f"<Port92 {self._value:#04x}>"

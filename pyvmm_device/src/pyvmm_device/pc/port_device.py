@@ -12,9 +12,8 @@ Such a device numbers all its registers from 0, wherever they are: the 8259 pair
 
 from __future__ import annotations
 
-from _thread import RLock
-
 from pyvmm_device.bus import BusRange
+from pyvmm_device.locks import DeferringLock
 from pyvmm_device.state import Stateful
 
 TYPE_CHECKING = False
@@ -54,14 +53,15 @@ class Window:
 class PortDevice(Stateful):
     """A device whose registers are bytes. An access to several is one access to each, as the ISA bus splits it.
 
-    A subclass says where a PC has it in ``PORTS``, as (port, number of ports, offset of the first register).
+    A subclass says where a PC has it in ``PORTS``, as (port, number of ports, offset of the first register). Its
+    registers are read and written with `lock` held, so whatever it calls, an interrupt or a callback, it calls by
+    ``lock.after``.
     """
 
     PORTS: ClassVar[tuple[tuple[int, int, int], ...]] = ()
 
     def __init__(self) -> None:
-        # re-entrant: what an interrupt line calls may look back into the device
-        self.lock = RLock()
+        self.lock: DeferringLock = DeferringLock()
 
     def read(self, offset: int, buffer: memoryview) -> None:
         """Read a register into each byte; where there is none the bus floats, and reads as ones."""

@@ -5,8 +5,7 @@ Source: IBM PS/2 Hardware Interface Technical Reference, "Keyboard (101- and 102
 
 from __future__ import annotations
 
-from _thread import RLock
-
+from pyvmm_device.locks import DeferringLock
 from pyvmm_device.state import FLAG, Stateful, array, choice, number, uint
 
 TYPE_CHECKING = False
@@ -53,7 +52,7 @@ class Ps2Keyboard(Stateful):
     }
 
     def __init__(self) -> None:
-        self.lock = RLock()
+        self.lock: DeferringLock = DeferringLock()
         self._on_data: Callable[[], object] | None = None
         self.on_leds: Callable[[int], object] | None = None
         self._power_on()
@@ -99,16 +98,16 @@ class Ps2Keyboard(Stateful):
             if not self._scanning or len(self._keys) + len(scancodes) > BUFFER:
                 return False
             self._keys += scancodes
-        # not under the lock: the controller has one of its own, which comes first
-        if self._on_data is not None:
-            self._on_data()
+            if self._on_data is not None:
+                self.lock.after(self._on_data)
         return True
 
     # the controller's side
 
     def connect(self, on_data: Callable[[], object]) -> None:
         """Say whom to call when there is something to send."""
-        self._on_data = on_data
+        with self.lock:
+            self._on_data = on_data
 
     def send(self) -> int | None:
         """Give the next byte, or None; replies come before keys."""
@@ -155,7 +154,7 @@ class Ps2Keyboard(Stateful):
         if command == SET_LEDS:
             self._leds = value & 7
             if self.on_leds is not None:
-                self.on_leds(self._leds)
+                self.lock.after(self.on_leds, self._leds)
         elif command == SET_RATE:
             self._rate = value & 0x7F
         elif value == 0:

@@ -6,16 +6,20 @@ minds and which saves interrupts; and it is there in 16450 mode too.
 
 Input has back-pressure: `Serial.enqueue` says how much it took, and `Serial.on_room` is called when there is room for
 more, so a terminal that holds the rest back until then loses nothing however much is pasted.
+
+Interrupts: what the guest does to one source of them may end it and begin it again, because bytes cross at once: a byte
+that is written resets "transmitter empty", and is sent; a byte that is read resets "character timeout" (and without a
+FIFO "data available"), and the next one is there. The line is down in between, which is an edge.
 """
 
 from __future__ import annotations
 
-from _thread import allocate_lock
 from collections import deque
 
-from pyvmm_device.interrupt import line_of
+from pyvmm_device.interrupt_output import InterruptOutput
+from pyvmm_device.locks import DeferringLock
+from pyvmm_device.output import Outlet
 from pyvmm_device.state import FLAG, Stateful, array, uint
-from pyvmm_device.tally import Tally
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +34,8 @@ if TYPE_CHECKING:
         def write(self, data: bytes, /) -> object:
             """Take the bytes.
 
-            May raise `OSError`, as a pipe without a reader does: the bytes are then lost and counted.
+            What it raises, as a pipe without a reader does, is a loss of the bytes, and counted. Where it may wait,
+            give an `OutputBuffer`: the guest's processor would wait with it.
             """
             ...
 
@@ -48,6 +53,7 @@ FCR_TRIGGERS = (1, 4, 8, 14)
 LCR_BREAK, LCR_DLAB = 0x40, 0x80
 MCR_DTR, MCR_RTS, MCR_OUT1, MCR_OUT2, MCR_LOOP = 0x01, 0x02, 0x04, 0x08, 0x10
 LSR_DR, LSR_OE, LSR_PE, LSR_FE, LSR_BI, LSR_THRE, LSR_TEMT, LSR_FIFO = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20, 0x40, 0x80
+LSR_ERRORS = LSR_OE | LSR_PE | LSR_FE | LSR_BI
 MSR_DCTS, MSR_DDSR, MSR_TERI, MSR_DDCD = 0x01, 0x02, 0x04, 0x08
 MSR_DELTAS = 0x0F
 MSR_CTS, MSR_DSR, MSR_RI, MSR_DCD = 0x10, 0x20, 0x40, 0x80
@@ -59,9 +65,9 @@ class Serial(Stateful):
 
     Args:
         interrupt: the chip's interrupt output: an edge interrupt is triggered when it rises, a level follows it.
-        output: gets each byte the guest transmits.
-        on_room: called when the guest has emptied the receiver, in the thread that read from it; whoever holds input
-            back because `enqueue` took only a part goes on then.
+        output: gets each byte the guest transmits, in the thread of the vCPU that writes it.
+        on_room: called when the guest has emptied the receiver, with no lock held; whoever holds input back because
+            `enqueue` took only a part goes on then.
 
     Attributes:
         on_break: called with True when the guest begins to send a break and with False when it ends.
@@ -83,16 +89,15 @@ class Serial(Stateful):
     }
 
     def __init__(self, interrupt: Interrupt, output: Output, on_room: Callable[[], object] | None = None) -> None:
-        self._set_level = line_of(interrupt)
-        self._send = output.write
+        # vCPUs read and write, another thread enqueues
+        self.lock: DeferringLock = DeferringLock()
+        self._line = InterruptOutput(interrupt, self.lock)
+        self._output = Outlet(self, output.write)
+        self._send = self._output.send
         self.on_room = on_room
         self.on_break: Callable[[bool], object] | None = None
         self.on_modem_control: Callable[[bool, bool], object] | None = None
-        self._refused = Tally(__name__)
-        # vCPUs read and write, another thread enqueues
-        self.lock = allocate_lock()
         self._lines = MSR_CONNECTED  # the modem's outputs as they are outside of the chip
-        self._raised = False
         self._power_on()
 
     def _power_on(self) -> None:
@@ -122,28 +127,34 @@ class Serial(Stateful):
             # before the lock: output may block, and input must still get through
             try:
                 self._send(bytes(data[:1]))
-            except OSError as error:
-                self._refused.count("byte", "the output of %r refused a byte: %s", self, error)
-            self._transmitted = True
+            except Exception as error:  # noqa: BLE001 - the output's mistake, not the guest's
+                self._output.lose(error, 1)
             if not self._ier & IER_THRE:
+                self._transmitted = True
                 return
             with self.lock:
-                self._update()
+                self._end_and_begin_transmission()
             return
-        value = data[0]
-        before = self._lcr, self._mcr
         with self.lock:
-            self._write(offset, value)
+            before = self._lcr, self._mcr
+            self._write(offset, data[0])
             self._plain = not (self._lcr & LCR_DLAB or self._mcr & MCR_LOOP)
             self._update()
-        if before != (self._lcr, self._mcr):
-            self._tell(*before)
+            if before != (self._lcr, self._mcr):
+                self._tell(*before)
+
+    def _end_and_begin_transmission(self) -> None:
+        """Let the transmitter be full for a moment: "THRE ... is reset by ... writing into the THR"."""
+        self._transmitted = False
+        self._update()
+        self._transmitted = True
+        self._update()
 
     def _tell(self, lcr: int, mcr: int) -> None:
         if self.on_break is not None and (lcr ^ self._lcr) & LCR_BREAK:
-            self.on_break(bool(self._lcr & LCR_BREAK))
+            self.lock.after(self.on_break, bool(self._lcr & LCR_BREAK))
         if self.on_modem_control is not None and (mcr ^ self._mcr) & (MCR_DTR | MCR_RTS):
-            self.on_modem_control(bool(self._mcr & MCR_DTR), bool(self._mcr & MCR_RTS))
+            self.lock.after(self.on_modem_control, bool(self._mcr & MCR_DTR), bool(self._mcr & MCR_RTS))
 
     def _write(self, offset: int, value: int) -> None:
         if offset == DATA:
@@ -181,6 +192,8 @@ class Serial(Stateful):
         if self._lcr & LCR_DLAB:
             self._divisor = self._divisor & 0xFF00 | value
             return
+        self._transmitted = False
+        self._update()
         if self._mcr & MCR_LOOP:
             self._receive(value)
         self._transmitted = True
@@ -207,16 +220,28 @@ class Serial(Stateful):
         """Read a register into the first byte; the others of a wider access read as ones."""
         if len(buffer) > 1:
             buffer[:] = b"\xff" * len(buffer)
-        emptied = False
         with self.lock:
             if offset == DATA and not self._lcr & LCR_DLAB:
-                buffer[0] = self._received.popleft() & 0xFF if self._received else 0
-                emptied = not self._received
+                buffer[0] = self._read_data()
             else:
                 buffer[0] = self._read(offset)
+
+    def _read_data(self) -> int:
+        received, enabled = self._received, self._ier
+        value = received.popleft() & 0xFF if received else 0
+        if enabled & IER_RDA and received and (not self._fcr & FCR_ENABLE or len(received) < self._trigger()):
+            # what is left is a new reason: the chip's FIFO is "reset after the CPU reads one character", and waits for
+            # its timeout; without the FIFO it would be the next character to arrive
+            self._ier = enabled & ~IER_RDA
             self._update()
-        if emptied and self.on_room is not None:
-            self.on_room()
+            self._ier = enabled
+        self._update()
+        if not received and self.on_room is not None:
+            self.lock.after(self.on_room)
+        return value
+
+    def _trigger(self) -> int:
+        return FCR_TRIGGERS[self._fcr >> 6] if self._fcr & FCR_ENABLE else 1
 
     def _read(self, offset: int) -> int:
         if self._lcr & LCR_DLAB and offset in (DATA, IER):
@@ -226,11 +251,13 @@ class Serial(Stateful):
             if identity == IIR_THRE:
                 # "reading the IIR (if source of interrupt)" is one of the two ways to reset this one
                 self._transmitted = False
+                self._update()
             return identity | (IIR_FIFO_ENABLED if self._fcr & FCR_ENABLE else 0)
         if offset == LSR:
             return self._read_line_status()
         if offset == MSR:
             lines, self._msr = self._msr, self._msr & ~MSR_DELTAS
+            self._update()
             return lines
         return (0, self._ier, 0, self._lcr, self._mcr, 0, 0, self._scratch)[offset] if offset < 8 else 0xFF
 
@@ -246,6 +273,8 @@ class Serial(Stateful):
                 status |= LSR_FIFO
             status |= LSR_DR | self._received[0] >> 8
             self._received[0] &= 0xFF
+        if status & LSR_ERRORS:
+            self._update()
         return status
 
     def _identity(self) -> int:
@@ -254,9 +283,8 @@ class Serial(Stateful):
         if self._ier & IER_RLS and (self._overrun or (received and received[0] > 0xFF)):
             return IIR_RLS
         if self._ier & IER_RDA and received:
-            trigger = FCR_TRIGGERS[self._fcr >> 6] if self._fcr & FCR_ENABLE else 1
             # below the trigger level the chip waits for four characters' time; here that time has always passed
-            return IIR_RDA if len(received) >= trigger else IIR_TIMEOUT
+            return IIR_RDA if len(received) >= self._trigger() else IIR_TIMEOUT
         if self._ier & IER_THRE and self._transmitted:
             return IIR_THRE
         if self._ier & IER_MSI and self._msr & MSR_DELTAS:
@@ -264,17 +292,14 @@ class Serial(Stateful):
         return IIR_NONE
 
     def _update(self) -> None:
-        raised = self._identity() != IIR_NONE
-        if raised is not self._raised:
-            self._raised = raised
-            self._set_level(raised)
+        self._line.set(self._identity() != IIR_NONE)
 
     # the other end of the cable
 
     @property
     def lost_output(self) -> int:
-        """How many bytes the output refused with an `OSError`; the first was logged."""
-        return self._refused["byte"]
+        """How many bytes the output refused; the first was logged."""
+        return self._output.lost
 
     def enqueue(self, data: bytes) -> int:
         """Receive bytes and return how many there was room for; see ``on_room``. None are taken in loopback."""
@@ -321,8 +346,8 @@ class Serial(Stateful):
     def _after_restore(self) -> None:
         self._received = deque(self._received)
         self._plain = not (self._lcr & LCR_DLAB or self._mcr & MCR_LOOP)
-        # whoever took over the interrupt does not know that it was pending
-        self._raised = False
+        # whoever took over the interrupt does not know whether it was pending
+        self._line.forget()
         self._update()
 
     def __repr__(self) -> str:

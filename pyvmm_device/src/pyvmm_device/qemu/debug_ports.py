@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+from pyvmm_device.output import Outlet
 from pyvmm_device.pc.port_device import PortDevice
 from pyvmm_device.state import uint
 
@@ -24,14 +25,20 @@ class DebugPort(PortDevice):
     """A port whose bytes are text for a person: 0x402, as SeaBIOS and OVMF know it, or 0xe9, as Bochs does.
 
     Args:
-        output: called with what was written, in the thread that wrote it.
+        output: called with what was written, in the thread that wrote it. What it raises is a loss of the bytes, and
+            counted.
     """
 
     PORTS = ((0x402, 1, 0),)
 
     def __init__(self, output: Callable[[bytes], object]) -> None:
         super().__init__()
-        self._output = output
+        self._output = Outlet(self, output)
+
+    @property
+    def lost_output(self) -> int:
+        """How many bytes the output refused; the first was logged."""
+        return self._output.lost
 
     def reset(self) -> None:
         """Do nothing: there is nothing to reset."""
@@ -41,17 +48,17 @@ class DebugPort(PortDevice):
 
     def write(self, offset: int, data: memoryview) -> None:  # noqa: ARG002 - there is one
         """Put bytes out, those of one access together."""
-        self._output(bytes(data))
+        self._output.put(bytes(data))
 
     def __repr__(self) -> str:
-        return f"<DebugPort to {self._output!r}>"
+        return f"<DebugPort to {self._output.function!r}>"
 
 
 class PostPort(PortDevice):
     """The port of the power-on self test's codes, 0x80, which Linux also writes to in order to wait a little.
 
     Args:
-        on_code: called with each code.
+        on_code: called with each code, with no lock held.
     """
 
     PORTS = ((0x80, 1, 0),)
@@ -69,7 +76,8 @@ class PostPort(PortDevice):
 
     def reset(self) -> None:
         """Forget the code."""
-        self._code = 0
+        with self.lock:
+            self._code = 0
 
     def _read(self, offset: int) -> int:
         return 0xFF if offset else self._code
@@ -78,7 +86,7 @@ class PostPort(PortDevice):
         if not offset:
             self._code = value
             if self.on_code is not None:
-                self.on_code(value)
+                self.lock.after(self.on_code, value)
 
     def __repr__(self) -> str:
         return f"<PostPort {self._code:#04x}>"
@@ -88,7 +96,7 @@ class DebugExit(PortDevice):
     """QEMU's isa-debug-exit: a test program ends its machine by writing its verdict here.
 
     Args:
-        on_exit: called with the exit status, ``value << 1 | 1``, which is never 0, in the thread that wrote.
+        on_exit: called with the exit status, ``value << 1 | 1``, which is never 0, with no lock held.
     """
 
     PORTS = ((0xF4, 4, 0),)
@@ -105,7 +113,7 @@ class DebugExit(PortDevice):
 
     def write(self, offset: int, data: memoryview) -> None:  # noqa: ARG002 - all of it is one register
         """Take the value, of any width."""
-        self._on_exit(int.from_bytes(data, "little") << 1 | 1)
+        self.lock.after(self._on_exit, int.from_bytes(data, "little") << 1 | 1)
 
     def __repr__(self) -> str:
         return f"<DebugExit to {self._on_exit!r}>"

@@ -19,7 +19,7 @@ class Pvpanic(PortDevice):
 
     Args:
         on_event: called with the bits that the guest wrote, of those it may: `PANICKED`, `CRASH_LOADED` (it panicked
-            and a crash kernel takes over), `SHUTDOWN`.
+            and a crash kernel takes over), `SHUTDOWN`; with no lock held.
         events: the bits that a driver is offered.
     """
 
@@ -39,7 +39,8 @@ class Pvpanic(PortDevice):
 
     def reset(self) -> None:
         """Forget the events."""
-        self._seen = 0
+        with self.lock:
+            self._seen = 0
 
     def pci_function(self) -> PciFunction:
         """Return the same device for a PCI bus: a function of QEMU's ids, whose BAR 0 is the register."""
@@ -57,7 +58,7 @@ class Pvpanic(PortDevice):
         happened = 0 if offset else value & self.events
         if happened:
             self._seen |= happened
-            self._on_event(happened)
+            self.lock.after(self._on_event, happened)
 
     def __repr__(self) -> str:
         return f"<Pvpanic events={self.events:#x} seen={self._seen:#x}>"

@@ -19,9 +19,9 @@ Source: RISC-V Platform-Level Interrupt Controller Specification 1.0.0.
 
 from __future__ import annotations
 
-from _thread import RLock
-
 from pyvmm_device.errors import DeviceStateError, InterruptError
+from pyvmm_device.interrupt_output import InterruptOutput
+from pyvmm_device.locks import DeferringLock
 from pyvmm_device.state import Stateful, array, uint
 
 TYPE_CHECKING = False
@@ -109,8 +109,8 @@ class Plic(Stateful):
     and an access of another width than 32 bits, or to no register, reads as zero and writes nothing.
 
     Args:
-        outputs: one function for each context, called with the level of its line whenever that changes, in the thread
-            that changed it, with the lock held (KVM: ``VcpuFd.interrupt``, for supervisor mode).
+        outputs: one function for each context, called with the level of its line whenever that changes, with no lock
+            held (KVM: ``VcpuFd.interrupt``, for supervisor mode).
         sources: how many there are, 1 to 1023; they count from 1.
     """
 
@@ -129,12 +129,11 @@ class Plic(Stateful):
             raise InterruptError(
                 f"no PLIC has {sources} sources and {len(outputs)} contexts: 1 to {MAX_SOURCES}, and {MAX_CONTEXTS}"
             )
-        self.lock = RLock()
-        self._outputs = list(outputs)
+        self.lock: DeferringLock = DeferringLock()
+        self._outputs = [InterruptOutput(output, self.lock) for output in outputs]
         self.sources = sources
         self._all = (1 << sources + 1) - 2  # there is no source 0
         self._levels = 0
-        self._raised = [False] * len(self._outputs)
         self._power_on()
 
     def _power_on(self) -> None:
@@ -206,11 +205,8 @@ class Plic(Stateful):
     def _update(self) -> None:
         """Move the lines of the contexts to where they belong."""
         pending = self._pending
-        for context, raised in enumerate(self._raised):
-            active = pending & self._enables[context] & self._above[self._thresholds[context]] != 0
-            if active != raised:
-                self._raised[context] = active
-                self._outputs[context](active)
+        for context, output in enumerate(self._outputs):
+            output.set(pending & self._enables[context] & self._above[self._thresholds[context]] != 0)
 
     def claim(self, context: int) -> int:
         """Return the pending source of the highest priority, of those the one with the lowest number; 0 is none.
@@ -322,9 +318,9 @@ class Plic(Stateful):
         ]
         self._forward(self._levels)
         # whoever took over the lines does not know where they were
-        self._raised = [False] * self.contexts
         for output in self._outputs:
-            output(False)
+            output.forget()
+            output.set(False)
         self._update()
 
     def __repr__(self) -> str:
