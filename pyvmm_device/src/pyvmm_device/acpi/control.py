@@ -45,7 +45,7 @@ class AcpiSleep(RegisterDevice):
     @control.on_write
     def _write_control(self, value: int) -> None:
         if value & SLP_EN:
-            self._on_sleep(value >> SLP_TYP_SHIFT & 7)
+            self.lock.after(self._on_sleep, value >> SLP_TYP_SHIFT & 7)
 
 
 class AcpiMode(RegisterDevice):
@@ -76,7 +76,7 @@ class AcpiMode(RegisterDevice):
     def _write_command(self, value: int) -> None:
         on = self._values.get(value)
         if on is not None:
-            self._pm.set_acpi_mode(on)
+            self.lock.after(self._pm.set_acpi_mode, on)
 
 
 class ResetPort(RegisterDevice):
@@ -85,7 +85,7 @@ class ResetPort(RegisterDevice):
     `PciRoot` has this register itself; this is for a machine without PCI.
 
     Args:
-        on_reset: called when RST_CPU rises, in the thread of the vCPU that wrote it.
+        on_reset: called when RST_CPU rises, in the thread of the vCPU that wrote it, with no lock.
     """
 
     control = Register(0, 1, writable=SYS_RST | FULL_RST)
@@ -97,4 +97,4 @@ class ResetPort(RegisterDevice):
     @control.on_write
     def _write_control(self, value: int) -> None:
         if value & RST_CPU:
-            self._on_reset()
+            self.lock.after(self._on_reset)

@@ -8,15 +8,19 @@ r"""fw_cfg: how firmware and kernels ask a virtual machine monitor for its confi
 >>> bytes(answer)
 b'hello'
 
+Its lock protects which item is selected, the bytes that it had then, and how far they are read. Guest memory, and the
+callables that make content or take what was written, are other's: they are used with no lock, and what is done to the
+selection afterwards is only done to the same one (`_selections` counts them).
+
 Source: QEMU, docs/specs/fw_cfg.
 """
 
 from __future__ import annotations
 
-from _thread import RLock
 from struct import pack, unpack
 
 from pyvmm_device.errors import DeviceStateError
+from pyvmm_device.locks import DeferringLock
 from pyvmm_device.state import Stateful, array, blob, number, optional, uint
 
 TYPE_CHECKING = False
@@ -87,7 +91,8 @@ class FwCfg(Stateful):
     }
 
     def __init__(self, memory: Memory | None = None) -> None:
-        self.lock = RLock()
+        self.lock: DeferringLock = DeferringLock()
+        self._selections = 0
         self._memory = memory
         self._files: dict[str, Item] = {}
         self._items: dict[int, Item] = {}
@@ -145,7 +150,7 @@ class FwCfg(Stateful):
             for item in self._files.values():
                 item.content = item.first
             self._address = 0
-            self._select(SIGNATURE)
+        self.select(SIGNATURE)
 
     def _directory(self) -> bytes:
         entries = [
@@ -160,43 +165,45 @@ class FwCfg(Stateful):
             return list(self._files.values())[selector - FILE_FIRST]
         return self._items.get(selector)
 
-    def _select(self, selector: int) -> None:
-        self._selector = selector
-        self._offset = 0
-        self._item = self._find(selector)
-        self._bytes = self._item.get() if self._item is not None else b""
-
     # the guest's side
 
     def read(self, offset: int, buffer: memoryview) -> None:
         """Read the next bytes of the item from the data port, or what says that there is DMA."""
-        with self.lock:
-            if offset == DATA:
-                self.read_data(buffer)
-            elif DMA <= offset < SIZE:
-                self.read_dma(offset - DMA, buffer)
-            else:
-                buffer[:] = bytes(len(buffer))
+        if offset == DATA:
+            self.read_data(buffer)
+        elif DMA <= offset < SIZE:
+            self.read_dma(offset - DMA, buffer)
+        else:
+            buffer[:] = bytes(len(buffer))
 
     def write(self, offset: int, data: memoryview) -> None:
         """Select an item, or begin a DMA access; the data port is not written."""
-        with self.lock:
-            if offset == SELECTOR and len(data) == 2:
-                self._select(int.from_bytes(data, "little"))
-            elif DMA <= offset < SIZE:
-                self.write_dma(offset - DMA, data)
+        if offset == SELECTOR and len(data) == 2:
+            self.select(int.from_bytes(data, "little"))
+        elif DMA <= offset < SIZE:
+            self.write_dma(offset - DMA, data)
 
     def select(self, selector: int) -> None:
         """Select an item and its first byte."""
+        item = self._find(selector)
+        content = self._content_of(item) if item is not None else b""
         with self.lock:
-            self._select(selector)
+            self._selector, self._offset, self._item, self._bytes = selector, 0, item, content
+            self._selections += 1
+
+    def _content_of(self, item: Item) -> bytes:
+        try:
+            return item.get()
+        except Exception as error:  # noqa: BLE001 - a callable of the machine's, which a guest makes us call
+            self.lock.failed.count("content", "%r: an item's content could not be made, and is empty: %r", self, error)
+            return b""
 
     def read_data(self, buffer: memoryview) -> None:
         """Read the next bytes; behind an item's end there are zeros."""
         with self.lock:
             taken = self._bytes[self._offset : self._offset + len(buffer)]
             self._offset += len(taken)
-            buffer[:] = taken.ljust(len(buffer), b"\0")
+        buffer[:] = taken.ljust(len(buffer), b"\0")
 
     def read_dma(self, offset: int, buffer: memoryview) -> None:
         """Read the DMA address register: "QEMU CFG" where there is DMA."""
@@ -206,14 +213,16 @@ class FwCfg(Stateful):
     def write_dma(self, offset: int, data: memoryview) -> None:
         """Write the DMA address register, whole or in halves; the low half begins the access."""
         value = int.from_bytes(data, "big")
+        memory, address = self._memory, None
         with self.lock:
             if offset == 0 and len(data) == 4:
                 self._address = value << 32
-            elif (offset, len(data)) in ((4, 4), (0, 8)) and self._memory is not None:
+            elif (offset, len(data)) in ((4, 4), (0, 8)):
                 address = value if offset == 0 else self._address | value
                 # "the DMA address register ... is cleared" for the next access, which may write the low half only
                 self._address = 0
-                self._access(self._memory, address)
+        if memory is not None and address is not None:
+            self._access(memory, address)
 
     def _access(self, memory: Memory, at: int) -> None:
         """Carry out the access that a structure in guest memory describes."""
@@ -223,7 +232,7 @@ class FwCfg(Stateful):
             return
         control, length, address = unpack(">IIQ", request)
         if control & SELECT:
-            self._select(control >> 16)
+            self.select(control >> 16)
         if control & READ:
             done = self._dma_read(memory, address, length)
         elif control & WRITE:
@@ -231,15 +240,20 @@ class FwCfg(Stateful):
         else:
             done = True
             if control & SKIP:
-                self._offset += min(length, len(self._bytes) - self._offset)
+                with self.lock:
+                    self._offset += min(length, len(self._bytes) - self._offset)
         _done(lambda: memory.write_slice(pack(">I", 0 if done else ERROR), at))
 
     def _dma_read(self, memory: Memory, address: int, length: int) -> bool:
-        taken = self._bytes[self._offset : self._offset + length]
+        with self.lock:
+            selection, offset = self._selections, self._offset
+            taken = self._bytes[offset : offset + length]
         zeros = length - len(taken)
         if zeros > MOST_BYTES or (taken and not _done(lambda: memory.write_slice(taken, address))):
             return False
-        self._offset += len(taken)
+        with self.lock:
+            if (selection, offset) == (self._selections, self._offset):
+                self._offset += len(taken)
         for begin in range(address + len(taken), address + length, CHUNK):
             if not self._write_zeros(memory, begin, min(CHUNK, address + length - begin)):
                 return False
@@ -249,16 +263,21 @@ class FwCfg(Stateful):
         return _done(lambda: memory.write_slice(bytes(length), address))
 
     def _dma_write(self, memory: Memory, address: int, length: int) -> bool:
-        item = self._item
-        if item is None or item.on_write is None or length > len(self._bytes) - self._offset:
+        with self.lock:
+            selection, item = self._selections, self._item
+            room = len(self._bytes) - self._offset
+        if item is None or item.on_write is None or length > room:
             return False
         data = bytearray(length)
         if not _done(lambda: memory.read_slice(data, address)):
             return False
-        end = self._offset + length
-        self._bytes = item.content = self._bytes[: self._offset] + bytes(data) + self._bytes[end:]
-        self._offset = end
-        item.on_write(self._bytes)
+        with self.lock:
+            end = self._offset + length
+            if selection != self._selections or end > len(self._bytes):
+                return False  # another vCPU selected or moved on meanwhile
+            self._bytes = item.content = self._bytes[: self._offset] + bytes(data) + self._bytes[end:]
+            self._offset = end
+            self.lock.after(item.on_write, self._bytes)
         return True
 
     # state
