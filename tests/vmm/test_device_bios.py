@@ -44,9 +44,9 @@ class Configuration(FwCfg):
         self.selected: list[int] = []
         super().__init__(memory)
 
-    def _select(self, selector: int) -> None:
+    def select(self, selector: int) -> None:
         self.selected.append(selector)
-        super()._select(selector)
+        super().select(selector)
 
 
 class Bios(Machine):
