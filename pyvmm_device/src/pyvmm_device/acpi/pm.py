@@ -20,7 +20,7 @@ Source: ACPI 6.5, 4.8.3 (fixed hardware) and 4.8.4.1 (general purpose events).
 
 from __future__ import annotations
 
-from pyvmm_device.clock import SECOND, Stopped
+from pyvmm_device.clock import SECOND, Alarm, Stopped
 from pyvmm_device.interrupt import SharedLine
 from pyvmm_device.register_device import Register, RegisterDevice
 from pyvmm_device.state import uint
@@ -29,7 +29,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pyvmm_device.clock import Clock, Timer
+    from pyvmm_device.clock import Clock
 
 FREQUENCY = 3_579_545
 """Of the PM timer, in Hz: "The power management timer ... runs off a 3.579545 MHz clock"."""
@@ -77,14 +77,15 @@ class AcpiPm(RegisterDevice):
     ) -> None:
         super().__init__()
         self._sci = sci
-        self._clock = clock or Stopped()
+        self._clock: Clock = clock or Stopped()
+        self._alarm = Alarm(self._clock, self.lock, self._on_time)
         self._on_sleep = on_sleep
         self._bits = 32 if wide else 24
-        self._ring: Timer | None = None
         self._age = 0
         self._halves = 0
         self._epoch = self._clock.now()
-        self._schedule()
+        with self.lock:
+            self._schedule()
 
     def reset(self) -> None:
         """Be as after power-on, in ACPI mode, with a timer that counts from 0."""
@@ -132,20 +133,14 @@ class AcpiPm(RegisterDevice):
 
     def _update(self) -> None:
         self._follow_timer()
-        self._sci.set(self, bool(self.control & SCI_EN and self.status & self.enable & ENABLES))
+        level = bool(self.control & SCI_EN and self.status & self.enable & ENABLES)
+        self.lock.after(self._sci.set, self, level)
         self._schedule()
 
     def _schedule(self) -> None:
         """Ask to be called at the next overflow, while the guest waits for its interrupt."""
         tick = self._halves + 1 << self._bits - 1
-        when = self._epoch - (-tick * SECOND // FREQUENCY) if self.enable & TMR else None
-        if self._ring is not None:
-            if self._ring.callback is not None and self._ring.when == when:
-                return
-            self._ring.cancel()
-            self._ring = None
-        if when is not None:
-            self._ring = self._clock.call_at(when, self._on_time)
+        self._alarm.set(self._epoch - (-tick * SECOND // FREQUENCY) if self.enable & TMR else None)
 
     def _on_time(self) -> None:
         with self.lock:
@@ -167,7 +162,7 @@ class AcpiPm(RegisterDevice):
     @control.on_write
     def _write_control(self, value: int) -> None:
         if value & SLP_EN and self._on_sleep is not None:
-            self._on_sleep(value >> SLP_TYP_SHIFT & 7)
+            self.lock.after(self._on_sleep, value >> SLP_TYP_SHIFT & 7)
 
     @timer.on_read
     def _read_timer(self) -> int:
@@ -215,7 +210,7 @@ class AcpiGpe(RegisterDevice):
             self._update()
 
     def _update(self) -> None:
-        self._sci.set(self, bool(self.status & self.enable))
+        self.lock.after(self._sci.set, self, bool(self.status & self.enable))
 
     @status.on_write
     def _write_status(self, _: int) -> None:
