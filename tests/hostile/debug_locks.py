@@ -35,7 +35,11 @@ PATIENCE = 0.1
 PLAIN = {
     # what a device is made of: it takes no lock and calls nobody
     "Bar", "BusEntry", "BusRange", "Claim", "ConfigSpace", "Item", "Kind", "MsiCapability", "MsiIrqConfig",
-    "MsixCapability", "MsixPendingBits", "MsixTable", "Register", "_NoLock",
+    "MsixCapability", "MsixPendingBits", "MsixTable", "PicChip", "PitCounter", "Register", "_NoLock",
+    # put into the outbox of their device's lock what is to happen
+    "Alarm", "InterruptOutput",
+    # numbers and names, of which a loop or a clock has a table
+    "Registration.__init__", "Registration.active", "Registration.expire", "Timer.__init__",
     # counts and logs, under a lock of its own that it holds for the count only
     "Tally",
     # one write to an eventfd of our own
