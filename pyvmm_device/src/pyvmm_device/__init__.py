@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from pyvmm_device.bus import Bus as Bus
     from pyvmm_device.bus import BusEntry as BusEntry
     from pyvmm_device.bus import BusRange as BusRange
+    from pyvmm_device.clock import Alarm as Alarm
     from pyvmm_device.clock import ManualClock as ManualClock
     from pyvmm_device.clock import Timer as Timer
     from pyvmm_device.composite import Composite as Composite
@@ -65,10 +66,12 @@ if TYPE_CHECKING:
     from pyvmm_device.interrupt_group import InterruptGroup as InterruptGroup
     from pyvmm_device.interrupt_group import LegacyGroup as LegacyGroup
     from pyvmm_device.interrupt_group import MessageGroup as MessageGroup
+    from pyvmm_device.interrupt_output import InterruptOutput as InterruptOutput
     from pyvmm_device.io_manager import IoManager as IoManager
     from pyvmm_device.io_thread import IoThread as IoThread
     from pyvmm_device.irq_config import LegacyIrqConfig as LegacyIrqConfig
     from pyvmm_device.irq_config import MsiIrqConfig as MsiIrqConfig
+    from pyvmm_device.output import OutputBuffer as OutputBuffer
     from pyvmm_device.pc.cmos import Cmos as Cmos
     from pyvmm_device.pc.i8042 import I8042 as I8042
     from pyvmm_device.pc.ioapic import Ioapic as Ioapic
@@ -118,7 +121,7 @@ _HOMES = {
     "arm.pl011": "Pl011",
     "arm.pl031": "Pl031",
     "bus": "Bus BusEntry BusRange",
-    "clock": "ManualClock Timer",
+    "clock": "Alarm ManualClock Timer",
     "composite": "Composite",
     "errors": (
         "DeviceError DeviceNotFound DeviceOverlap DeviceStateError InterruptError InvalidAccessLength "
@@ -127,9 +130,11 @@ _HOMES = {
     "event_loop": "EventLoop Registration",
     "interrupt": "EventFdInterrupt EventFdLevelInterrupt FanOut SharedLine",
     "interrupt_group": "EventFdGroup InterruptGroup LegacyGroup MessageGroup",
+    "interrupt_output": "InterruptOutput",
     "io_manager": "IoManager",
     "io_thread": "IoThread",
     "irq_config": "LegacyIrqConfig MsiIrqConfig",
+    "output": "OutputBuffer",
     "pc.cmos": "Cmos",
     "pc.i8042": "I8042",
     "pc.ioapic": "Ioapic",

@@ -130,16 +130,18 @@ class OutputBuffer:
             # a note of what was dropped needs a place, too, and comes before what follows it
             note = b"[%d bytes were dropped]" % self._dropped if self._dropped else b""
             room = self._limit - len(self._waiting) - len(note)
-            taken = data if room >= len(data) and (not note or room >= self._limit // 2) else b""
+            fits = room >= len(data) and (not note or room >= self._limit // 2) and not self.closed
+            taken = data if fits else b""
             if taken:
                 self._waiting += note + taken
                 self._dropped = 0
             self._dropped += len(data) - len(taken)
-            ask, self._asked = bool(data) and not self._asked, self._asked or bool(data)
+            ask = bool(taken) and not self._asked
+            self._asked = self._asked or ask
         if not taken and data:
             message = "%r takes no more: it dropped %d bytes (others are only counted)"
             self._losses.count("dropped", message, self, len(data), amount=len(data))
-        if ask and not self.closed:
+        if ask:
             self._loop.call_soon(self._begin)
         return len(taken)
 
