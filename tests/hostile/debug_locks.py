@@ -39,7 +39,7 @@ PLAIN = {
     # put into the outbox of their device's lock what is to happen
     "Alarm", "InterruptOutput",
     # numbers and names, of which a loop or a clock has a table
-    "Registration.__init__", "Registration.active", "Registration.expire", "Timer.__init__",
+    "Registration.active", "Registration.expire",
     # counts and logs, under a lock of its own that it holds for the count only
     "Tally",
     # one write to an eventfd of our own
@@ -51,6 +51,7 @@ PLAIN = {
 """Classes, and methods by their qualified names, that may be called while another object's lock is held."""
 
 LIBRARY = sys.stdlib_module_names | {"_frozen_importlib", "_frozen_importlib_external", "_pytest", "zipimport"}
+LIBRARY |= {"hypothesis"}  # it has the garbage collector call it, wherever that runs
 WAITING = {"asyncio", "concurrent", "logging", "selectors", "socket", "subprocess", "queue"}
 WAITING_METHODS = {"Thread.start", "Thread.join", "Event.wait", "Barrier.wait"}
 """Of the standard library, what waits, or writes to somewhere: none of it belongs under a lock."""
@@ -170,13 +171,16 @@ class Detector:
             return  # or it is called by what is called out, which is enough
         lock, owner = self.held.locks[-1], owner_of(frame)
         who = f"{module_of(frame)}:{frame.f_code.co_qualname}"
+        if ("call out", lock.site, who) in self.found:
+            return
         of = f" of {type(owner).__name__}" if owner is not None else ""
         self.complain("call out", lock.site, who, f"{who}{of} is called under the lock of {lock.site}\n{stack(frame)}")
 
     def is_fine(self, frame: FrameType) -> bool:
         module, name, owner = module_of(frame), frame.f_code.co_qualname, owner_of(frame)
         root = module.partition(".")[0]
-        if module == __name__ or frame.f_code.co_name == "__del__":
+        # the garbage collector calls the one anywhere, and who makes an object has it for itself until that is done
+        if module == __name__ or frame.f_code.co_name in ("__del__", "__init__"):
             return True
         if root in WAITING or (root == "threading" and name in WAITING_METHODS):
             return False
