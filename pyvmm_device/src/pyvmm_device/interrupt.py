@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 
-from pyvmm_device.locks import DeferringLock
+from pyvmm_device.locks import DeferringLock, Lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class EventFdLevelInterrupt:
     def __init__(self) -> None:
         self._trigger = EventFdInterrupt()
         self._resample = EventFdInterrupt()
-        self._lock = DeferringLock()  # the device moves it while the event loop takes the end of an interrupt
+        self._lock = Lock()  # the device moves it while the event loop takes the end of an interrupt
         self._asserted = False
         self._moves = 0
         self._is_active: Callable[[], bool] | None = None
@@ -92,7 +92,7 @@ class EventFdLevelInterrupt:
             self._moves += 1
             if not self._asserted:
                 self._asserted = True
-                self._lock.after(self._trigger.trigger)
+                self._trigger.trigger()
 
     def clear(self) -> None:
         """Lower the line: it is not raised again at the end of the interrupt."""
@@ -117,7 +117,7 @@ class EventFdLevelInterrupt:
             if asked is not None and moves == self._moves:
                 self._asserted = asked
             if self._asserted:
-                self._lock.after(self._trigger.trigger)
+                self._trigger.trigger()
 
     def close(self) -> None:
         """Close both eventfds; idempotent."""

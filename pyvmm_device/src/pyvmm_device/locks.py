@@ -103,21 +103,29 @@ class DeferringLock(RLock):  # type: ignore[misc]  # final for type checkers onl
 
     def _empty(self) -> None:
         """Make the calls, unless somebody does already."""
-        this = get_ident()
-        while self._outbox:
-            if not (self._emptying.acquire(False) or self._wait(this)):
+        outbox, emptying = self._outbox, self._emptying
+        while outbox:
+            if not (emptying.acquire(False) or self._wait()):
                 return
-            self._emptied_by = this
+            self._emptied_by = get_ident()
+            left = TURN
             try:
-                self._take_turn()
+                while outbox and left:
+                    left -= 1
+                    function, args = outbox.popleft()
+                    try:
+                        function(*args)
+                    except Exception as error:  # noqa: BLE001 - of somebody else's making, whoever's thread this is
+                        self._count(function, error)
             finally:
                 self._emptied_by = 0
-                self._emptying.release()
+                emptying.release()
             if self._waiting:  # after the release: who gave up waiting before it is not among them, see _wait
                 return
 
-    def _wait(self, this: int) -> bool:
+    def _wait(self) -> bool:
         """Wait for the turn to empty the outbox where there is reason to, and return whether it has come."""
+        this = get_ident()
         if self._emptied_by == this or len(self._outbox) <= BACKLOG:
             return False
         self._waiting.add(this)
@@ -126,20 +134,10 @@ class DeferringLock(RLock):  # type: ignore[misc]  # final for type checkers onl
         # once more, for the holder may have seen us among those who wait just before we were not, and gone
         return came or self._emptying.acquire(False)
 
-    def _take_turn(self) -> None:
-        outbox = self._outbox
-        for _ in range(TURN):
-            try:
-                function, args = outbox.popleft()
-            except IndexError:
-                return
-            try:
-                function(*args)
-            except Exception as error:  # noqa: BLE001 - of somebody else's making, whoever's thread this is
-                name = getattr(function, "__qualname__", type(function).__name__)
-                self.failed.count(
-                    name, "%s, called after a lock, failed (others are only counted): %r", name, error, level=ERROR
-                )
+    def _count(self, function: Callable[..., object], error: Exception) -> None:
+        name = getattr(function, "__qualname__", type(function).__name__)
+        text = "%s, called after a lock, failed (others are only counted): %r"
+        self.failed.count(name, text, name, error, level=ERROR)
 
     def __repr__(self) -> str:
         return f"<DeferringLock {'held here' if _is_held_by_this_thread(self) else 'not held here'}>"

@@ -96,8 +96,9 @@ class PciBus:
         """Return what sets the line of a device's pin (1 to 4), or None where there are no lines."""
         if not self._lines:
             return None
-        input_ = self._lines[self.line_of(slot, pin)].attach()
-        return lambda active: (input_.assert_ if active else input_.clear)()
+        line = self._lines[self.line_of(slot, pin)]
+        input_ = line.attach()
+        return lambda active: line.set(input_, active)
 
     def forwards(self, where: BusRange, io: bool) -> bool:  # noqa: ARG002 - a bus behind a bridge looks at them
         """Say whether an access to this range reaches this bus."""

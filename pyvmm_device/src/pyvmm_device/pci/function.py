@@ -125,13 +125,8 @@ class PciFunction(Stateful):
         if wide and index + 1 in self.bars:
             raise PciError(f"BAR {index} has 64 bits, and BAR {index + 1} is there already")
         bar = Bar(self.config, index, size, device, io=io, wide=wide, prefetchable=prefetchable)
-        self._have(bar)
+        self._claim(bar)
         return bar
-
-    def _have(self, bar: Bar) -> None:
-        self.bars[bar.index] = bar
-        if self.bus is not None:
-            self._claim(self.bus, bar)
 
     def add_rom(self, content: bytes) -> Bar:
         """Give the function an expansion ROM, which firmware runs; padded to a power of two."""
@@ -139,7 +134,7 @@ class PciFunction(Stateful):
 
         size = max(2048, 1 << (len(content) - 1).bit_length())
         bar = Bar(self.config, ROM_INDEX, size, Ram(content.ljust(size, b"\xff"), writable=False))
-        self._have(bar)
+        self._claim(bar)
         return bar
 
     def add_msi(self, group: InterruptSourceGroup, *, per_vector_masking: bool = True) -> MsiCapability:
@@ -168,12 +163,16 @@ class PciFunction(Stateful):
                 self.update_intx()
         if taken:
             raise PciError(f"{self!r} is on a bus already, at {self.address}")
-        for bar in self.bars.values():
-            self._claim(bus, bar)
+        for bar in list(self.bars.values()):
+            self._claim(bar)
         self.remap()
 
-    def _claim(self, bus: PciBus, bar: Bar) -> None:
-        bar.claim = Claim(bus.io.pio if bar.io else bus.io.mmio, bar.device, lambda: self.bar_moved(bar))
+    def _claim(self, bar: Bar) -> None:
+        """Have a BAR, and of the bus, if the function is on one, the means to let it answer somewhere."""
+        self.bars[bar.index] = bar
+        if self.bus is not None:
+            io = self.bus.io
+            bar.claim = Claim(io.pio if bar.io else io.mmio, bar.device, lambda: self.bar_moved(bar))
 
     def detach(self) -> None:
         """Leave the bus: ranges are free again, and INTx is low."""
