@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from pyvmm_device.io_thread import IoThread as IoThread
     from pyvmm_device.irq_config import LegacyIrqConfig as LegacyIrqConfig
     from pyvmm_device.irq_config import MsiIrqConfig as MsiIrqConfig
+    from pyvmm_device.locks import DeferringLock as DeferringLock
     from pyvmm_device.output import OutputBuffer as OutputBuffer
     from pyvmm_device.pc.cmos import Cmos as Cmos
     from pyvmm_device.pc.i8042 import I8042 as I8042
@@ -134,6 +135,7 @@ _HOMES = {
     "io_manager": "IoManager",
     "io_thread": "IoThread",
     "irq_config": "LegacyIrqConfig MsiIrqConfig",
+    "locks": "DeferringLock",
     "output": "OutputBuffer",
     "pc.cmos": "Cmos",
     "pc.i8042": "I8042",
