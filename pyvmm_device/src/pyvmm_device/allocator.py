@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from _thread import allocate_lock
 from bisect import bisect_left, insort
 
 from pyvmm_device.bus import BusRange
 from pyvmm_device.errors import InvalidRange, InvalidResource, ResourceExhausted, ResourceTaken
+from pyvmm_device.locks import Lock
 from pyvmm_device.resources import (
     DeviceResources,
     GivenLegacyIrq,
@@ -44,7 +44,7 @@ class RangePool:
     def __init__(self, name: str, *windows: BusRange) -> None:
         self.name = name
         self.windows = windows
-        self._lock = allocate_lock()
+        self._lock = Lock()
         self._taken: list[tuple[int, int, object]] = []  # first, beyond, holder; sorted, without overlap
 
     def allocate(
@@ -77,9 +77,10 @@ class RangePool:
                 if base is not None:
                     insort(self._taken, (base, base + size, holder), key=_first)
                     return BusRange(base, size)
-            place = "" if within is None else f" within {within[0]:#x}..{within[1]:#x}"
-            wanted = f"{size:#x} bytes aligned to {align:#x}{place}"
-            raise ResourceExhausted(self.name, wanted, [taken[2] for taken in self._taken])
+            holders = [taken[2] for taken in self._taken]
+        # without the lock: the error asks the holders who they are
+        place = "" if within is None else f" within {within[0]:#x}..{within[1]:#x}"
+        raise ResourceExhausted(self.name, f"{size:#x} bytes aligned to {align:#x}{place}", holders)
 
     def _first_free(self, first: int, last: int, size: int, align: int) -> int | None:
         candidate = -(-first // align) * align
@@ -101,10 +102,11 @@ class RangePool:
             shown = " and ".join(f"{window.base:#x}..{window.last:#x}" for window in self.windows)
             raise ResourceTaken(self.name, repr(wanted), f"nobody, for the pool is {shown}")
         with self._lock:
-            for begin, beyond, other in self._taken:
-                if base < beyond and begin < base + size:
-                    raise ResourceTaken(self.name, repr(wanted), other)
-            insort(self._taken, (base, base + size, holder), key=_first)
+            others = [other for begin, beyond, other in self._taken if base < beyond and begin < base + size]
+            if not others:
+                insort(self._taken, (base, base + size, holder), key=_first)
+        if others:
+            raise ResourceTaken(self.name, repr(wanted), others[0])
         return wanted
 
     def free(self, given: BusRange) -> None:
