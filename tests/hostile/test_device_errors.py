@@ -32,7 +32,7 @@ class Broken(Output):
         self.calls += 1
         raise self.error
 
-    def write(self, data: bytes) -> None:  # noqa: ARG002 - it fails
+    def write(self, data: bytes) -> None:
         self.fail()
 
     append = trigger = assert_ = clear = fail

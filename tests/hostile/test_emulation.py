@@ -16,7 +16,7 @@ from tests.hostile.devices import DEVICES, Case, Output, modules
 
 from pyvmm_device import I8042, AcpiGpe, AcpiPm, Cmos, ManualClock, Pic, Pit, Pl011, Pl031, Plic, Ps2Keyboard, Serial
 from pyvmm_device.acpi.pm import PM1_ENABLE, PM1_STATUS, PWRBTN, SLPBTN, Sci
-from pyvmm_device.clock import SECOND
+from pyvmm_device.clock import SECOND, Timer
 from pyvmm_device.interrupt_output import InterruptOutput
 from pyvmm_device.riscv.plic import claim_at, enables_at, priority_at
 
@@ -259,20 +259,16 @@ def a_rise_that_nobody_was_told_when_the_output_is_programmed(edge: Edge) -> Non
         put(pit, offset, value)
     edge.take()
     # one and three quarters of a period: it rose once, nobody was called, and it is low again
-    clock.moment += (4096 + 3072) * SECOND // 1_193_182
+    clock.advance((4096 + 3072) * SECOND // 1_193_182)
     put(pit, 0, 0)
     assert edge.take()
 
 
 class Late(ManualClock):
-    """A clock that has not called yet."""
+    """A clock that calls ten seconds late."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.moment = 0
-
-    def now(self) -> int:
-        return self.moment
+    def call_at(self, when: int, callback: Callable[[], object]) -> Timer:
+        return super().call_at(when + 10 * SECOND, callback)
 
 
 @driver(Cmos)

@@ -19,8 +19,6 @@ an edge
 
 from __future__ import annotations
 
-from pyvmm_device.interrupt import line_of
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,11 +39,19 @@ class InterruptOutput:
         level: whether it is up; None where that is not known.
     """
 
-    __slots__ = ("_after", "_move", "level")
+    __slots__ = ("_after", "_fall", "_rise", "level")
 
     def __init__(self, interrupt: Interrupt | Callable[[bool], object] | None, lock: DeferringLock) -> None:
         self._after = lock.after
-        self._move = interrupt if interrupt is None or callable(interrupt) else line_of(interrupt)
+        self._rise: tuple[Callable[..., object], *tuple[bool, ...]] | None = None
+        self._fall: tuple[Callable[..., object], *tuple[bool, ...]] | None = None  # an edge interrupt does not fall
+        assert_ = getattr(interrupt, "assert_", None)
+        if assert_ is not None:
+            self._rise, self._fall = (assert_,), (interrupt.clear,)  # type: ignore[union-attr]  # it has both
+        elif callable(interrupt):
+            self._rise, self._fall = (interrupt, True), (interrupt, False)
+        elif interrupt is not None:
+            self._rise = (interrupt.trigger,)  # type: ignore[union-attr]  # it is no level, so it is an edge
         self.level: bool | None = False
 
     def set(self, level: bool) -> None:
@@ -65,8 +71,9 @@ class InterruptOutput:
 
     def _send(self, level: bool) -> None:
         self.level = level
-        if self._move is not None:
-            self._after(self._move, level)
+        call = self._rise if level else self._fall
+        if call is not None:
+            self._after(*call)
 
     def __repr__(self) -> str:
         return f"<InterruptOutput {'up' if self.level else 'down'}>"

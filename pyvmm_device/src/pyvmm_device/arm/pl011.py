@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from pyvmm_device.state import Kind
 
 FIFO_SIZE = 32
+DATA, REGISTER = 0, 4
+"""Where the data register is, and how wide each register is."""
 RECEIVE_LEVELS = (4, 8, 16, 24, 28)
 """Eighths of the FIFO by UARTIFLS; the reserved values are taken as the last."""
 
@@ -118,6 +120,12 @@ class Pl011(AmbaDevice):
 
     def write(self, offset: int, data: memoryview) -> None:
         """Write registers."""
+        if offset == DATA and len(data) <= REGISTER and not self.control & CR_LOOP:
+            # before the lock: output may block, and input must still get through
+            self._output.put(bytes(data[:1]))
+            with self.lock:
+                self._transmit()
+            return
         with self.lock:
             room = self._room()
             super().write(offset, data)
@@ -152,16 +160,20 @@ class Pl011(AmbaDevice):
 
     @data.on_write
     def _write_data(self, value: int) -> None:
-        # "based on a transition through a level, rather than on the level itself": the byte came, which resets this
-        # interrupt, and went
-        self.raw_interrupt &= ~INT_TX
-        self._update()
         if self.control & CR_LOOP:
             self._receive(value & 0xFF)
         else:
             self.lock.after(self._output.put, bytes((value & 0xFF,)))
-        self.raw_interrupt |= INT_TX
-        self._update()
+        self._transmit()
+
+    def _transmit(self) -> None:
+        # "based on a transition through a level, rather than on the level itself": the byte came, which resets this
+        # interrupt, and went
+        raw, mask = self.raw_interrupt, self.interrupt_mask
+        self.raw_interrupt = raw | INT_TX
+        if mask & INT_TX:
+            self._line.set(bool(raw & mask & ~INT_TX))
+            self._line.set(True)
 
     @receive_status.on_write
     def _clear_errors(self, value: int) -> None:  # noqa: ARG002 - "The data value is not important"

@@ -146,9 +146,12 @@ class Serial(Stateful):
     def _end_and_begin_transmission(self) -> None:
         """Let the transmitter be full for a moment: "THRE ... is reset by ... writing into the THR"."""
         self._transmitted = False
-        self._update()
+        others = self._identity() != IIR_NONE
         self._transmitted = True
-        self._update()
+        if others:
+            self._update()
+        else:
+            self._line.pulse()
 
     def _tell(self, lcr: int, mcr: int) -> None:
         if self.on_break is not None and (lcr ^ self._lcr) & LCR_BREAK:
@@ -221,24 +224,30 @@ class Serial(Stateful):
         if len(buffer) > 1:
             buffer[:] = b"\xff" * len(buffer)
         with self.lock:
-            if offset == DATA and not self._lcr & LCR_DLAB:
-                buffer[0] = self._read_data()
-            else:
+            if offset != DATA or self._lcr & LCR_DLAB:
                 buffer[0] = self._read(offset)
+                return
+            received = self._received
+            buffer[0] = received.popleft() & 0xFF if received else 0
+            if self._ier:
+                self._end_and_begin_reception()
+            if not received and self.on_room is not None:
+                self.lock.after(self.on_room)
 
-    def _read_data(self) -> int:
-        received, enabled = self._received, self._ier
-        value = received.popleft() & 0xFF if received else 0
-        if enabled & IER_RDA and received and (not self._fcr & FCR_ENABLE or len(received) < self._trigger()):
-            # what is left is a new reason: the chip's FIFO is "reset after the CPU reads one character", and waits for
-            # its timeout; without the FIFO it would be the next character to arrive
+    def _end_and_begin_reception(self) -> None:
+        """Move the line after a character was read, which ends a reason to interrupt that those left may be again.
+
+        Of the FIFO, the timeout is "cleared and the timer reset when the CPU reads one character", and comes again;
+        below the trigger level it begins anew. Without the FIFO the next character would only arrive now.
+        """
+        enabled, held = self._ier, len(self._received)
+        if held and enabled & IER_RDA and (not self._fcr & FCR_ENABLE or held < self._trigger()):
             self._ier = enabled & ~IER_RDA
-            self._update()
+            others = self._identity() != IIR_NONE
             self._ier = enabled
+            if not others:
+                self._line.pulse()
         self._update()
-        if not received and self.on_room is not None:
-            self.lock.after(self.on_room)
-        return value
 
     def _trigger(self) -> int:
         return FCR_TRIGGERS[self._fcr >> 6] if self._fcr & FCR_ENABLE else 1
@@ -292,7 +301,9 @@ class Serial(Stateful):
         return IIR_NONE
 
     def _update(self) -> None:
-        self._line.set(self._identity() != IIR_NONE)
+        raised = self._identity() != IIR_NONE
+        if raised is not self._line.level:
+            self._line.set(raised)
 
     # the other end of the cable
 
