@@ -116,7 +116,8 @@ class Pl011(AmbaDevice):
             room = self._room()
             super().read(offset, buffer)
             self._update()
-            self._tell_room(room)
+            if self.on_room is not None and self._room() > room:
+                self.lock.after(self.on_room)
 
     def write(self, offset: int, data: memoryview) -> None:
         """Write registers."""
@@ -130,11 +131,8 @@ class Pl011(AmbaDevice):
             room = self._room()
             super().write(offset, data)
             self._update()
-            self._tell_room(room)
-
-    def _tell_room(self, before: int) -> None:
-        if self.on_room is not None and self._room() > before:
-            self.lock.after(self.on_room)
+            if self.on_room is not None and self._room() > room:
+                self.lock.after(self.on_room)
 
     def _depth(self) -> int:
         return FIFO_SIZE if self.line_control & LCR_FIFO else 1
