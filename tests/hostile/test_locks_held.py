@@ -24,12 +24,14 @@ from pyvmm_device import (
     IoManager,
     ManualClock,
     MessageGroup,
+    MsiIrqConfig,
     PciBridge,
     PcieRootPort,
     PciFunction,
     PciRoot,
     Ram,
     SharedLine,
+    Window,
 )
 from pyvmm_device.bus import Bus
 from pyvmm_device.state import Stateful
@@ -413,6 +415,20 @@ def test_the_upper_halves_of_a_bridge_s_window_move_what_is_behind_it() -> None:
     assert bar.mapped == BusRange(0x1_1000_0000, 0x1000)
 
 
+def test_messages_say_the_bus_that_the_guest_numbered() -> None:
+    board, sent = Board(), list[MsiIrqConfig]()
+    function = PciFunction(1, 2, 0xFF0000)
+    group = MessageGroup(1, sent.append)
+    msi = function.add_msi(group)
+    assert board.bridge.secondary is not None
+    board.bridge.secondary.add(function, 6)
+    board.put((1 << 20 | 6 << 15) + msi.offset + 2, b"\x01\x00")
+    group.trigger(0)
+    board.put((1 << 15) + 0x19, b"\x02")
+    group.trigger(0)
+    assert [message.devid for message in sent] == [1 << 8 | 6 << 3, 2 << 8 | 6 << 3]
+
+
 # a device that returns what it should fill in
 
 
@@ -427,12 +443,16 @@ class Mistaken:
         pass
 
 
-@pytest.mark.parametrize("place", ["pio", "mmio", "composite", "traced"])
+@pytest.mark.parametrize("place", ["pio", "mmio", "composite", "window", "traced"])
 def test_a_read_that_returns_something_is_noticed_once(place: str, caplog: pytest.LogCaptureFixture) -> None:
     io, mistaken, buffer = IoManager(), Mistaken(), memoryview(bytearray(1))
-    device = Composite(8, {0: mistaken}) if place == "composite" else mistaken  # type: ignore[dict-item]
-    io.register_pio(device, BusRange(0x600, 8))  # type: ignore[arg-type]
-    io.register_mmio(device, BusRange(0x600, 8))  # type: ignore[arg-type]
+    device: Any = mistaken
+    if place == "composite":
+        device = Composite(8, {0: mistaken})  # type: ignore[dict-item]
+    elif place == "window":
+        device = Window(mistaken, 0)  # type: ignore[arg-type]
+    io.register_pio(device, BusRange(0x600, 8))
+    io.register_mmio(device, BusRange(0x600, 8))
     if place == "traced":
         io.trace(lambda access: None)
     for _ in range(3):
@@ -440,4 +460,4 @@ def test_a_read_that_returns_something_is_noticed_once(place: str, caplog: pytes
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     assert "read returned 66" in caplog.text
     bus = device.parts if isinstance(device, Composite) else io.mmio if place == "mmio" else io.pio
-    assert bus.mistakes == {"Mistaken": 3}
+    assert bus.mistakes == {"Window" if place == "window" else "Mistaken": 3}

@@ -40,7 +40,8 @@ class Window:
 
     def read(self, offset: int, buffer: memoryview) -> None:
         """Read from the device, so much further in."""
-        self.device.read(offset + self.offset, buffer)
+        # whatever it returns, which is nothing where the device is right: the bus sees to the others
+        return self.device.read(offset + self.offset, buffer)
 
     def write(self, offset: int, data: memoryview) -> None:
         """Write to the device, so much further in."""

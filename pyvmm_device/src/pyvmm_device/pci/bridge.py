@@ -61,6 +61,7 @@ class PciBridge(PciFunction):
         config.set(PREFETCH_BASE, 4, PREFETCH_64BIT << 16 | PREFETCH_64BIT, 0xFFF0FFF0)
         config.set(PREFETCH_BASE_HIGH, 8, 0, (1 << 64) - 1)
         config.set(BRIDGE_CONTROL, 2, 0, BRIDGE_CONTROL_WRITABLE)
+        config.watch(SECONDARY_BUS, 1, on_write=self._on_number)
         config.watch(PREFETCH_BASE_HIGH, 8, on_write=self._on_window)
         config.watch(BRIDGE_CONTROL, 2, on_write=self._on_bridge_control)
         self._pins: list[SetLevel | None] = [None] * 4
@@ -95,6 +96,13 @@ class PciBridge(PciFunction):
 
     def _on_window(self, offset: int, length: int) -> None:  # noqa: ARG002 - the other windows lie where BARs do
         self.remap()
+
+    def _on_number(self, offset: int, length: int) -> None:  # noqa: ARG002 - it is one byte
+        # the messages of what is behind it say which bus they come from
+        for _, _, function in self.secondary or ():
+            for messages in (function.msi, function.msix):
+                if messages is not None:
+                    messages.refresh()
 
     def _on_bridge_control(self, offset: int, length: int) -> None:  # noqa: ARG002 - both bytes belong together
         if self.config.get(BRIDGE_CONTROL, 2) & SECONDARY_BUS_RESET and self.secondary is not None:

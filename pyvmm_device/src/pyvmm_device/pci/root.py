@@ -6,6 +6,7 @@ Source: PCI Local Bus Specification 3.0, section 3.2.2.3.2 (ports); PCI Express 
 from __future__ import annotations
 
 from pyvmm_device.bus import BusRange
+from pyvmm_device.locks import DeferringLock
 from pyvmm_device.pci.bus import PciBus
 from pyvmm_device.pci.function import PciFunction
 from pyvmm_device.state import Stateful, check_parts, restore_parts, save_parts, uint
@@ -37,6 +38,7 @@ class ConfigPorts(Stateful):
 
     def __init__(self, bus: PciBus, on_reset: Callable[[], object] | None = None) -> None:
         self._bus = bus
+        self.lock: DeferringLock = DeferringLock()
         self._on_reset = on_reset
         self._address = 0
 
@@ -69,7 +71,7 @@ class ConfigPorts(Stateful):
             # "bits 30 through 24 are reserved", bits 1 and 0 read as zeros
             self._address = int.from_bytes(data, "little") & 0x80FFFFFC
         elif offset == RESET_CONTROL_OFFSET and len(data) == 1 and data[0] & RESET_CPU and self._on_reset is not None:
-            self._on_reset()
+            self.lock.after(self._on_reset)
 
     def __repr__(self) -> str:
         return f"<ConfigPorts, address {self._address:#x}>"
