@@ -241,10 +241,10 @@ class WorkerDisk:
             self._held.discard(job)
             if not job.cancelled:
                 self._finished.append(job)
-                if self._event >= 0:
-                    os.eventfd_write(self._event, 1)
-                return
-        self._attempt(job.done, job.error)
+            if self._event >= 0:
+                os.eventfd_write(self._event, 1)  # also for who waits until nothing is under way
+        if job.cancelled:
+            self._attempt(job.done, job.error)
 
     def _leave(self) -> None:
         with self._lock:
