@@ -180,7 +180,7 @@ def command(path: Path, kind: str, first: int, library: Path) -> tuple[list[str]
 
 
 def fail_once(path: Path, kind: str, first: int, library: Path, chance: random.Random) -> tuple[int, int]:
-    """Write from number `first` on and have a flush fail; returns the last number that one covered, and the failures."""
+    """Write from number `first` on and have a flush fail; returns the last number that was covered, and failures."""
     words, environment = command(path, kind, first, library)
     with subprocess.Popen(words, stdout=subprocess.PIPE, env=environment) as child:
         assert child.stdout is not None

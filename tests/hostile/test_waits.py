@@ -249,7 +249,7 @@ def test_connecting_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: 
     else:
         threading.Thread(target=lambda: serve(listener, script), daemon=True).start()
     try:
-        with pytest.raises(OSError, match="in time|accepted nobody"):
+        with pytest.raises(OSError, match=r"in time|accepted nobody"):
             NbdDisk(address)
     finally:
         for each in [*waiting, listener]:

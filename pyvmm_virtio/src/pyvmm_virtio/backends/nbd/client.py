@@ -250,6 +250,10 @@ class NbdDisk:
         """Return the socket's descriptor, or -1 where nothing will come of it any more."""
         return self._socket.fileno() if self._broken is None else -1
 
+    def under_way(self) -> int:
+        """Return how many pieces were issued and not answered."""
+        return len(self._pieces)
+
     def wants_write(self) -> bool:
         """Say whether something is left to send."""
         return bool(self._sending)

@@ -1,0 +1,118 @@
+"""One device cannot silence another: while it does the worst that its guest can ask for, the event loop goes on.
+
+The loop of a machine has a console here, which echoes what is typed as soon as the loop comes to it. Beside it are, one
+after another, every device and every disk that there is a class for, in the same loop, where they take slices, and in
+a loop of their own. What is asserted leaves room for a busy machine; `benchmarks/` has the figures.
+"""
+
+from __future__ import annotations
+
+import socket
+import statistics
+import struct
+import threading
+import time
+
+import pytest
+from tests.hostile.disks import Bench, disk_classes
+from tests.hostile.test_work import MEMORY, offer_large
+from tests.hostile.virtio_devices import device_classes, dispose, make_device
+
+from pyvmm_device import EventLoop
+from pyvmm_device.io_thread import IoThread
+from pyvmm_memory import GuestMemoryMmap
+from pyvmm_virtio.constants import block as c
+from pyvmm_virtio.devices import Block
+from pyvmm_virtio.driver import drive
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+    from typing import Any
+
+    from pyvmm_virtio.device import VirtioDevice
+
+ECHOES = 40
+P99 = 0.5
+"""Seconds; on a machine with nothing else to do it is a hundredth of that."""
+HEADERS = {"read": struct.pack("<IIQ", c.VIRTIO_BLK_T_IN, 0, 0), "zeros": struct.pack("<IIQ", 13, 0, 0)}
+
+
+class Machine:
+    """An event loop in a thread, and a console that echoes."""
+
+    def __init__(self) -> None:
+        self.loop = EventLoop()
+        self.person, self.console = socket.socketpair()
+        self.person.settimeout(10)
+        self.loop.add_reader(self.console.fileno(), lambda: self.console.send(self.console.recv(100)))
+        self.thread = threading.Thread(target=self.loop.run, daemon=True)
+        self.thread.start()
+
+    def type(self) -> float:
+        """Type a key; returns how long its echo took."""
+        begin = time.monotonic()
+        self.person.send(b"x")
+        assert self.person.recv(1) == b"x"
+        time.sleep(0.002)
+        return time.monotonic() - begin
+
+    def close(self) -> None:
+        """Switch it off."""
+        self.loop.stop()
+        self.thread.join(10)
+        assert not self.thread.is_alive()
+        assert not self.loop.errors
+        self.loop.close()
+        self.person.close()
+        self.console.close()
+
+
+@pytest.fixture
+def machine() -> Iterator[Machine]:
+    machine = Machine()
+    yield machine
+    machine.close()
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path)
+    yield bench
+    bench.close()
+
+
+def echoes_beside(machine: Machine, make: Callable[[EventLoop], VirtioDevice], header: bytes, loop: EventLoop) -> None:
+    """Attack a device in a loop, and type meanwhile."""
+    with GuestMemoryMmap.from_ranges([(0, MEMORY)]) as memory:
+        device = make(loop)
+        driver = drive(device, memory=memory)
+        offer_large(driver, header)
+        for queue in range(len(device.queues)):
+            loop.call_soon(lambda queue=queue: device.kick(queue))  # type: ignore[misc] # a default of its own
+        times = [machine.type() for _ in range(ECHOES)]
+        device.driver_reset()
+        dispose(device)
+        driver.close()
+    assert statistics.quantiles(times, n=100)[98] < P99, f"echoes take {max(times):.2f} s"
+
+
+def beside_and_within(machine: Machine, make: Callable[[EventLoop], VirtioDevice], header: bytes) -> None:
+    """Attack a device in the machine's loop, and in one of its own."""
+    echoes_beside(machine, make, header, machine.loop)
+    with IoThread("device") as io:
+        echoes_beside(machine, make, header, io.loop)
+
+
+@pytest.mark.parametrize("kind", device_classes(), ids=lambda kind: kind.__name__)
+def test_the_console_echoes_beside_any_device(machine: Machine, kind: type[Any]) -> None:
+    for header in (b"", *HEADERS.values()):
+        beside_and_within(machine, lambda loop: make_device(kind, loop), header)
+
+
+@pytest.mark.parametrize("kind", disk_classes(), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("answers", [True, False])
+def test_the_console_echoes_beside_any_disk(machine: Machine, bench: Bench, kind: type[Any], answers: bool) -> None:
+    for header in HEADERS.values():
+        beside_and_within(machine, lambda loop: Block(bench.make(kind, answers=answers), loop=loop), header)
