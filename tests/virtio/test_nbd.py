@@ -2,6 +2,7 @@
 
 import errno
 import os
+import select
 import socket
 import struct
 import threading
@@ -272,6 +273,162 @@ def test_more_than_a_socket_takes_is_sent_later() -> None:
         disk.drain()
         assert ended == [0] * 8
         assert content == data
+
+
+# requests that are given up
+
+
+class Scripted:
+    """A server that a test plays: `disk` is connected to it, `peer` is its end after the handshake."""
+
+    def __init__(self, *, buffer: int = 0) -> None:
+        self.peer = socket.socket()
+        ready, done = threading.Event(), threading.Event()
+        self.done = done
+
+        def script(connection: socket.socket) -> None:
+            if buffer:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+            shake_hands(connection)
+            self.peer.close()
+            self.peer = connection
+            ready.set()
+            done.wait(20)
+
+        self.server = Server(script)
+        self.disk = NbdDisk(self.server.address)
+        assert ready.wait(10)
+
+    def take(self) -> tuple[int, int, int, int]:
+        """Receive a request; returns its command, cookie, offset and length."""
+        _, _, command, cookie, offset, length = nbd.REQUEST.unpack(nbd.receive(self.peer, nbd.REQUEST.size))
+        return command, cookie, offset, length
+
+    def answer(self, cookie: int, data: bytes = b"", error: int = 0) -> None:
+        """Send a reply."""
+        self.peer.sendall(nbd.SIMPLE_REPLY.pack(nbd.SIMPLE_REPLY_MAGIC, error, cookie) + data)
+
+    def until(self, condition: Callable[[], object]) -> None:
+        """Have the disk take what arrives until something is so."""
+        deadline = time.monotonic() + 10
+        while not condition():
+            assert time.monotonic() < deadline
+            self.disk.on_ready()
+            time.sleep(0.001)
+
+    def hears(self) -> bool:
+        """Say whether something comes within a moment."""
+        return bool(select.select([self.peer], [], [], 0.2)[0])
+
+    def __enter__(self) -> "Scripted":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.disk.close()
+        self.done.set()
+        self.server.__exit__()
+
+
+def test_a_read_that_is_given_up_fills_nothing() -> None:
+    with Scripted() as server:
+        disk, target, answers = server.disk, bytearray(4096), []  # type: ignore[var-annotated] # of ints
+        first = disk.submit(READ, [memoryview(target)], 0, 4096, answers.append)
+        second = disk.submit(READ, [memoryview(target)], 0, 4096, answers.append)
+        cookies = [server.take()[1] for _ in range(2)]
+        assert disk.cancel(first)
+        assert disk.cancel(first)
+        server.answer(cookies[0], b"a" * 4096)
+        server.until(lambda: disk.under_way() == 1)
+        assert target == bytes(4096)
+        # and in the middle of its payload
+        server.answer(cookies[1], b"b" * 1000)
+        server.until(lambda: target[:1000] == b"b" * 1000)
+        assert disk.cancel(second)
+        server.peer.sendall(b"c" * 3096)
+        server.until(lambda: not disk.under_way())
+        assert target == b"b" * 1000 + bytes(3096)
+        assert not answers
+        assert "0 requests under way" in repr(disk)
+        disk.submit(READ, [memoryview(target)], 0, 4096, answers.append)
+        server.answer(server.take()[1], b"d" * 4096)
+        server.until(lambda: answers == [0])
+        assert target == b"d" * 4096
+
+
+def fill(server: Scripted, data: bytearray) -> list[object]:
+    """Write until the socket takes no more."""
+    requests: list[object] = []
+    while not server.disk.wants_write():
+        requests.append(server.disk.submit(WRITE, [memoryview(data)], 0, len(data), int))
+    return requests
+
+
+def test_a_write_that_is_given_up_is_sent_to_its_end_from_a_copy_and_before_all_others() -> None:
+    with Scripted() as server:
+        disk, data = server.disk, bytearray(b"a" * 65536)
+        requests = fill(server, data)
+        issued = disk.under_way()
+        for request in requests:
+            assert disk.cancel(request)
+        data[:] = b"b" * len(data)
+        read = disk.submit(READ, [memoryview(bytearray(512))], 0, 512, int)
+        disk.submit(FLUSH, (), 0, 0, int)
+        cookies = []
+        while server.hears():
+            command, cookie, _, length = server.take()
+            assert command == nbd.CMD_WRITE, "nothing else is issued while a write that was given up may come late"
+            disk.on_ready()
+            assert nbd.receive(server.peer, length) == b"a" * length
+            cookies.append(cookie)
+        assert issued - 1 <= len(cookies) <= issued
+        for cookie in cookies:
+            server.answer(cookie)
+        server.until(server.hears)
+        assert {server.take()[0] for _ in range(2)} == {nbd.CMD_READ, nbd.CMD_FLUSH}
+        assert disk.cancel(read)
+
+
+def test_what_was_not_sent_is_dropped() -> None:
+    with Scripted() as server:
+        requests = fill(server, bytearray(65536))
+        more = [server.disk.submit(WRITE, [memoryview(bytes(1 << 20))], 0, 1 << 20, int) for _ in range(32)]
+        assert server.disk.under_way() == 64
+        for request in more:
+            assert server.disk.cancel(request)
+        assert server.disk.under_way() == len(requests)
+
+
+@pytest.mark.parametrize("cookie", [0, 64, 65, 1 << 63])
+def test_answers_to_what_was_not_asked_end_the_connection_and_nothing_else(cookie: int) -> None:
+    with Scripted() as server:
+        disk, answers = server.disk, []  # type: ignore[var-annotated] # of ints
+        number = disk.fileno()
+        data = bytes(8 << 20)
+        disk.submit(WRITE, [memoryview(data)], 0, len(data), answers.append)
+        while not disk.wants_write():
+            disk.submit(WRITE, [memoryview(data)], 0, len(data), int)
+        assert disk.under_way() == 64  # of which the last was not sent
+        server.answer(cookie)
+        server.until(lambda: answers == [errno.EIO])
+        assert disk.fileno() == -1
+        os.fstat(number)  # open still, for somebody may be registered for it
+        disk.submit(READ, [memoryview(bytearray(512))], 0, 512, answers.append)
+        assert answers == [errno.EIO] * 2
+
+
+def test_flushes_that_wait_share_the_next_one() -> None:
+    with Scripted() as server:
+        disk, answers = server.disk, []  # type: ignore[var-annotated] # of ints
+        flushes = [disk.submit(FLUSH, (), 0, 0, lambda error, n=n: answers.append((n, error))) for n in range(5)]  # type: ignore[misc]
+        command, cookie, _, _ = server.take()
+        assert command == nbd.CMD_FLUSH
+        assert disk.cancel(flushes[0])
+        assert disk.cancel(flushes[3])
+        server.answer(cookie)
+        server.until(server.hears)
+        assert not answers
+        server.answer(server.take()[1])
+        server.until(lambda: answers == [(1, 0), (2, 0), (4, 0)])
 
 
 # handshakes
