@@ -112,7 +112,7 @@ class Server:
                 threading.Thread(target=self.serve, args=(connection,), daemon=True).start()
 
     def serve(self, connection: socket.socket) -> None:
-        with contextlib.suppress(OSError, nbd.NbdError), connection:
+        with contextlib.suppress(OSError), connection:
             connection.sendall(struct.pack(">QQH", nbd.NBDMAGIC, nbd.IHAVEOPT, 3))
             nbd.receive(connection, 4)
             _, _, length = struct.unpack(">QII", nbd.receive(connection, 16))

@@ -130,7 +130,8 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if compiler is None:
         pytest.skip("no C compiler")
     path = tmp_path_factory.mktemp("library") / "failing_file.so"
-    words = [compiler, "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o", path, HERE / "failing_file.c"]
+    warnings = ["-Wall", "-Wextra", "-Werror"]
+    words: list[str | Path] = [compiler, "-O2", *warnings, "-shared", "-fPIC", "-o", path, HERE / "failing_file.c"]
     subprocess.run([*words, "-lpthread"], check=True)
     return path
 

@@ -19,7 +19,7 @@ from pyvmm_device.io_thread import IoThread
 from pyvmm_memory import GuestMemoryMmap
 from pyvmm_virtio.backends.block import PIECE, RANGE_PIECE, READ, WRITE
 from pyvmm_virtio.backends.memory import MemoryDisk
-from pyvmm_virtio.backends.nbd import NbdDisk, client
+from pyvmm_virtio.backends.nbd import NbdDisk, transmission
 from pyvmm_virtio.constants import block as c
 from pyvmm_virtio.devices import Block
 from pyvmm_virtio.driver import drive
@@ -230,7 +230,7 @@ def test_pieces_for_a_server_are_issued_as_there_is_room(bench: Bench, most: int
     answers: list[int] = []
     for _ in range(8):
         disk.submit(READ, [target] * 4, 0, SIZE * 4, answers.append)
-    assert disk.under_way() <= client.MAX_PIECES
+    assert disk.under_way() <= transmission.MAX_PIECES
     begin = time.monotonic()
     disk.drain(0.05)
     assert time.monotonic() - begin < LIMIT

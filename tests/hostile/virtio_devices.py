@@ -14,11 +14,12 @@ from pyvmm_virtio.device import VirtioDevice
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from pyvmm_device import EventLoop
 
-MADE_OF = {
+MADE_OF: dict[str, Callable[[], Sequence[object]]] = {
     "disk": lambda: [MemoryDisk(1 << 20)],
     "backend": lambda: DatagramNet.pair(),
     "ports": lambda: [CallablePort(), CallablePort()],
