@@ -418,8 +418,13 @@ def test_answers_to_what_was_not_asked_end_the_connection_and_nothing_else(cooki
 
 def test_flushes_that_wait_share_the_next_one() -> None:
     with Scripted() as server:
-        disk, answers = server.disk, []  # type: ignore[var-annotated] # of ints
-        flushes = [disk.submit(FLUSH, (), 0, 0, lambda error, n=n: answers.append((n, error))) for n in range(5)]
+        disk = server.disk
+        answers: list[tuple[int, int]] = []
+
+        def note(number: int) -> Callable[[int], None]:
+            return lambda error: answers.append((number, error))
+
+        flushes = [disk.submit(FLUSH, (), 0, 0, note(number)) for number in range(5)]
         command, cookie, _, _ = server.take()
         assert command == nbd.CMD_FLUSH
         assert disk.cancel(flushes[0])
