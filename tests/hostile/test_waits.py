@@ -215,6 +215,58 @@ def test_in_the_same_process_it_goes_on_where_nothing_was_lost(bench: Bench) -> 
             device.close()
 
 
+def test_a_server_that_does_not_say_its_size_keeps_nobody_waiting(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nbd, "PATIENCE", 0.5)
+    disk = bench.make(NbdDisk)
+    with IoThread("disk") as io:
+        device = Block(disk, loop=io.loop)
+        with drive(device, pump=lambda: time.sleep(0.001)) as driver:
+            bench.servers[0].listener.close()
+            silent = socket.socket(socket.AF_UNIX)
+            os.unlink(bench.servers[0].path)
+            silent.bind(bench.servers[0].path)
+            silent.listen(8)
+            failures: list[OSError] = []
+
+            def resize() -> None:
+                try:
+                    device.resize()
+                except OSError as error:
+                    failures.append(error)
+
+            threads = [threading.Thread(target=resize) for _ in range(3)]
+            for thread in threads:
+                thread.start()
+            # served, reset and paused meanwhile
+            assert driver.read(0) == bytes(512)
+            within_time(device.pause)
+            device.resume()
+            driver.start()
+            assert driver.read(0) == bytes(512)
+            for thread in threads:
+                thread.join(SECONDS)
+            assert len(failures) == 3
+            silent.close()
+        device.close()
+
+
+def test_the_thread_that_lets_go_last_may_close_the_disk() -> None:
+    hold = Hold()
+    with hold.on(MemoryDisk):
+        disk = WorkerDisk(MemoryDisk(1 << 20), 1)
+        job = disk.submit(READ, [memoryview(bytearray(512))], 0, 512, lambda _: disk.close())
+        while not hold.within:
+            time.sleep(0.001)
+        assert not disk.cancel(job)
+        hold.go.set()
+        deadline = time.monotonic() + SECONDS
+        while disk.fileno() >= 0 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert disk.fileno() < 0
+
+
 # reaching a server
 
 

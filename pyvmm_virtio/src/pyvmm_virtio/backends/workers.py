@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import os
 import time
+from _thread import get_ident
 from collections import deque
 from contextlib import suppress
 
@@ -321,7 +322,8 @@ class WorkerDisk:
     def close(self) -> None:
         """End the threads, dropping what they have not begun, and close the disk; idempotent.
 
-        A thread that the kernel holds is not waited for, but for a moment: it closes the disk when it comes back.
+        A thread that the kernel holds is not waited for, but for a moment: it closes the disk when it comes back. So
+        does one of the threads that calls this itself, from a `done`.
         """
         with self._lock:
             if self._closed:
@@ -332,7 +334,8 @@ class WorkerDisk:
             self._tickets.put(None)
         deadline = time.monotonic() + CLOSE_SECONDS
         for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+            if thread.ident != get_ident():
+                thread.join(max(0.0, deadline - time.monotonic()))
         if not self._threads:
             self.disk.close()
         self.on_ready()

@@ -37,12 +37,12 @@ class Ring:
         InvalidRing: it does not lie in this memory.
     """
 
-    __slots__ = ("_regions", "generation", "memory", "queue", "struct", "views")
+    __slots__ = ("_regions", "memory", "queue", "settings", "struct", "views")
 
     def __init__(self, queue: SplitQueue, memory: GuestMemoryMmap) -> None:
         self.queue = queue
         self.memory = memory
-        self.generation = memory.generation
+        self.settings: tuple[int, bool] | None = None  # those that the structure has
         parts = queue.host_addresses(memory)
         regions = [region for region in memory if region.mapping.view is not None]
         queue.hold(region.view[:] for region in regions)
@@ -57,9 +57,8 @@ class Ring:
         self.struct.region_count = len(regions)
 
     def is_current(self, queue: Queue, memory: GuestMemory) -> bool:
-        """Say whether nothing has moved since."""
-        same = self.queue is queue and self.memory is memory and self.views is queue.held()
-        return same and self.generation == self.memory.generation
+        """Say whether nothing has moved since. No mapping of such a memory is taken back: it has one generation."""
+        return self.queue is queue and self.memory is memory and self.views is queue.held()
 
 
 class DataPlane:
@@ -116,9 +115,10 @@ class DataPlane:
             ring = self._rings[queue.index] = made
         struct = ring.struct
         struct.next_avail, struct.next_used = queue.next_avail(), queue.next_used()
-        struct.disk = self._disk.fileno()
-        struct.may_write = may_write
-        struct.capacity, struct.budget = capacity, min(room, CALL_BYTES)
+        struct.budget = room if room < CALL_BYTES else CALL_BYTES
+        if ring.settings != (capacity, may_write):
+            ring.settings = capacity, may_write
+            struct.capacity, struct.may_write = capacity, may_write
         under_way = ring.queue.heads_in_flight()
         if under_way:
             struct.taken = heads = ffi.from_buffer(under_way)
@@ -148,6 +148,7 @@ class DataPlane:
             return None
         ring = Ring(queue, memory)
         ring.struct.indirect = queue.indirect_allowed()
+        ring.struct.disk = self._disk.fileno()
         ring.struct.limit = self._limit
         ring.struct.size_max, ring.struct.seg_max = self._limits
         return ring
