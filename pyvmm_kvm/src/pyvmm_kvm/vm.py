@@ -174,7 +174,7 @@ class VmFd(ArchVm, Extensions, DeviceAttrs):
         """Deliver a message-signalled interrupt: above 0 delivered, 0 blocked by the guest, below 0 nobody took it.
 
         A guest writes the message, so one that leads nowhere is no error here: the interrupt is lost, as on a PC.
-        `lost_messages` counts them by the errno that KVM gave, and the first of each is logged.
+        `lost_messages` counts them by the errno that KVM gave.
         """
         flags = _MSI_VALID_DEVID if devid is not None else 0
         message = ffi.new("struct kvm_msi *", (address & 0xFFFFFFFF, address >> 32, data, flags, devid or 0))
@@ -186,13 +186,7 @@ class VmFd(ArchVm, Extensions, DeviceAttrs):
             # api.rst, KVM_SIGNAL_MSI: "-1 on error", which a system call says as EPERM; others are of a message that no
             # interrupt controller could be given at all
             number = error.errno or 0
-            count = self.lost_messages[number] = self.lost_messages.get(number, 0) + 1
-            if count == 1:
-                import logging
-
-                logging.getLogger(__name__).warning(
-                    "nobody takes the message %#x at %#x: %s; further ones are counted", data, address, error
-                )
+            self.lost_messages[number] = self.lost_messages.get(number, 0) + 1
             return -1
 
     def register_irqfd(self, fd: FileLike, gsi: int) -> None:
