@@ -39,7 +39,7 @@ PLAIN = {
     # put into the outbox of their device's lock what is to happen
     "Alarm", "InterruptOutput",
     # numbers and names, of which a loop or an IOTLB has a table
-    "Registration.active", "Registration.expire", "_Entry",
+    "Registration.active", "Registration.expire", "_Entry", "Permissions",
     # counts and logs, under a lock of its own that it holds for the count only
     "Tally",
     # one write to an eventfd of our own

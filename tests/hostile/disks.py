@@ -146,7 +146,8 @@ class Server:
     def close(self) -> None:
         """Hang up."""
         self.stopped.set()
-        self.listener.shutdown(socket.SHUT_RDWR)  # to close it would not end who waits in accept
+        with contextlib.suppress(OSError):  # it may be closed
+            self.listener.shutdown(socket.SHUT_RDWR)  # to close it would not end who waits in accept
         self.listener.close()
         for connection in self.connections:
             with contextlib.suppress(OSError):

@@ -36,6 +36,7 @@ class Racer(Thread):
         self.changes = 0
         self._changed = Condition()
         self._free = False
+        self._busy = False
         self._over = False
 
     def areas(self) -> list[tuple[int, int]]:
@@ -50,8 +51,11 @@ class Racer(Thread):
                 self._changed.wait_for(lambda: self._free or self._over)
                 if self._over:
                     return
-                for _ in range(4):
-                    self._change()
+                self._busy = True
+            for _ in range(4):
+                self._change()
+            with self._changed:
+                self._busy = False
                 self._changed.notify_all()
             time.sleep(0)
 
@@ -90,3 +94,4 @@ class Racer(Thread):
     ) -> None:
         with self._changed:
             self._free = False
+            self._changed.wait_for(lambda: not self._busy)

@@ -288,13 +288,16 @@ class UnderWay:
 
     def _give_up(self, taken: Taken, where: int) -> None:
         """Have the back end give a request up, to be kept or dropped."""
+        counting = where == DROPPED
+        if counting:
+            # before the question, for the answer may come while it is asked
+            self._in_flight.__enter__()
         with self._lock:
             taken.where = where
             token = taken.token
-            if token is not None and where == DROPPED:
-                # before the question, for the answer may come while it is asked
-                self._in_flight.__enter__()
-                taken.counted = True
+            taken.counted = counting and token is not None
+        if counting and token is None:
+            self._in_flight.__exit__(None, None, None)
         if token is not None and not self._cancel(token):
             return
         with self._lock:
