@@ -338,7 +338,7 @@ def test_a_call_that_raises_leaves() -> None:
         box.call(brings_it)
     assert not box.within
     box.call(seen.append, 3)
-    assert seen == [1, 3, 2]
+    assert seen == [1, 2, 3]  # made before what was brought later
 
 
 def test_a_slice_is_shared_by_all_queues_of_a_device() -> None:
@@ -372,3 +372,84 @@ def test_a_slice_is_shared_by_all_queues_of_a_device() -> None:
             assert len(moved) == 16
             assert device.dispatch.has_room()
             device.dispatch.check_invariants()
+
+
+def test_a_turn_whose_time_comes_while_somebody_is_within_is_not_forgotten() -> None:
+    with EventLoop() as loop:
+        device = Holding(loop)
+        with drive(device, indirect=False) as driver:
+            big = 600 << 10
+            for _ in range(8):
+                driver.submit_buffers(1, [(0x100000, big, 2)], kick=False)
+            device.kick(1)
+            assert device.dispatch.owed == {1}
+
+            def hold() -> None:
+                device.held.set()
+                assert device.let_go.wait(WAIT)
+
+            thread = Thread(target=device.serve, args=(hold,))
+            thread.start()
+            assert device.held.wait(WAIT)
+            loop.run_once(0)
+            device.let_go.set()
+            thread.join()
+            device.dispatch.check_invariants()
+            for _ in range(8):
+                loop.run_once(0)
+            assert len(driver.poll(1)) == 8
+            device.dispatch.check_invariants()
+
+
+def test_who_puts_something_in_while_somebody_leaves_is_not_forgotten() -> None:
+    """The last look of who leaves, and the second try of who finds the seat taken, at each moment between them."""
+    made: list[int] = []
+
+    class Late(Mailbox):
+        """Something is brought just before, or just after, the seat is free."""
+
+        def __init__(self, moment: str) -> None:
+            super().__init__()
+            self.moment = moment
+
+        def _stand_up(self) -> None:
+            moment, self.moment = self.moment, ""
+            if moment == "before":
+                assert not self.call(made.append, 2)
+            super()._stand_up()
+            if moment == "after":
+                assert self.call(made.append, 2)
+
+    for moment in ("before", "after"):
+        made.clear()
+        box = Late(moment)
+        assert box.call(made.append, 1)
+        assert made == [1, 2]
+        assert not box.within
+        assert not box.waiting()
+
+
+def test_who_finds_the_seat_free_at_last_takes_it() -> None:
+    made: list[int] = []
+
+    class Missed(Mailbox):
+        """The first try comes just too early."""
+
+        misses = 0
+
+        def sit(self) -> bool:
+            if self.misses:
+                self.misses -= 1
+                return False
+            return super().sit()
+
+    box = Missed()
+    for number, function in enumerate((box.call, box.ask)):
+        box.misses = 1
+        function(made.append, number)
+    assert made == [0, 1]
+    assert not box.within
+    assert not box.waiting()
+    assert box.enter(0)
+    assert not box.enter(0)
+    box.leave()

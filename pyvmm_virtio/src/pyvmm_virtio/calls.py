@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-from _thread import get_ident
-
 from pyvmm_device.tally import ERROR, Tally
 from pyvmm_memory import GuestMemoryError
 from pyvmm_virtio.errors import VirtqueueError
@@ -54,27 +52,30 @@ class Calls(Turns):
 
     def serve(self, function: Callable[..., object], *arguments: object) -> bool:
         """Make a call, now or after what is under way; see `VirtioDevice.serve`."""
-        with self.lock:
-            if not self.is_served():
-                return False
-            if self.within:
+        if not self.is_served():
+            return False
+        if not self.sit():
+            with self.lock:
+                if not self.is_served():
+                    return False
                 self.calls.append((self._serve_later, (self.resets, function, arguments)))
-                return True
-            self.within = get_ident()
+                if not self.sit():
+                    return True
+                self.calls.pop()
         return self._serve_within(function, arguments)
 
     def serve_now(self, function: Callable[..., object], *arguments: object) -> bool | None:
         """Make a call as `serve`, or return None at once where somebody is within."""
-        with self.lock:
-            if not self.is_served():
-                return False
-            if self.within:
-                return None
-            self.within = get_ident()
+        if not self.is_served():
+            return False
+        if not self.sit():
+            return None
         return self._serve_within(function, arguments)
 
     def _serve_within(self, function: Callable[..., object], arguments: tuple[object, ...]) -> bool:
         try:
+            if self.calls:
+                self.make_waiting()
             return self._call(function, *arguments)
         finally:
             self.leave()
@@ -85,18 +86,24 @@ class Calls(Turns):
 
     def kick(self, index: int) -> None:
         """Take a notification of the driver; see `VirtioDevice.kick`."""
-        if not 0 <= index < len(self.device.queues):
+        # where it is not open, whatever ends that looks at every queue
+        if not self.open or not 0 <= index < len(self.device.queues):
             return
-        with self.lock:
-            if not self.open:
-                return  # whatever ends that looks at every queue
-            if self.within or self.coming:
+        if not self.sit():
+            with self.lock:
+                if not self.open:
+                    return
                 self.owed.add(index)
                 self.more = True
-                return
-            self.within = get_ident()
+                if not self.sit():
+                    return
+            self.leave()
+            return
         try:
-            self._turn(index)
+            if self.coming:
+                self.owe(index)
+            else:
+                self._turn(index)
         finally:
             self.leave()
 
@@ -148,11 +155,12 @@ class Calls(Turns):
         with self.lock:
             self.coming = False
             self.room = SLICE_BYTES
-            # whoever is within looks at what is owed when it leaves, and sets out again
-            if self.within or not self.owed or not self.open:
+            if not self.owed or not self.open:
                 return
-            self.within = get_ident()
-            self.more = True  # the others that are owed one
+            # for whoever is within, who sets out again when it leaves, and for others that are owed one
+            self.more = True
+            if not self.sit():
+                return
             index = self._next_owed()
         try:
             self._turn(index)

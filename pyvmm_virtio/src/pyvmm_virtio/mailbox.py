@@ -5,13 +5,20 @@ nobody waits for a call: whoever brings one makes it, if nobody is *within*, and
 with what it has to do. Whoever is within makes what is in the box before it leaves. The box's own `lock` is held for
 the bookkeeping alone, never while a call is made.
 
+Most of the time nobody else is there, and a lock costs more than all the rest of a short call. So who comes and who
+leaves takes none then: there is one *seat*, a deque with one entry while it is free, and taking that out and putting it
+back are single steps for all threads. Who finds the seat taken takes the lock, puts in what it brings, and then tries
+the seat once more; who leaves gives the seat up, and then looks once more whether something was put in. Whichever of
+the two comes first, the other one sees it.
+
 A few have to know that a call is over, and can wait for that as long as they say: they `enter`, do what they have to
 do, and `leave`. They are the *heirs* of whoever is within, and come before the calls that wait.
 
-- `within` is the thread that makes calls, or 0. It changes under `lock`. Only that thread makes it another's.
-- What is put into the box while somebody is within is made: `leave` looks under the same lock under which it says that
-  nobody is within any more. A thread that is ended by what is no `Exception` leaves at once; what waits then is made by
-  whoever comes next.
+- `within` is the thread that makes calls, or 0. Who has the seat sets it. Only that thread makes it another's, under
+  `lock`, and the seat stays taken.
+- What is put into the box while somebody is within is made, for both look twice. A thread that is ended by what is no
+  `Exception` leaves at once; what waits then is made by whoever comes next, before what that one brings: calls are
+  made in the order in which they came.
 - A call that a call makes waits in the box like any other, so no code runs within itself.
 """
 
@@ -40,16 +47,18 @@ PATIENCE = 0.4
 class Mailbox:
     """Makes calls one after another; the file's head says how.
 
-    A subclass may have `upcoming`, which returns what is to be done when no call waits any more, and `failed`.
+    A subclass may have `upcoming`, which returns what is to be done when no call waits any more, and `failed`. It may
+    `sit`, and then makes what waits (`make_waiting`) and its own call, and leaves.
 
     Attributes:
         calls: those that wait, for a subclass that looks at them under the lock.
         lock: of the bookkeeping; nothing is called out under it.
-        more: set by a subclass, under the lock or within, where `upcoming` may have something.
+        more: set by a subclass where `upcoming` may have something: within, or under the lock, and who does that tries
+            to `sit` then.
         within: the thread that makes calls now, or 0.
     """
 
-    __slots__ = ("_heirs", "calls", "lock", "more", "within")
+    __slots__ = ("_heirs", "_seat", "calls", "lock", "more", "within")
 
     lost: ClassVar[Tally] = Tally(__name__)
     """What came out of the calls of those that have no `failed` of their own."""
@@ -60,15 +69,19 @@ class Mailbox:
         self.more = False
         self.calls: deque[Call] = deque()
         self._heirs: list[tuple[int, Event]] = []
+        self._seat: deque[None] = deque((None,), maxlen=1)
 
     def call(self, function: Callable[..., object], *arguments: object) -> bool:
         """Have a call made: now, or, where somebody is within, by them; returns whether it was made."""
-        with self.lock:
-            if self.within:
+        if not self.sit():
+            with self.lock:
                 self.calls.append((function, arguments))
-                return False
-            self.within = get_ident()
+                if not self.sit():
+                    return False
+                self.calls.pop()
         try:
+            if self.calls:
+                self.make_waiting()
             function(*arguments)
         finally:
             self.leave()
@@ -107,22 +120,33 @@ class Mailbox:
         """Return how many calls wait."""
         return len(self.calls)
 
+    def sit(self) -> bool:
+        """Be within if nobody is; false where somebody is, or this thread already. Who sits leaves."""
+        try:
+            self._seat.pop()
+        except IndexError:
+            return False
+        self.within = get_ident()
+        return True
+
     def enter(self, seconds: float) -> bool:
         """Be within, once nobody else is; false where that is not so for so many seconds, or this thread is already.
 
         Who enters leaves.
         """
+        if self.sit():
+            return True
         this = get_ident()
-        with self.lock:
-            if not self.within:
-                self.within = this
-                return True
-            if self.within == this:
-                return False
-            from threading import Event
+        if self.within == this:
+            return False
+        from threading import Event
 
-            heir = this, Event()
+        heir = this, Event()
+        with self.lock:
             self._heirs.append(heir)
+            if self.sit():
+                self._heirs.remove(heir)
+                return True
         if heir[1].wait(seconds):
             return True
         with self.lock:
@@ -134,22 +158,34 @@ class Mailbox:
     def leave(self) -> None:
         """Make the calls that wait, and be within no more."""
         while True:
-            with self.lock:
-                if not (self.calls or self.more or self._heirs):
-                    self.within = 0
+            if not (self.calls or self.more or self._heirs):
+                self._stand_up()
+                # once more, for whoever put something in just before found the seat taken
+                if not (self.calls or self.more or self._heirs) or not self.sit():
                     return
             call = self._next()
             if call is None:
                 return
-            function, arguments = call
             try:
-                function(*arguments)
-            except Exception as error:  # noqa: BLE001 - it is the call of another thread
-                self.failed(error)
+                self._make(*call)
             except BaseException:
-                with self.lock:
-                    self.within = 0
+                self._stand_up()
                 raise
+
+    def make_waiting(self) -> None:
+        """Make the calls that wait: they came before the one that this thread is within for."""
+        for _ in range(len(self.calls)):
+            self._make(*self.calls.popleft())
+
+    def _make(self, function: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+        try:
+            function(*arguments)
+        except Exception as error:  # noqa: BLE001 - it is the call of another thread
+            self.failed(error)
+
+    def _stand_up(self) -> None:
+        self.within = 0
+        self._seat.append(None)
 
     def _next(self) -> Call | None:
         """Return what is to be done now; None where this thread is not within any more."""
@@ -158,7 +194,7 @@ class Mailbox:
                 call = self.calls.popleft() if self.calls else self.upcoming()
                 if call is None:
                     self.more = False
-                    self.within = 0
+                    self._stand_up()
                 return call
             self.within, come = self._heirs.pop(0)
         come.set()
