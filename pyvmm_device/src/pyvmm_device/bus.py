@@ -22,7 +22,7 @@ from pyvmm_device.tally import ERROR, Tally
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from pyvmm_device.protocols import Device as Device
     from pyvmm_device.trace import Sink
@@ -256,7 +256,7 @@ class Bus:
 
     # ranges that move
 
-    def place(self, moves: Iterable[tuple[Claim, BusRange | None]], ticket: int) -> None:
+    def place(self, moves: Sequence[tuple[Claim, BusRange | None]], ticket: int) -> None:
         """Let claims answer where they are wanted, all in one step, unless a later look said otherwise.
 
         What is wanted where somebody else answers waits until that one goes away. This is the one bus's part of the
@@ -269,17 +269,20 @@ class Bus:
         Raises:
             InvalidRange: a range does not fit into this bus.
         """
-        moves = [move for move in moves if move[0].ticket < ticket]
-        self._check(BusEntry(at.base, at.base + at.size, claim.device) for claim, at in moves if at is not None)
+        for claim, at in moves:
+            if at is not None and at.base + at.size > self._limit and claim.ticket < ticket:
+                raise InvalidRange(at.base, at.size)
         with self._lock:
-            entries = self.table[1][1:]
-            gone = {}
+            entries: list[BusEntry] = []
+            gone: dict[Claim, BusEntry | None] = {}
             for claim, wanted in moves:
                 if ticket < claim.ticket:
                     continue
                 claim.ticket = ticket
                 if wanted == claim.wanted:
                     continue
+                if not gone:
+                    entries = self.table[1][1:]
                 if claim.entry is not None:
                     gone[claim] = claim.entry
                     entries.remove(claim.entry)
@@ -287,7 +290,7 @@ class Bus:
                 claim.wanted, claim.entry, claim.conflict = wanted, None, None
                 if wanted is not None:
                     self._waiting[claim] = None
-                gone.setdefault(claim, None)  # type: ignore[arg-type]
+                gone.setdefault(claim, None)
             if gone:
                 self._settle(entries)
                 for claim, before in gone.items():

@@ -206,8 +206,10 @@ class PciFunction(Stateful):
 
     def _on_command(self, offset: int, length: int) -> None:  # noqa: ARG002 - both bytes belong together
         self.remap()
-        with self.lock:
-            self.update_intx()
+        # whoever wants it from now on finds the command as it is now
+        if self._intx_wanted or self._intx_asserted:
+            with self.lock:
+                self.update_intx()
 
     def _on_bar(self, offset: int, length: int) -> None:  # noqa: ARG002 - any of them may have moved
         self.remap()

@@ -377,8 +377,9 @@ class BaseQueue(Stateful):
         Raises QueueNotReady, and what `pop_descriptor_chain` does.
         """
         self.require(memory)
+        pop = self.pop_descriptor_chain
         for _ in range(self.ring_size):
-            chain = self.pop_descriptor_chain(memory)
+            chain = pop(memory)
             if chain is None:
                 return
             yield chain

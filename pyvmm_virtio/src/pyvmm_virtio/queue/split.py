@@ -96,12 +96,14 @@ class SplitQueue(BaseQueue):
         avail = self._avail
         next_avail = self.avail_position
         index = avail[AVAIL_INDEX]
-        if index == next_avail:
-            return None
         size = self.ring_size
-        if (index - next_avail) & U16_MAX > size:
-            reason = f"the available index is {index}, {(index - next_avail) & U16_MAX} beyond the last of {size}"
-            raise InvalidAvailRingIndex(self.index, None, index, reason)
+        if not 0 < index - next_avail <= size:
+            # there is none, or the index has begun anew since
+            if index == next_avail:
+                return None
+            if (index - next_avail) & U16_MAX > size:
+                reason = f"the available index is {index}, {(index - next_avail) & U16_MAX} beyond the last of {size}"
+                raise InvalidAvailRingIndex(self.index, None, index, reason)
         if IS_WEAK:
             # 2.7.13.3.1: between the load of the index and the rest; partner: the release before the driver's store of
             # it, in SplitRing.add
@@ -200,16 +202,17 @@ class SplitQueue(BaseQueue):
             QueueNotReady: the queue is not enabled.
             InvalidRing: it does not lie in this memory.
         """
-        if not 0 <= head < self.ring_size or self.in_order:
+        size = self.ring_size
+        if not 0 <= head < size or self.in_order:
             self.add_used_batch(memory, ((head, length),))
             return
         if memory is not self.attached:
             self.require(memory)
         next_used = self.used_position
-        slot = next_used & self.ring_size - 1
-        elements = self._used_elements
-        elements[2 * slot + 1] = head
-        elements[2 * slot + 2] = length if length <= U32_MAX else U32_MAX
+        slot = next_used & size - 1
+        elements, at = self._used_elements, 2 * slot + 1
+        elements[at] = head
+        elements[at + 1] = length if length <= U32_MAX else U32_MAX
         if IS_WEAK:
             release()  # 2.7.14: the element is before the index that shows it; partner: the acquire in SplitRing.used
         self.used_position = self._used[USED_INDEX] = (next_used + 1) & U16_MAX
@@ -221,7 +224,7 @@ class SplitQueue(BaseQueue):
 
     def publish(self, used: Sequence[tuple[int, int]]) -> None:
         """Write the elements, then the index that shows them."""
-        elements, mask = self._used_elements, self.ring_size - 1
+        elements, mask, forget = self._used_elements, self.ring_size - 1, self.in_flight.pop
         next_used = self.used_position
         for head, length in used:
             slot = next_used & mask
@@ -229,7 +232,7 @@ class SplitQueue(BaseQueue):
             elements[2 * slot + 2] = length if length <= U32_MAX else U32_MAX
             self.note_write(self.used_addr + 4 + 8 * slot, 8)
             next_used += 1
-            self.in_flight.pop(head, None)
+            forget(head, None)
         if IS_WEAK:
             release()  # 2.7.14, as in add_used; partner: the acquire in SplitRing.used
         self.used_position = self._used[USED_INDEX] = next_used & U16_MAX

@@ -114,13 +114,21 @@ class Control(Mailbox):
 
     def write(self, writer: Callable[..., object], *values: object) -> None:
         """Have a driver's write carried out: now, or after what is under way."""
-        if self.waiting() < MAX_WAITING:
-            self.call(self._carry_out, writer, *values)
+        if self.sit():
+            try:
+                if self.calls:
+                    self.make_waiting()
+                self._carry_out(writer, values)
+            finally:
+                self.leave()
+        elif len(self.calls) < MAX_WAITING:
+            self.call(self._carry_out, writer, values)
         else:
             self.ignore("more writes at once than there are processors")
 
-    def _carry_out(self, writer: Callable[..., object], *values: object) -> None:
-        self.catch_up()
+    def _carry_out(self, writer: Callable[..., object], values: tuple[object, ...]) -> None:
+        if self._ending:
+            self.catch_up()
         try:
             writer(*values)
         except Exception:  # noqa: BLE001 - this is the thread of a vCPU, and a device's own end in its `fail`
@@ -133,7 +141,8 @@ class Control(Mailbox):
 
     def read_status(self) -> int:
         """Return the status, with DEVICE_NEEDS_RESET where the device says so."""
-        self.catch_up()
+        if self._ending:
+            self.catch_up()
         return self.status | s.NEEDS_RESET if self.device.needs_reset else self.status
 
     def write_status(self, written: int) -> None:

@@ -37,12 +37,12 @@ class Ring:
         InvalidRing: it does not lie in this memory.
     """
 
-    __slots__ = ("_regions", "memory", "queue", "settings", "struct", "views")
+    __slots__ = ("_regions", "capacity", "may_write", "memory", "queue", "struct", "views")
 
     def __init__(self, queue: SplitQueue, memory: GuestMemoryMmap) -> None:
         self.queue = queue
         self.memory = memory
-        self.settings: tuple[int, bool] | None = None  # those that the structure has
+        self.capacity, self.may_write = 0, False  # those that the structure has
         parts = queue.host_addresses(memory)
         regions = [region for region in memory if region.mapping.view is not None]
         queue.hold(region.view[:] for region in regions)
@@ -68,12 +68,18 @@ class DataPlane:
         disk: a `RawFile`, or a `WorkerDisk` of one.
         limit: the most bytes of a request that are moved while the caller waits.
         threads: how many others move large requests at the same time.
+
+    Attributes:
+        capacity: of the disk, in sectors; the device says it before each turn, and so
+        may_write: whether writes are for C.
     """
 
     def __init__(self, disk: RawFile, limit: int, threads: int) -> None:
         self._disk = disk
         self._limit = limit
         self._limits = 0xFFFFFFFF, 0xFFFFFFFF
+        self.capacity = 0
+        self.may_write = False
         self._rings: dict[int, Ring] = {}
         self._pool: Any = ffi.gc(lib.pyvmm_pool_start(threads), lib.pyvmm_pool_stop) if threads else ffi.NULL
         if threads and not self._pool:
@@ -87,23 +93,13 @@ class DataPlane:
         # a class derived from it may read and write in ways of its own
         return cls(disk, PIECE, 0) if type(disk) is RawFile else None
 
-    def take(
-        self,
-        queue: Queue,
-        memory: GuestMemory,
-        capacity: int,
-        room: int,
-        *,
-        may_write: bool,
-    ) -> tuple[int, int, bool]:
+    def take(self, queue: Queue, memory: GuestMemory, room: int) -> tuple[int, int, bool]:
         """Do what is in a queue, as far as it is for C; returns how many chains and bytes, and whether Python looks.
 
         Args:
             queue: the queue.
             memory: guest memory.
-            capacity: of the disk, in sectors.
             room: how many bytes may be moved, before the last request.
-            may_write: whether writes are for C.
 
         Raises what `pop_descriptor_chain` does where the ring is not in memory.
         """
@@ -116,9 +112,9 @@ class DataPlane:
         struct = ring.struct
         struct.next_avail, struct.next_used = queue.next_avail(), queue.next_used()
         struct.budget = room if room < CALL_BYTES else CALL_BYTES
-        if ring.settings != (capacity, may_write):
-            ring.settings = capacity, may_write
-            struct.capacity, struct.may_write = capacity, may_write
+        if ring.capacity != self.capacity or ring.may_write != self.may_write:
+            struct.capacity = ring.capacity = self.capacity
+            struct.may_write = ring.may_write = self.may_write
         under_way = ring.queue.heads_in_flight()
         if under_way:
             struct.taken = heads = ffi.from_buffer(under_way)

@@ -228,25 +228,25 @@ class Block(VirtioDevice):
 
     def _fast(self, index: int, plane: DataPlane) -> bool:
         """Have the data plane carry out what it can of a queue; false where something is left for Python."""
-        capacity, may_write = self.capacity, self._writeback and not self.disk.read_only
-
-        def take(queue: Queue, memory: GuestMemory, room: int) -> tuple[int, int, bool]:
-            return plane.take(queue, memory, capacity, room, may_write=may_write)
-
-        return self.dispatch.batches(index, take)
+        plane.capacity = CAPACITY.unpack_from(self.config)[0]
+        plane.may_write = self._writeback and not self.disk.read_only
+        return self.dispatch.batches(index, plane.take)
 
     def _take(self, index: int) -> None:
         quick = self._quick if self._quick_limit else None
-        throttle, dispatch = self._throttle, self.dispatch
-        mark = dirty_marker(self.memory)
-        for chain in self.chains(index):
-            if throttle and not throttle.admit(index, chain.length):
-                self.queues[index].go_to_previous_position()
+        throttle, dispatch = self._throttle if self._throttle else None, self.dispatch
+        # the turn's, as `chains` has it
+        queue, memory = self.queues[index], self.memory
+        mark, give_back, completed = dirty_marker(memory), queue.add_used, dispatch.completed
+        for chain in dispatch.chains(index):
+            if throttle is not None and not throttle.admit(index, chain.length):
+                queue.go_to_previous_position()
                 break
-            written = quick(chain, mark) if quick is not None else 0
+            written = quick(memory, chain, mark) if quick is not None else 0
             if written:
                 # at once, as the data plane does: the driver may offer it again
-                dispatch.complete(index, chain, written)
+                give_back(memory, chain.head_index, written)
+                completed.add(index)
                 continue
             # it pays for what is moved when that is moved, and where
             dispatch.room += chain.length
@@ -254,7 +254,7 @@ class Block(VirtioDevice):
             if self._async is None and self._work.has(index):
                 break  # the rest of it comes first
 
-    def _quick(self, chain: DescriptorChain, mark: DirtyMarker | None) -> int:
+    def _quick(self, memory: GuestMemory, chain: DescriptorChain, mark: DirtyMarker | None) -> int:
         """Carry out a read or write laid out as all drivers do it, which is the same as `_carry_out` but faster.
 
         Returns how many bytes were written to memory; 0 where it is for `_carry_out`.
@@ -266,11 +266,11 @@ class Block(VirtioDevice):
         # the device writes what is marked so: the header is not, the status is
         if size != 16 or room != 1 or flags & 2 or not last & 2 or length > self._limits[0]:
             return 0
-        memory = self.memory
+        get_slice = memory.get_slice
         try:
-            kind, _, sector = HEADER.unpack(memory.get_slice(at, 16, READABLE))
-            view = memory.get_slice(data, length, WRITABLE if direction & 2 else READABLE)
-            answer = memory.get_slice(status, 1, WRITABLE)
+            kind, _, sector = HEADER.unpack(get_slice(at, 16, READABLE))
+            view = get_slice(data, length, WRITABLE if direction & 2 else READABLE)
+            answer = get_slice(status, 1, WRITABLE)
         except GuestMemoryError:
             return 0  # a buffer across regions, one that is nowhere, or one that must not be written
         if answer.readonly or (direction & 2 and view.readonly):
@@ -278,11 +278,12 @@ class Block(VirtioDevice):
         if length & 511 or not length or length > self._quick_limit or sector + (length >> 9) > self.capacity:
             return 0
         try:
+            backend = self._backend
             if kind == IN and direction & 2:
-                self._backend.readv((view,), sector << 9)
+                backend.readv((view,), sector << 9)
                 written = length + 1
-            elif kind == OUT and not direction & 2 and self._writeback and not self._backend.read_only:
-                self._backend.writev((view,), sector << 9)
+            elif kind == OUT and not direction & 2 and self._writeback and not backend.read_only:
+                backend.writev((view,), sector << 9)
                 written = 1
             else:
                 return 0
