@@ -431,6 +431,7 @@ class BaseQueue(Stateful):
     def set_next_avail(self, next_avail: int) -> None:
         """Go to a position, as a state says it."""
         self.avail_position = next_avail & U16_MAX
+        self.release()  # with what is known of the position before
 
     def next_used(self) -> int:
         """Return where the next chain is given back; the packed ring's wrap counter is bit 15."""

@@ -50,7 +50,9 @@ class SplitQueue(BaseQueue):
     2 for each), the device area is the used ring (6 bytes and 8 for each).
     """
 
-    __slots__ = ("_avail", "_table", "_used", "_used_elements")
+    # `_offered` is the driver's index as it was read last: until `avail_position` comes to it, there are chains, and
+    # nobody looks again. `_mask` makes a position a place in the ring.
+    __slots__ = ("_avail", "_mask", "_offered", "_table", "_used", "_used_elements")
 
     ring = "split"
     avail_alignment = 2
@@ -59,6 +61,8 @@ class SplitQueue(BaseQueue):
     def make_views(self, memory: GuestMemory) -> None:
         """Make the table's, the available ring's and the used ring's, the last of 16 bits and of 32."""
         size = self.ring_size
+        self._mask = size - 1
+        self._offered = self.avail_position
         self._table = self.make_view(memory, self.desc_addr, 16 * size, "B", "descriptor table", READ)
         self._avail = self.make_view(memory, self.avail_addr, 6 + 2 * size, "H", "available ring", READ)
         self._used = self.make_view(memory, self.used_addr, 6 + 8 * size, "H", "used ring", BOTH)
@@ -95,21 +99,11 @@ class SplitQueue(BaseQueue):
             return None
         avail = self._avail
         next_avail = self.avail_position
-        index = avail[AVAIL_INDEX]
-        size = self.ring_size
-        if not 0 < index - next_avail <= size:
-            # there is none, or the index has begun anew since
-            if index == next_avail:
-                return None
-            if (index - next_avail) & U16_MAX > size:
-                reason = f"the available index is {index}, {(index - next_avail) & U16_MAX} beyond the last of {size}"
-                raise InvalidAvailRingIndex(self.index, None, index, reason)
-        if IS_WEAK:
-            # 2.7.13.3.1: between the load of the index and the rest; partner: the release before the driver's store of
-            # it, in SplitRing.add
-            acquire()
-        head = avail[AVAIL_RING + (next_avail & size - 1)]
+        if next_avail == self._offered and not self._look():
+            return None
+        head = avail[AVAIL_RING + (next_avail & self._mask)]
         self.avail_position = (next_avail + 1) & U16_MAX
+        size = self.ring_size
         if head >= size:
             raise InvalidDescriptorIndex(self.index, head, head, f"the head is beyond the {size} descriptors")
         in_flight = self.in_flight
@@ -122,6 +116,19 @@ class SplitQueue(BaseQueue):
         if raw[2] & LINKED:
             return self._walk(memory, head, raw)
         return DescriptorChain(head, [raw], self.index, raw[1])
+
+    def _look(self) -> bool:
+        """Look how far the driver is; false where it is no further than the chains that were taken."""
+        index, next_avail, size = self._avail[AVAIL_INDEX], self.avail_position, self.ring_size
+        if (index - next_avail) & U16_MAX > size:
+            reason = f"the available index is {index}, {(index - next_avail) & U16_MAX} beyond the last of {size}"
+            raise InvalidAvailRingIndex(self.index, None, index, reason)
+        if IS_WEAK:
+            # 2.7.13.3.1: between the load of the index and the rest; partner: the release before the driver's store of
+            # it, in SplitRing.add
+            acquire()
+        self._offered = index
+        return bool(index != next_avail)
 
     def _walk(self, memory: GuestMemory, head: int, raw: RawDescriptor) -> DescriptorChain:
         """Follow a chain of more than one descriptor from its first on."""
@@ -202,21 +209,20 @@ class SplitQueue(BaseQueue):
             QueueNotReady: the queue is not enabled.
             InvalidRing: it does not lie in this memory.
         """
-        size = self.ring_size
-        if not 0 <= head < size or self.in_order:
-            self.add_used_batch(memory, ((head, length),))
-            return
         if memory is not self.attached:
             self.require(memory)
+        # one that was taken is one of the ring's
+        if self.in_order or not self.in_flight.pop(head, 0):
+            self.add_used_batch(memory, ((head, length),))
+            return
         next_used = self.used_position
-        slot = next_used & size - 1
+        slot = next_used & self._mask
         elements, at = self._used_elements, 2 * slot + 1
         elements[at] = head
         elements[at + 1] = length if length <= U32_MAX else U32_MAX
         if IS_WEAK:
             release()  # 2.7.14: the element is before the index that shows it; partner: the acquire in SplitRing.used
         self.used_position = self._used[USED_INDEX] = (next_used + 1) & U16_MAX
-        self.in_flight.pop(head, None)
         self.num_added += 1
         if self.mark_dirty is not None and memory.dirty_tracking:  # type: ignore[attr-defined] # who marks also has this
             self.mark_dirty(self.used_addr + 4 + 8 * slot, 8)
@@ -273,7 +279,7 @@ class SplitQueue(BaseQueue):
 
     def advance(self, count: int) -> None:
         """Note that so many chains were taken, and the same given back in their order, by somebody else."""
-        self.avail_position = (self.avail_position + count) & U16_MAX
+        self._offered = self.avail_position = (self.avail_position + count) & U16_MAX
         self.used_position = (self.used_position + count) & U16_MAX
         self.num_added = min(self.num_added + count, 1 << 16)
 
