@@ -13,7 +13,8 @@ A *reset* begins at once: nobody is served any more, and a call that waits is dr
 when nobody is within, and no worker is `in_flight`. It is waited for a moment, and then left to whoever ends that: a
 device that is `resetting` has a status that is not 0, which is what its driver waits for, and nobody else does.
 
-What there is to know, and who changes it. Flags change under `lock`, the mailbox's, together with `open`:
+What there is to know, and who changes it. Flags change under `lock`, the mailbox's, together with `open`. They are read
+without it, on the way to being within; whoever is within by then looks at them again.
 
 `active`        A driver drives the device. Set by `start` when the device has agreed; cleared by `reset`, and by `end`.
 `needs_reset`   The driver did what only a reset heals. Set by `need_reset`, where a device's `fail` ends; cleared when

@@ -211,8 +211,13 @@ class SplitQueue(BaseQueue):
         """
         if memory is not self.attached:
             self.require(memory)
-        # one that was taken is one of the ring's
-        if self.in_order or not self.in_flight.pop(head, 0):
+        if self.in_order:
+            self.add_used_batch(memory, ((head, length),))
+            return
+        try:
+            # one that was taken is one of the ring's
+            del self.in_flight[head]
+        except KeyError:
             self.add_used_batch(memory, ((head, length),))
             return
         next_used = self.used_position

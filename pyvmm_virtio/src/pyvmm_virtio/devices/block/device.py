@@ -275,7 +275,9 @@ class Block(VirtioDevice):
             return 0  # a buffer across regions, one that is nowhere, or one that must not be written
         if answer.readonly or (direction & 2 and view.readonly):
             return 0
-        if length & 511 or not length or length > self._quick_limit or sector + (length >> 9) > self.capacity:
+        if length & 511 or not length or length > self._quick_limit:
+            return 0
+        if sector + (length >> 9) > CAPACITY.unpack_from(self.config)[0]:
             return 0
         try:
             backend = self._backend
