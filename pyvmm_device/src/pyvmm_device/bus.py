@@ -279,7 +279,7 @@ class Bus:
                 if ticket < claim.ticket:
                     continue
                 claim.ticket = ticket
-                if wanted == claim.wanted:
+                if wanted is claim.wanted or wanted == claim.wanted:
                     continue
                 if not gone:
                     entries = self.table[1][1:]

@@ -34,7 +34,7 @@ class Bar:
         PciError: the size or the index is none.
     """
 
-    __slots__ = ("_config", "claim", "device", "index", "io", "offset", "prefetchable", "size", "wide")
+    __slots__ = ("_config", "_last", "claim", "device", "index", "io", "offset", "prefetchable", "size", "wide")
 
     def __init__(
         self,
@@ -60,6 +60,7 @@ class Bar:
         self.wide = wide
         self.prefetchable = prefetchable
         self.offset = ROM if index == ROM_INDEX else BAR0 + 4 * index
+        self._last: BusRange | None = None  # where it should answer when that was asked last: mostly it is there still
         self.claim: Claim | None = None
         """What it has of the bus for its addresses, while its function is on one."""
         flags = IO_FLAG if io else WIDE_FLAG * wide | PREFETCHABLE_FLAG * prefetchable
@@ -107,7 +108,10 @@ class Bar:
         # valid address."
         if address == 0 or address + self.size >= limit:
             return None
-        return BusRange(address, self.size)
+        last = self._last
+        if last is None or last.base != address:
+            last = self._last = BusRange(address, self.size)
+        return last
 
     def __repr__(self) -> str:
         kind = "ports" if self.io else "64-bit memory" if self.wide else "memory"

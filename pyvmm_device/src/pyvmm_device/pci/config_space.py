@@ -213,9 +213,10 @@ class ConfigSpace:
 
     def store(self, offset: int, data: memoryview) -> None:
         """Write bytes, and call nobody."""
-        for at, value in zip(range(offset, min(offset + len(data), len(self.data))), bytes(data), strict=False):
-            mask = self.writable[at]
-            self.data[at] = (self.data[at] & ~mask | value & mask) & ~(value & self._clears[at])
+        own, writable, clears = self.data, self.writable, self._clears
+        for at, value in enumerate(bytes(data)[: max(0, len(own) - offset)], offset):
+            mask = writable[at]
+            own[at] = (own[at] & ~mask | value & mask) & ~(value & clears[at])
 
     def after_write(self, offset: int, length: int) -> None:
         """Call who watches these bytes."""

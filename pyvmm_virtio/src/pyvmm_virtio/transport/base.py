@@ -122,7 +122,9 @@ class Control(Mailbox):
             finally:
                 self.leave()
         elif len(self.calls) < MAX_WAITING:
-            self.call(self._carry_out, writer, values)
+            # bytes are copied, for the processor goes on while another one is at it
+            kept = tuple(memoryview(bytes(value)) if isinstance(value, memoryview) else value for value in values)
+            self.call(self._carry_out, writer, kept)
         else:
             self.ignore("more writes at once than there are processors")
 

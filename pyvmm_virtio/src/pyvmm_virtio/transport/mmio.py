@@ -132,9 +132,7 @@ class VirtioMmio:
             self._acknowledge(int.from_bytes(data, "little"))
             return
         if offset >= m.VIRTIO_MMIO_CONFIG:
-            # a copy, for the processor goes on where another one is at it
-            value = memoryview(bytes(data))
-            self.control.write(self.control.write_config, offset - m.VIRTIO_MMIO_CONFIG, value)
+            self.control.write(self.control.write_config, offset - m.VIRTIO_MMIO_CONFIG, data)
             return
         writer = self._writers.get(offset)
         if writer is None or len(data) != 4:

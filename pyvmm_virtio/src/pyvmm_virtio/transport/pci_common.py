@@ -180,5 +180,4 @@ class DeviceConfig:
     def write(self, offset: int, data: memoryview) -> None:
         """Write, where the device lets it."""
         control = self.transport.control
-        # a copy, for the processor goes on where another one is at it
-        control.write(control.write_config, offset, memoryview(bytes(data)))
+        control.write(control.write_config, offset, data)
