@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from pyvmm_device import EventLoop, MsiIrqConfig
+    from pyvmm_device import EventLoop, MsiIrqConfig, Registration
     from pyvmm_kvm import IrqRouting, VmFd
 
 
@@ -36,6 +36,7 @@ class KvmInterrupts:
         self.loop = loop
         self.router = router or GsiRouter(vm, lines)
         self.owned: list[Any] = []
+        self.ends: list[Registration] = []
 
     def edge(self, gsi: int) -> EventFdInterrupt:
         """Return a line that is triggered."""
@@ -49,7 +50,7 @@ class KvmInterrupts:
         interrupt = EventFdLevelInterrupt()
         self.owned.append(interrupt)
         self.vm.register_irqfd_with_resample(interrupt.fileno(), interrupt.resample_fd(), gsi)
-        self.loop.add_reader(interrupt.resample_fd(), interrupt.on_resample)
+        self.ends.append(self.loop.add_reader(interrupt.resample_fd(), interrupt.on_resample))
         return interrupt
 
     def group(self, count: int) -> EventFdGroup:
@@ -68,11 +69,10 @@ class KvmInterrupts:
 
     def close(self) -> None:
         """Close what was handed out; do it before the VM is closed."""
+        while self.ends:
+            self.ends.pop().cancel()
         while self.owned:
-            one = self.owned.pop()
-            if isinstance(one, EventFdLevelInterrupt):
-                self.loop.remove_reader(one.resample_fd())
-            one.close()
+            self.owned.pop().close()
 
     def __repr__(self) -> str:
         return f"<KvmInterrupts, {len(self.owned)} handed out, {len(self.router.attached)} messages>"
