@@ -85,8 +85,12 @@ def finish_io(vcpu: Runnable) -> None:
 
 
 def whole(kind: type[Struct]) -> Check:
-    """Return the check that a part has the size of this structure."""
-    return exactly(kind.size())
+    """Return the check that a part has the size of this structure, which only a host of its architecture knows."""
+
+    def check(data: bytes) -> None:
+        exactly(kind.size())(data)
+
+    return check
 
 
 def exactly(size: int) -> Check:
