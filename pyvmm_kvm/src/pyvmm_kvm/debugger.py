@@ -37,6 +37,7 @@ class Debugger(ABC):
     It gives `arm`, `position` and `stop_kind`, the type of exit that ends a step.
     """
 
+    __slots__ = ("vcpu",)
     stop_kind: ClassVar[type[VcpuExit]]
 
     def __init__(self, vcpu: Runnable) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 
 from pyvmm_kvm._kvm import ffi
-from pyvmm_kvm.errors import KvmError
+from pyvmm_kvm.errors import KvmError, StateError
 from pyvmm_kvm.fd import Fd
 
 TYPE_CHECKING = False
@@ -34,10 +34,12 @@ class ReadableAttrs(Fd):
         return True
 
     def get_device_attr(self, group: int, attr: int, size: int = 8) -> bytes:
-        """Read an attribute of `size` bytes."""
-        data = bytearray(size)
+        """Read an attribute of `size` bytes. `StateError` where KVM wrote more than that."""
+        data = bytearray(size) + _MARK
         _call(self, "KVM_GET_DEVICE_ATTR", group, attr, data)
-        return bytes(data)
+        if data[size:] != _MARK:
+            raise StateError(f"attribute {group}, {attr} has more than {size} bytes")
+        return bytes(data[:size])
 
 
 class DeviceAttrs(ReadableAttrs):
@@ -47,7 +49,15 @@ class DeviceAttrs(ReadableAttrs):
 
     def set_device_attr(self, group: int, attr: int, data: Buffer | None = None) -> None:
         """Write an attribute from a buffer of its size, or set off what has no value."""
-        _call(self, "KVM_SET_DEVICE_ATTR", group, attr, data)
+        if data is not None and not memoryview(data).nbytes:
+            raise ValueError("an attribute without a value is set by None, and others have at least one byte")
+        padded = None if data is None else bytearray(memoryview(data).cast("B")) + bytes(_LARGEST)
+        _call(self, "KVM_SET_DEVICE_ATTR", group, attr, padded)
+
+
+# KVM takes no length: it reads and writes as much as the attribute has, of which none has more than this
+_LARGEST = 256
+_MARK = b"\xa5" * _LARGEST
 
 
 def _call(fd: Fd, name: str, group: int, attr: int, data: Buffer | None) -> None:

@@ -22,7 +22,11 @@ class DirtyRing:
     After `harvest`, call `VmFd.reset_dirty_rings` to give the entries back.
     """
 
+    __slots__ = ("_count", "_gfns", "_map", "_next")
+
     def __init__(self, fd: int, size: int) -> None:
+        if size < mmap.PAGESIZE or size & (size - 1):
+            raise ValueError(f"a ring has whole pages, and a power of two of bytes, not {size}")
         offset = lib.KVM_DIRTY_LOG_PAGE_OFFSET * os.sysconf("SC_PAGESIZE")
         self._map = mmap.mmap(fd, size, offset=offset)
         self._gfns = ffi.from_buffer("struct kvm_dirty_gfn *", self._map)

@@ -119,9 +119,9 @@ class Fd:
         return value
 
     def set_struct(self, name: str, kind: type[S], value: object) -> None:
-        """Give a structure to this ioctl; any object with attributes named as in the header will do."""
+        """Give a structure to this ioctl; any object with attributes named as in the header, and all, will do."""
         if not isinstance(value, kind):
             own = kind()
-            own.update(value)
+            own.replace(value)
             value = own
         self.ioctl(name, value.cdata)

@@ -12,6 +12,7 @@ class IoEventAddress:
 
     __slots__ = ("address",)
     __match_args__ = ("address",)
+    _bits = 64
 
     Pio: type[IoEventAddress]
     Mmio: type[IoEventAddress]
@@ -19,6 +20,8 @@ class IoEventAddress:
     def __init__(self, address: int) -> None:
         if type(self) is IoEventAddress:
             raise TypeError("say IoEventAddress.Pio(port) or IoEventAddress.Mmio(address)")
+        if not 0 <= address < 1 << self._bits:
+            raise ValueError(f"{address:#x} has more than {self._bits} bits, or a sign")
         self.address = address
 
     def __eq__(self, other: object) -> bool:
@@ -37,6 +40,7 @@ class _Pio(IoEventAddress):
     """A port, 0 to 0xffff."""
 
     __slots__ = ()
+    _bits = 16
 
 
 class _Mmio(IoEventAddress):

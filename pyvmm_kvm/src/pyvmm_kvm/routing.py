@@ -31,6 +31,8 @@ class IrqRoute(Exact):
     __slots__ = ("flags", "gsi", "kind", "words")
 
     def __init__(self, gsi: int, kind: int, words: tuple[int, int, int, int], flags: int = 0) -> None:
+        if len(words) != 4:
+            raise ValueError(f"the route of GSI {gsi} has {len(words)} words, not 4")
         for number in (gsi, kind, flags, *words):
             # what the table has room for; a message's address has twice that and comes in two words
             if not 0 <= number <= 0xFFFFFFFF:

@@ -61,7 +61,7 @@ class RunControl:
         name: what the threads are called, with the vCPU's id behind it.
 
     Raises:
-        ValueError: there is no vCPU, whose end `join` could wait for, or one is there twice.
+        ValueError: there is no vCPU, whose end `join` could wait for, or one is there twice, or closed.
         TypeError: the handler cannot be called.
 
     Example::
@@ -97,10 +97,14 @@ class RunControl:
         self._workers = [_Worker(vcpu) for vcpu in vcpus]
         if not self._workers:
             raise ValueError("RunControl needs at least one vCPU: with none there is no end to join()")
+        if closed := [worker.vcpu for worker in self._workers if worker.vcpu.closed]:
+            raise ValueError(f"{closed[0]!r} is closed")
         if len({id(worker.vcpu) for worker in self._workers}) < len(self._workers):
             raise ValueError("a vCPU is there twice, and two threads cannot run it")
         if not callable(handler):
             raise TypeError(f"the handler is called with each exit, and {handler!r} cannot be")
+        if on_end is not None and not callable(on_end):
+            raise TypeError(f"on_end is called at the end, and {on_end!r} cannot be")
         self._handler = handler
         self._on_end = on_end
         self._name = name
@@ -155,7 +159,12 @@ class RunControl:
             raise
 
     def kick(self, vcpu: VcpuFd | None = None) -> None:
-        """Get one vCPU, or all, out of the guest once; the handler is called with `Intr`."""
+        """Get one vCPU, or all, out of the guest once; the handler is called with `Intr`.
+
+        `ValueError` for one that is not run here.
+        """
+        if vcpu is not None and not any(worker.vcpu is vcpu for worker in self._workers):
+            raise ValueError(f"{vcpu!r} is none of the vCPUs that are run here")
         with self._changed:
             for worker in self._workers:
                 if vcpu is None or worker.vcpu is vcpu:
@@ -198,12 +207,14 @@ class RunControl:
     def join(self, timeout: float | None = None) -> None:
         """Wait until all threads have ended, and raise the first exception that one of them met.
 
-        `TimeoutError` after `timeout` seconds, `RuntimeError` in one of the threads, which would wait for itself. More
-        exceptions, with their vCPUs, are in `errors`.
+        `TimeoutError` after `timeout` seconds, `RuntimeError` before `start` and in one of the threads, which would
+        wait for itself. More exceptions, with their vCPUs, are in `errors`.
         """
         if self._is_own_thread():
             raise RuntimeError("a handler cannot join() its own thread: return true, or stop() and join() elsewhere")
         with self._changed:
+            if not self._started:
+                raise RuntimeError("start() comes before join()")
             if not self._changed.wait_for(lambda: not self._running, timeout):
                 raise TimeoutError(f"{self._running} vCPUs still run after {timeout} s")
         for worker in self._workers:

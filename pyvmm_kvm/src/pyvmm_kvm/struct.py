@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from pyvmm_kvm._kvm import CData
 
 
+_UNUSED = "pad", "reserved"  # how the kernel calls what has no meaning
+
+
 class Array:
     """Numbers in a C array: `len`, indexing, iteration and item assignment, without copying."""
 
@@ -66,7 +69,10 @@ def _array(name: str) -> property:
         return Array(getattr(self.cdata, name), self)
 
     def put(self: Struct, values: Iterable[int]) -> None:
-        setattr(self.cdata, name, list(values))
+        new, room = list(values), len(getattr(self.cdata, name))
+        if len(new) != room:
+            raise ValueError(f"{name} has {room} numbers, and {len(new)} were given")
+        setattr(self.cdata, name, new)
 
     return property(get, put)
 
@@ -88,7 +94,7 @@ def _nested(name: str, type_name: str, module: str) -> property:
         return kind.inside(self, ffi.addressof(self.cdata, name), ffi.offsetof(self._ctype, name))
 
     def put(self: Struct, value: object) -> None:
-        get(self).update(value)
+        get(self).replace(value)
 
     return property(get, put)
 
@@ -162,6 +168,8 @@ class Struct:
         """Return one that lives in this writable memory, of at least `size()` bytes: reading and assigning go there."""
         self = cls.__new__(cls)
         self.cdata = ffi.from_buffer(f"{cls._ctype} *", memory, require_writable=True)
+        if (room := memoryview(memory).nbytes) < cls.size():
+            raise ValueError(f"{cls.__name__} has {cls.size()} bytes, and {room} were given")
         self._owner = None
         self._start = 0
         return self
@@ -204,6 +212,15 @@ class Struct:
                 found = True
         if not found:
             raise TypeError(f"{type(other).__name__} has none of the fields of {type(self).__name__}")
+
+    def replace(self, other: object) -> None:
+        """Do as `update`; TypeError where `other` lacks a field, or is another structure."""
+        if type(other) is not type(self):
+            names = [name for name in self.field_names if not name.startswith(_UNUSED) and not hasattr(other, name)]
+            if names or isinstance(other, Struct):
+                lacks = f": it has no {', '.join(names)}" if names else ""
+                raise TypeError(f"{type(other).__name__} is no {type(self).__name__}{lacks}")
+        self.update(other)
 
     def __eq__(self, other: object) -> bool:
         return bytes(self) == bytes(other) if isinstance(other, type(self)) else NotImplemented

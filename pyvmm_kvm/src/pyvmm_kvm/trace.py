@@ -33,6 +33,8 @@ class ExitTrace:
     its data, which for a read are not known yet: its width is kept. Any other exit takes 14 bytes and its `repr`.
     """
 
+    __slots__ = ("_file", "_start")
+
     def __init__(self, path: str) -> None:
         self._file: BinaryIO = open(path, "wb", buffering=1 << 16)  # noqa: SIM115 - closed by close()
         self._file.write(_MAGIC)

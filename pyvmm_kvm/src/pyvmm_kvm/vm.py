@@ -227,10 +227,14 @@ class VmFd(ArchVm, Extensions, DeviceAttrs):
     ) -> None:
         from pyvmm_kvm.ioevent import IoEventAddress
 
+        if not isinstance(addr, IoEventAddress):
+            raise TypeError(f"{addr!r} is neither IoEventAddress.Pio nor IoEventAddress.Mmio")
         value, length = 0, 0
         if datamatch is not None:
             value, length = datamatch if isinstance(datamatch, tuple) else (datamatch, _DATAMATCH_WIDTH)
             flags |= _IOEVENTFD_DATAMATCH
+            if not 0 <= value < 1 << 8 * length:
+                raise ValueError(f"no write of {length} bytes has the value {value:#x}, which is to match")
         if isinstance(addr, IoEventAddress.Pio):
             flags |= _IOEVENTFD_PIO
         values = (value, addr.address, length, _number(fd), flags)
@@ -242,7 +246,8 @@ class VmFd(ArchVm, Extensions, DeviceAttrs):
         """Forget, with manual protection, the pages whose bit is set, from `first_page` (a multiple of 64) on."""
         total = self._pages(slot, "KVM_CLEAR_DIRTY_LOG")
         with ffi.from_buffer("char[]", bitmap) as bits:
-            if first_page + pages > total or len(bits) * 8 < pages:
+            # the kernel reads whole words of 64 bits
+            if first_page + pages > total or len(bits) < -(-pages // 64) * 8:
                 raise KvmError(
                     errno.EINVAL, "KVM_CLEAR_DIRTY_LOG", f"slot {slot} has {total} pages, the bitmap {len(bits)} bytes"
                 )
@@ -265,6 +270,10 @@ class VmFd(ArchVm, Extensions, DeviceAttrs):
 
     def set_gsi_routing(self, routing: IrqRouting) -> None:
         """Replace the whole table of where interrupts go."""
+        from pyvmm_kvm.routing import IrqRouting
+
+        if not isinstance(routing, IrqRouting):
+            raise TypeError(f"{type(routing).__name__} is no IrqRouting, which a list of IrqRoute makes")
         buffer = bytearray(bytes(routing))
         with ffi.from_buffer("char[]", buffer) as argument:
             self.ioctl("KVM_SET_GSI_ROUTING", argument)

@@ -44,6 +44,7 @@ _LONGEST = 256
 class GuestDebug(Debugger):
     """Debugging of one vCPU, switched off again by `with`; as the x86 class of this name."""
 
+    __slots__ = ("_arch",)
     stop_kind = ArmDebug
     vcpu: DebugVcpu
 

@@ -47,6 +47,8 @@ def affinity(mpidr_el1: int) -> int:
 
 
 class _Vgic:
+    __slots__ = ("device",)
+
     def __init__(self, vm: VmFd, kind: int) -> None:
         device = vm.create_device(kind)
         if device is None:
@@ -85,6 +87,8 @@ class _Vgic:
 class VgicV2(_Vgic):
     """The GICv2."""
 
+    __slots__ = ()
+
     def __init__(self, vm: VmFd, distributor: int, cpu: int) -> None:
         super().__init__(vm, DeviceFd.ARM_VGIC_V2)
         self._put(GRP_ADDR, V2_ADDR_DIST, "<Q", distributor)
@@ -93,6 +97,8 @@ class VgicV2(_Vgic):
 
 class VgicV3(_Vgic):
     """The GICv3: a distributor, and one region with `count` redistributors."""
+
+    __slots__ = ()
 
     def __init__(self, vm: VmFd, distributor: int, redistributors: int, count: int) -> None:
         super().__init__(vm, DeviceFd.ARM_VGIC_V3)
@@ -132,6 +138,8 @@ class VgicV3(_Vgic):
 
 class VgicIts(_Vgic):
     """The interrupt translation service of a GICv3."""
+
+    __slots__ = ()
 
     def __init__(self, vm: VmFd, address: int) -> None:
         super().__init__(vm, DeviceFd.ARM_VGIC_ITS)

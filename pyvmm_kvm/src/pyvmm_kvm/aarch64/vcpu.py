@@ -38,7 +38,10 @@ class ArchVcpu(DeviceAttrs):
 
     def set_guest_debug(self, control: int, debugreg: GuestDebugArch | None = None) -> None:
         """Switch debugging on or off, with hardware breakpoints and watchpoints; see `GuestDebug`."""
-        arch = bytes(debugreg) if debugreg is not None else bytes(GuestDebugArch.size())
+        registers = GuestDebugArch()
+        if debugreg is not None:
+            registers.update(debugreg)
+        arch = bytes(registers)
         with ffi.from_buffer("char[]", bytearray(struct.pack("<II", control, 0) + arch)) as argument:
             self.ioctl("KVM_SET_GUEST_DEBUG", argument)
 

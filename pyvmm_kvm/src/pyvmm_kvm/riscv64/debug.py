@@ -30,6 +30,7 @@ USE_SW_BP = 1 << 16
 class GuestDebug(Debugger):
     """Debugging of one vCPU, switched off again by `with`: put an `ebreak` into memory, then `resume()`."""
 
+    __slots__ = ()
     stop_kind = RiscvDebug
     vcpu: DebugVcpu
 

@@ -48,6 +48,8 @@ class Aia:
             guest interrupt files takes the first only.
     """
 
+    __slots__ = ("device",)
+
     def __init__(self, vm: VmFd, *, sources: int = 96, ids: int = 255, mode: int | None = None) -> None:
         device = vm.create_device(DeviceFd.RISCV_AIA)
         if device is None:

@@ -38,6 +38,12 @@ class CpuIdEntry(Exact):
         self.ecx = ecx
         self.edx = edx
 
+    def __setattr__(self, name: str, value: object) -> None:
+        # what the table has room for; other names are the base's
+        if name in CpuIdEntry.__slots__ and not (isinstance(value, int) and 0 <= value < 1 << 32):
+            raise ValueError(f"{name} is a number of 32 bits, not {value!r:.40}")
+        super().__setattr__(name, value)
+
     def _values(self) -> tuple[int, int, int, int, int, int, int]:
         return self.function, self.index, self.flags, self.eax, self.ebx, self.ecx, self.edx
 
@@ -92,6 +98,9 @@ class CpuId(list[CpuIdEntry]):
         for name, value in registers.items():
             if name not in ("eax", "ebx", "ecx", "edx"):
                 raise TypeError(f"CPUID has eax, ebx, ecx and edx, not {name!r}")
+            # kept in 32 bits: ~bit is a mask of all others, but what is above the register is a mistake
+            if not -1 << 32 <= value < 1 << 32:
+                raise ValueError(f"{name}={value:#x} is no number of 32 bits")
             setattr(entry, name, value & 0xFFFFFFFF)
         return entry
 

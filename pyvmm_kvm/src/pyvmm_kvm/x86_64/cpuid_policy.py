@@ -97,6 +97,8 @@ class CpuidPolicy:
     ['fpu', 'hypervisor']
     """
 
+    __slots__ = ("_table",)
+
     def __init__(self, host: CpuId) -> None:
         self._table = host.copy()
 

@@ -35,6 +35,7 @@ class GuestDebug(Debugger):
             for pc in debug.steps(100): print(hex(pc))
     """
 
+    __slots__ = ("_points",)
     stop_kind = Debug
     vcpu: VcpuFd
 

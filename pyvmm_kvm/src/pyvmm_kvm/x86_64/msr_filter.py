@@ -24,6 +24,8 @@ class MsrFilterRange:
     def __init__(self, flags: int, base: int, count: int, bitmap: bytes) -> None:
         if not flags or flags & ~(READ | WRITE):
             raise ValueError(f"a range is for reads ({READ}), writes ({WRITE}) or both, not {flags}")
+        if not 0 <= base < 1 << 32:
+            raise ValueError(f"a register has a number of 32 bits, not {base:#x}")
         if not 0 < count <= MAX_BITMAP * 8:
             raise ValueError(f"a range has 1 to {MAX_BITMAP * 8} registers, not {count}")
         if len(bitmap) * 8 < count:
@@ -38,6 +40,8 @@ class MsrFilterRange:
         """Allow everything in the range except `indices`."""
         bits = (1 << count) - 1
         for index in indices:
+            if not base <= index < base + count:
+                raise ValueError(f"MSR {index:#x} is none of the {count} from {base:#x} on")
             bits &= ~(1 << index - base)
         return cls(flags, base, count, bits.to_bytes(-(-count // 8), "little"))
 

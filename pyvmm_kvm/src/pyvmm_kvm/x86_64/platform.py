@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from pyvmm_kvm.struct import Array, Struct
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    S = TypeVar("S", bound=Struct)
+
 __all__ = ["Array", "ClockData", "IoApicState", "IrqChip", "PicState", "PitChannelState", "PitState2"]
 
 CLOCK_TSC_STABLE = 2
@@ -93,7 +99,7 @@ class IrqChip(Struct, ctype="struct pyvmm_irqchip"):
 
     @pic.setter
     def pic(self, state: PicState) -> None:
-        self.chip[: PicState.size()] = bytes(state)
+        self.chip[: PicState.size()] = _only(PicState, state).view()
 
     @property
     def ioapic(self) -> IoApicState:
@@ -102,7 +108,13 @@ class IrqChip(Struct, ctype="struct pyvmm_irqchip"):
 
     @ioapic.setter
     def ioapic(self, state: IoApicState) -> None:
-        self.chip[: IoApicState.size()] = bytes(state)
+        self.chip[: IoApicState.size()] = _only(IoApicState, state).view()
+
+
+def _only(kind: type[S], state: S) -> S:
+    if not isinstance(state, kind):
+        raise TypeError(f"{type(state).__name__} is no {kind.__name__}")
+    return state
 
 
 class ClockData(Struct, ctype="struct kvm_clock_data"):

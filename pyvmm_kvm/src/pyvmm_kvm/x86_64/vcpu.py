@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pyvmm_kvm._kvm import ffi, lib
 from pyvmm_kvm.device_attrs import DeviceAttrs
+from pyvmm_kvm.errors import StateError
 from pyvmm_kvm.x86_64.structs import DebugRegs, Fpu, LapicState, Regs, Sregs, Sregs2, VcpuEvents
 
 TYPE_CHECKING = False
@@ -42,6 +43,13 @@ def read_msrs(fd: Fd, indices: Iterable[int]) -> Msrs:
             raise MsrError("KVM_GET_MSRS", part[done], start + done)
         found.update(unpack(buffer, done))
     return found
+
+
+def _bits(sets: Iterable[int]) -> int:
+    bits = 0
+    for each in sets:
+        bits |= each
+    return bits
 
 
 class ArchVcpu(DeviceAttrs):
@@ -96,6 +104,10 @@ class ArchVcpu(DeviceAttrs):
 
     def set_cpuid2(self, cpuid: CpuId) -> None:
         """Set what the guest's CPUID instruction answers; before the first `run()`."""
+        from pyvmm_kvm.x86_64.cpuid import CpuId
+
+        if not isinstance(cpuid, CpuId):
+            raise TypeError(f"{type(cpuid).__name__} is no CpuId: CpuId.from_bytes reads what bytes() made of one")
         buffer = bytearray(bytes(cpuid))
         with ffi.from_buffer("char[]", buffer) as argument:
             self.ioctl("KVM_SET_CPUID2", argument)
@@ -182,10 +194,18 @@ class ArchVcpu(DeviceAttrs):
         return self._fill("KVM_GET_XSAVE", Xsave2())
 
     def get_xsave2(self, size: int) -> Xsave2:
-        """Return the extended state area of any size; `size` is `VmFd.check_extension_raw(Cap.XSAVE2)`."""
+        """Return the extended state area of any size; `size` is `VmFd.check_extension_raw(Cap.XSAVE2)`.
+
+        `StateError` where that is less than this vCPU has.
+        """
         from pyvmm_kvm.x86_64.xsave import Xsave2
 
-        return self._fill("KVM_GET_XSAVE2", Xsave2(bytes(size)))
+        # KVM takes no length, and writes as much as the vCPU has
+        area = self._fill("KVM_GET_XSAVE2", Xsave2(bytes(size)).padded())
+        size = max(size, Xsave2.SMALLEST)
+        if any(area[size:]):
+            raise StateError(f"the extended state has more than {size} bytes")
+        return Xsave2(area[:size])
 
     def set_xsave(self, area: Buffer) -> None:
         """Replace the extended state; a short block is padded to what the kernel reads."""
@@ -223,6 +243,8 @@ class ArchVcpu(DeviceAttrs):
 
     def set_tsc_offset(self, offset: int) -> None:
         """Change it: the same for all vCPUs, or their counters drift apart."""
+        if not -1 << 63 <= offset < 1 << 64:
+            raise ValueError(f"{offset:#x} is no number of 64 bits")
         self.set_device_attr(_TSC_CTRL, _TSC_OFFSET, (offset % (1 << 64)).to_bytes(8, "little"))
 
     def translate_gva(self, address: int) -> int | None:
@@ -283,19 +305,19 @@ class ArchVcpu(DeviceAttrs):
 
     def set_sync_valid_reg(self, *sets: int) -> None:
         """Let every `run()` store these register sets in the run page: `SYNC_REGS`, `SYNC_SREGS`, `SYNC_EVENTS`."""
-        self.run_page.cast("Q")[lib.PYVMM_RUN_VALID_REGS // 8] |= sum(set(sets))
+        self.run_page.cast("Q")[lib.PYVMM_RUN_VALID_REGS // 8] |= _bits(sets)
 
     def clear_sync_valid_reg(self, *sets: int) -> None:
         """Stop that for these."""
-        self.run_page.cast("Q")[lib.PYVMM_RUN_VALID_REGS // 8] &= ~sum(set(sets)) & (1 << 64) - 1
+        self.run_page.cast("Q")[lib.PYVMM_RUN_VALID_REGS // 8] &= ~_bits(sets) & (1 << 64) - 1
 
     def set_sync_dirty_reg(self, *sets: int) -> None:
         """Let the next `run()` load these register sets from the run page first."""
-        self.run_page.cast("Q")[lib.PYVMM_RUN_DIRTY_REGS // 8] |= sum(set(sets))
+        self.run_page.cast("Q")[lib.PYVMM_RUN_DIRTY_REGS // 8] |= _bits(sets)
 
     def clear_sync_dirty_reg(self, *sets: int) -> None:
         """Take that back."""
-        self.run_page.cast("Q")[lib.PYVMM_RUN_DIRTY_REGS // 8] &= ~sum(set(sets)) & (1 << 64) - 1
+        self.run_page.cast("Q")[lib.PYVMM_RUN_DIRTY_REGS // 8] &= ~_bits(sets) & (1 << 64) - 1
 
     def sync_regs(self) -> tuple[Regs, Sregs, VcpuEvents]:
         """Return the register sets in the run page, live: valid after a `run()` that `set_sync_valid_reg` came before.

@@ -56,6 +56,10 @@ class ArchVm(Fd):
 
     def set_pit2(self, state: PitState2) -> None:
         """Replace the timer's state."""
+        from pyvmm_kvm.x86_64.platform import PitState2
+
+        if not isinstance(state, PitState2):
+            raise TypeError(f"{type(state).__name__} is no PitState2, whose channels have no names in others")
         self.ioctl("KVM_SET_PIT2", state.cdata)
 
     def reinject_control(self, reinject: bool) -> None:
@@ -72,7 +76,9 @@ class ArchVm(Fd):
 
     def set_irqchip(self, chip: IrqChip) -> None:
         """Replace the controller that `chip.chip_id` names."""
-        self.ioctl("KVM_SET_IRQCHIP", chip.cdata)
+        from pyvmm_kvm.x86_64.platform import IrqChip
+
+        self.set_struct("KVM_SET_IRQCHIP", IrqChip, chip)
 
     def get_clock(self) -> ClockData:
         """Return the paravirtual clock in nanoseconds, and how it relates to the host's."""
@@ -84,9 +90,10 @@ class ArchVm(Fd):
 
     def set_clock(self, clock: ClockData) -> None:
         """Set the paravirtual clock; the flags that only KVM_GET_CLOCK reports are cleared on the way."""
-        from pyvmm_kvm.x86_64.platform import CLOCK_REALTIME
+        from pyvmm_kvm.x86_64.platform import CLOCK_REALTIME, ClockData
 
-        value = clock.copy()
+        value = ClockData()
+        value.replace(clock)
         value.flags &= CLOCK_REALTIME
         self.ioctl("KVM_SET_CLOCK", value.cdata)
 
@@ -115,7 +122,8 @@ class ArchVm(Fd):
         argument.flags = 0 if default_allow else DEFAULT_DENY
         keep = []
         for slot, entry in zip(argument.ranges, table, strict=False):
-            keep.append(ffi.from_buffer("__u8[]", bytearray(entry.bitmap)))
+            # the kernel reads whole words of 64 bits
+            keep.append(ffi.from_buffer("__u8[]", bytearray(entry.bitmap) + bytes(8)))
             slot.flags, slot.nmsrs, slot.base, slot.bitmap = entry.flags, entry.count, entry.base, keep[-1]
         self.ioctl("KVM_X86_SET_MSR_FILTER", argument)
 

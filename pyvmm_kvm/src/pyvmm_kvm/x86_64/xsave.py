@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 # offsets and sizes in the legacy region and the header behind it (Intel SDM volume 1, 13.4)
 _MXCSR, _XMM, _XMM_SIZE = 24, 160, 16
 _LEGACY, _HEADER = 512, 64
-_SMALLEST = 4096
 # more than any processor has: AMX's tiles make it 11 KiB
 _LARGEST = 1 << 16
 
@@ -42,10 +41,11 @@ class Xsave2(Exact, bytearray):
     """
 
     __slots__ = ()
+    SMALLEST = 4096
 
     def __init__(self, data: Buffer = b"") -> None:
         super().__init__(memoryview(data).cast("B"))
-        self.extend(bytes(max(0, _SMALLEST - len(self))))
+        self.extend(bytes(max(0, self.SMALLEST - len(self))))
 
     @classmethod
     def from_bytes(cls, data: Buffer) -> Self:
@@ -56,8 +56,8 @@ class Xsave2(Exact, bytearray):
     def check(cls, data: Buffer) -> None:
         """Raise `StateError` where the bytes are no area in the standard form, which is the one KVM takes."""
         view = memoryview(data).cast("B")
-        if not _SMALLEST <= len(view) <= _LARGEST:
-            raise StateError(f"an XSAVE area has {_SMALLEST} to {_LARGEST} bytes, not {len(view)}")
+        if not cls.SMALLEST <= len(view) <= _LARGEST:
+            raise StateError(f"an XSAVE area has {cls.SMALLEST} to {_LARGEST} bytes, not {len(view)}")
         # Intel SDM volume 1, 13.4.2 and 13.8.1: XCOMP_BV[63] would be the compacted form, and the rest is 0
         if any(view[_LEGACY + 8 : _LEGACY + _HEADER]):
             raise StateError("the header of the XSAVE area is not that of the standard form")
