@@ -87,7 +87,18 @@ def save(
         except BaseException:
             os.unlink(file.name)
             raise
+    _sync_folder(folder)
     return written
+
+
+def _sync_folder(folder: str) -> None:
+    # fsync(2): "Calling fsync() does not necessarily ensure that the entry in the directory containing the file has
+    # also reached disk": without this the old file, or none, may be there after a loss of power
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _pages(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -182,11 +193,13 @@ class Snapshot:
     def _parse(self) -> None:
         line = self._file.readline(MAX_HEADER)
         try:
-            header = json.loads(line)
-            if header["format"] != MAGIC or header["version"] != VERSION:
+            header = json.loads(line, object_pairs_hook=_fields)
+            # of the type, for True and 1.0 are equal to 1
+            if header["format"] != MAGIC or type(header["version"]) is not int or header["version"] != VERSION:
                 raise InvalidSnapshot(f"{self._file.name} is no memory of version {VERSION}")
+            _only(header, "format", "version", "regions", "parts")
             regions = _regions(header["regions"])
-            parts = _parts(header["parts"]) if "parts" in header else None
+            parts = _parts(header["parts"], regions) if "parts" in header else None
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             why = str(error)[:200]
             raise InvalidSnapshot(f"{self._file.name} does not begin with a description of memory: {why}") from error
@@ -263,6 +276,18 @@ class Snapshot:
         return f"<Snapshot {self._file.name}: {kind} of {size:#x} bytes{' closed' * self._file.closed}>"
 
 
+def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise InvalidSnapshot("it says something twice")
+    return fields
+
+
+def _only(fields: dict[str, Any], *names: str) -> None:
+    if more := set(fields).difference(names):
+        raise InvalidSnapshot(f"it says {len(more)} things that are not known, such as {min(more)[:40]!r}")
+
+
 def _number(value: object, least: int = 0) -> int:
     # bool is an int, and neither 1.0 nor "1" is one
     if type(value) is not int or not least <= value <= U64_MAX:
@@ -277,6 +302,7 @@ def _regions(values: object) -> list[tuple[int, int, int]]:
     regions: list[tuple[int, int, int]] = []
     end = at = 0
     for each in values:
+        _only(each, "start", "size", "offset")
         start, size, offset = _number(each["start"]), _number(each["size"], 1), _number(each["offset"])
         if start < end or offset < at or offset % mmap.PAGESIZE or start + size > U64_MAX + 1:
             raise InvalidSnapshot(f"a region of {size:#x} bytes at {start:#x} is not behind the one before it")
@@ -285,12 +311,13 @@ def _regions(values: object) -> list[tuple[int, int, int]]:
     return regions
 
 
-def _parts(values: object) -> list[tuple[int, int]]:
-    """Return ranges that are as `save` writes them: sorted and apart."""
+def _parts(values: object, regions: list[tuple[int, int, int]]) -> list[tuple[int, int]]:
+    """Return ranges that are as `save` writes them: sorted, apart, and of the regions."""
     if not isinstance(values, list):
         raise InvalidSnapshot("its parts are no list")
     parts: list[tuple[int, int]] = []
-    end = 0
+    blocks = iter(_blocks(regions))
+    end = first = last = 0
     for each in values:
         if not isinstance(each, list) or len(each) != 2:
             raise InvalidSnapshot("a part is an address and a length")
@@ -299,7 +326,23 @@ def _parts(values: object) -> list[tuple[int, int]]:
             raise InvalidSnapshot(f"the part at {addr:#x} is not behind the one before it")
         parts.append((addr, length))
         end = addr + length
+        while last < end:
+            # the last one is beyond whatever a part could reach
+            first, last = next(blocks, (U64_MAX + 1, 1 << 80))
+        if addr < first:
+            raise InvalidSnapshot(f"the part at {addr:#x} is not in the regions")
     return parts
+
+
+def _blocks(regions: list[tuple[int, int, int]]) -> Iterator[tuple[int, int]]:
+    """Yield what the regions cover as (start, end), those without a gap between them as one."""
+    first = last = 0
+    for start, size, _ in regions:
+        if start != last:
+            yield first, last
+            first = start
+        last = start + size
+    yield first, last
 
 
 def _read(region: GuestRegionMmap, fd: int, base: int, start: int, length: int) -> None:
