@@ -8,6 +8,7 @@ one flush fail, and only one, as Linux does for each open file (errseq_t).
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import random
 import shutil
@@ -21,10 +22,17 @@ import pytest
 from guest.host import install
 from tests.hostile.disks import Bench, disk_classes
 
+from pyvmm_device import EventLoop
+from pyvmm_memory import GuestMemoryMmap, save
 from pyvmm_virtio.backends.block import FLUSH
 from pyvmm_virtio.backends.disk import open_disk
-from pyvmm_virtio.backends.errors import BackendError
+from pyvmm_virtio.backends.errors import BackendError, BadImage
+from pyvmm_virtio.backends.memory import MemoryDisk
 from pyvmm_virtio.backends.raw import RawFile
+from pyvmm_virtio.backends.workers import WorkerDisk
+from pyvmm_virtio.devices import Block
+from pyvmm_virtio.driver import drive
+from pyvmm_virtio.driver.block import BlockError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -292,3 +300,69 @@ os.fdatasync(fd)
     environment = {**os.environ, "LD_PRELOAD": str(library), "FAILING_FILE": str(path), "FAILING_COMMAND": str(flag)}
     subprocess.run([sys.executable, "-c", program, path, flag], env=environment, check=True)
     assert path.read_bytes()[:8192] == b"a" * 4096 + bytes(4096)
+
+
+# what is no file of its own
+
+
+def test_a_flush_of_a_mapped_file_writes_it_back(tmp_path: Path) -> None:
+    """A disk that is a mapped file is as stable as the file is; an error of its write-back is remembered, too."""
+    path = tmp_path / "image"
+    path.write_bytes(bytes(SIZE))
+    errors: list[int] = []
+    flushed: list[int] = []
+
+    class Mapped(mmap.mmap):
+        def flush(self, *arguments: int) -> None:
+            flushed.append(1)
+            if errors:
+                raise OSError(errors.pop(), "write-back failed")
+            super().flush(*arguments)
+
+    with open(path, "r+b") as file, Mapped(file.fileno(), 0) as mapped:
+        disk = MemoryDisk(mapped)
+        with drive(Block(disk)) as driver:
+            driver.write(0, b"x" * 512)
+            driver.flush()
+            assert flushed
+            assert path.read_bytes()[:512] == b"x" * 512
+            errors.append(errno.EIO)
+            for _ in range(3):
+                with pytest.raises(BlockError):
+                    driver.flush()
+        disk.close()
+
+
+def test_with_a_loop_a_mapped_file_is_flushed_by_a_thread() -> None:
+    with EventLoop() as loop, mmap.mmap(-1, SIZE) as mapped:
+        device = Block(MemoryDisk(mapped), loop=loop)
+        assert isinstance(device._backend, WorkerDisk)
+        device.close()
+
+
+def test_a_file_that_is_open_for_appending_is_no_disk(tmp_path: Path) -> None:
+    """Linux writes at its end, wherever one says: what is acknowledged would be elsewhere."""
+    path = tmp_path / "image"
+    path.write_bytes(bytes(SIZE))
+    with pytest.raises(BadImage, match="appending"):
+        RawFile(str(path), fd=os.open(path, os.O_RDWR | os.O_APPEND))
+
+
+def test_a_snapshot_of_memory_is_there_when_save_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file first, then its name, then the directory that has the name."""
+    done: list[str] = []
+
+    def fsync(fd: int) -> None:
+        done.append("folder" if os.path.isdir(f"/proc/self/fd/{fd}") else "file")
+
+    def replace(old: str, new: str) -> None:
+        done.append("name")
+        rename(old, new)
+
+    rename = os.replace
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    with GuestMemoryMmap.from_ranges([(0, 1 << 16)]) as memory:
+        save(memory, tmp_path / "memory")
+    assert done == ["file", "name", "folder"]
+    assert os.listdir(tmp_path) == ["memory"]

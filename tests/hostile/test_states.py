@@ -191,3 +191,59 @@ def test_work_is_linear() -> None:
         load_fields("Thing", {"list": array(kind, 1 << 20)}, {"list": [0] * length}, others=())
         assert looks == length
     assert NO_LOCK
+
+
+# states whose parts are right and do not fit together
+
+
+def wrong_disks(state: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """States of a disk that are of another one, or of other queues."""
+
+    def config(at: int, data: bytes) -> dict[str, Any]:
+        changed = bytearray.fromhex(state["config"])
+        changed[at : at + len(data)] = data
+        return {**state, "config": changed.hex()}
+
+    def requests(*entries: tuple[int, int]) -> dict[str, Any]:
+        kept = [{"queue": index, "head": head, "descriptors": [[0, 16, 0, 0]]} for index, head in entries]
+        return {**state, "own": {**state["own"], "requests": kept}}
+
+    sectors = int.from_bytes(bytes.fromhex(state["config"])[:8], "little")
+    yield "larger than the disk", config(0, (sectors + 1).to_bytes(8, "little"))
+    yield "of all sectors there are", config(0, b"\xff" * 8)
+    yield "with another seg_max", config(12, b"\xff")
+    yield "with more queues", config(34, b"\7")
+    yield "with a cache mode of its own", config(32, b"\2")
+    yield "with a request that nobody took", requests((0, 3))
+    yield "with a request beyond the ring", requests((0, 40000))
+    yield "with a request of another queue", requests((1, 0))
+    yield "with a request twice", requests((0, 0), (0, 0))
+
+
+def test_the_state_of_another_disk_is_refused() -> None:
+    """A guest that was told of more sectors than there are would make the file longer by what it writes there."""
+    with closing(MAKERS["pyvmm_virtio.devices.block.device.Block"][0]()) as subject:
+        saved = subject.state()
+        for name, wrong in wrong_disks(saved):
+            with pytest.raises(REFUSAL):
+                subject.restore(wrong)
+            assert not subject.resets, name
+            assert subject.state() == saved, name
+        smaller = bytearray.fromhex(saved["config"])
+        smaller[:8] = (1).to_bytes(8, "little")
+        subject.restore({**saved, "config": smaller.hex()})  # a disk that has grown since
+
+
+@pytest.mark.parametrize("name", ["net.device.Net", "console.device.Console"])
+def test_a_configuration_that_no_driver_makes_is_refused(name: str) -> None:
+    with closing(MAKERS[f"pyvmm_virtio.devices.{name}"][0]()) as made:
+        subject: Any = made
+        saved = subject.state()
+        assert subject.device.fixed_config
+        for part in subject.device.fixed_config:
+            for at in part:
+                config = bytearray.fromhex(saved["config"])
+                config[at] ^= 0x40
+                with pytest.raises(REFUSAL):
+                    subject.restore({**saved, "config": config.hex()})
+        assert not subject.resets

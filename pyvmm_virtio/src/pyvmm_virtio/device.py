@@ -84,6 +84,8 @@ class VirtioDevice:
     shared_memory: Sequence[SharedMemory] = ()
     early_config: ClassVar[range] = range(0)
     """The part of the configuration space that may be written before a driver says that it is there."""
+    fixed_config: ClassVar[Sequence[range]] = ()
+    """The parts of it that stay what they are, in a saved state as well."""
     feature_dependencies: ClassVar[Mapping[int, Sequence[int]]] = {}
     """For each feature that needs others, which; a driver that accepts it without them is refused."""
 
@@ -160,7 +162,9 @@ class VirtioDevice:
 
         A subclass that has ``check_device_state(state, features)`` as well is asked by it before anything is reset: it
         looks at the state of a driver that negotiated `features`, changes nothing, and raises DeviceStateError. What
-        is refused only here has cost the driver its device.
+        is refused only here has cost the driver its device. One that has ``contradiction(fields)`` is asked by it what
+        is wrong with a state whose parts are right, or None: `fields` are those of the state by name, with "queues"
+        made anew.
         """
 
     # whether it is served, and by whom

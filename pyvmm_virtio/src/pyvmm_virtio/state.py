@@ -72,6 +72,12 @@ def check(device: VirtioDevice, state: Mapping[str, Any]) -> dict[str, Any]:
     check_own = getattr(device, "check_device_state", None)
     if check_own is not None:
         check_own(fields["own"], features)
+    for part in device.fixed_config:
+        if fields["config"][part.start : part.stop] != device.config[part.start : part.stop]:
+            raise DeviceStateError(name, f"bytes {part.start} to {part.stop - 1} of its configuration are not as here")
+    contradiction = getattr(device, "contradiction", None)
+    if contradiction is not None and (wrong := contradiction(fields)) is not None:
+        raise DeviceStateError(name, wrong)
     return fields
 
 

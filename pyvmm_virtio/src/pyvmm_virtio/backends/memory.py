@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from mmap import mmap
 
 from pyvmm_virtio.backends.block import Topology
 from pyvmm_virtio.backends.errors import BadImage
@@ -26,6 +27,9 @@ class MemoryDisk:
             the guest writes appears in it, and `bytes` make a read-only disk.
         read_only: refuse writes to a writable one too.
 
+    Attributes:
+        mapped: the mapping of a file that the bytes are of, which a flush writes back, or None.
+
     Raises:
         BadImage: that is no whole number of 512-byte sectors.
     """
@@ -39,6 +43,8 @@ class MemoryDisk:
         self.read_only = read_only or self._view.readonly
         self.topology = Topology()
         self.can_discard = True
+        self.mapped = self._view.obj if isinstance(self._view.obj, mmap) else None
+        self._lost = 0  # the error of the first flush that failed
 
     def refresh(self) -> int:
         """Return `size`: a buffer stays what it is while it is a disk."""
@@ -63,7 +69,17 @@ class MemoryDisk:
             raise OSError(errno.EIO, f"{length} bytes at {offset} are not within a disk of {self.size}")
 
     def flush(self) -> None:
-        """Do nothing: memory forgets all or nothing."""
+        """Write a mapped file back; other memory forgets all or nothing. After one that failed, all fail."""
+        if self.mapped is None or self.read_only:
+            return
+        if self._lost:
+            raise OSError(self._lost, "an earlier flush failed, and what it was for may be lost")
+        try:
+            self.mapped.flush()
+        except OSError as error:
+            # as of a file (`RawFile`): the kernel tells it once
+            self._lost = error.errno or errno.EIO
+            raise
 
     def discard(self, offset: int, length: int) -> None:
         """Fill with zeros."""

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
         twins raise `QueueConfigError`. Addresses come in halves of 32 bits; a whole one fits in `low` too.
         """
 
+        in_flight: dict[int, int]
+
         @property
         def index(self) -> int: ...
         def max_size(self) -> int: ...

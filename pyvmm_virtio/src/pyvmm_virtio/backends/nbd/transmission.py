@@ -73,6 +73,8 @@ class Transmission:
         self.can_discard = bool(said.flags & nbd.SEND_TRIM) and not said.flags & nbd.READ_ONLY
         self._named = address
         self._can_flush = bool(said.flags & nbd.SEND_FLUSH)
+        # proto.md: a server that has no flush can still be asked for each write to be stable before its answer
+        self._through = not self._can_flush and bool(said.flags & nbd.SEND_FUA)
         self._can_zero = bool(said.flags & nbd.SEND_WRITE_ZEROES)
         self._most = min(PIECE, said.max_payload // said.min_block * said.min_block)
         self._cookie = 0
@@ -121,8 +123,11 @@ class Transmission:
             return
         request.most = self._most if op in (READ, WRITE) else RANGE_PIECE
         request.views = list(views)
+        if self._through and op not in (READ, DISCARD):
+            request.flags |= nbd.CMD_FLAG_FUA
         if request.command == nbd.CMD_WRITE_ZEROES and not self._can_zero:
-            request.command, request.flags, request.most = nbd.CMD_WRITE, 0, self._most
+            request.command, request.most = nbd.CMD_WRITE, self._most
+            request.flags &= ~nbd.CMD_FLAG_NO_HOLE
             request.zeros = bytes(min(request.left, self._most))
         self._queue.append(request)
 

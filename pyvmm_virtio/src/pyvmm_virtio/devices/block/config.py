@@ -16,6 +16,8 @@ LAYOUT = struct.Struct("<QIIHBBIBBHIBBHIIIIIB3x")
 """struct virtio_blk_config, up to the fields for erasing securely and for zones, which we do not offer."""
 CAPACITY = struct.Struct("<Q")
 WRITEBACK_OFFSET = 32
+FIXED = range(8, 16), range(34, 36)
+"""What no driver and nobody else changes: size_max and seg_max, and num_queues."""
 MAX_SECTORS = 1 << 22
 """The largest discard, or write of zeros, in sectors: 2 GiB, so that one request does not take long."""
 MAX_SEGMENTS = 128
@@ -47,6 +49,24 @@ def block_config(disk: BlockBackend, queues: int, seg_max: int, size_max: int, *
         MAX_SEGMENTS,
         disk.can_discard,
     )
+
+
+def other_disk(config: bytearray, size: int) -> str | None:
+    """Return why the configuration space of a state is none of this disk's, or None.
+
+    A guest that was told of more than there is would write behind the end, where a file becomes longer by it. Where the
+    disk is larger now, and how it likes to be used, the guest may go on to believe what it was told.
+
+    Args:
+        config: of the state.
+        size: of the disk, in bytes.
+    """
+    capacity = CAPACITY.unpack_from(config)[0]
+    if capacity > size >> SECTOR_SHIFT:
+        return f"it is of a disk of {capacity} sectors, and this one has {size >> SECTOR_SHIFT}"
+    if config[WRITEBACK_OFFSET] > 1:
+        return f"its cache mode is {config[WRITEBACK_OFFSET]}, and not 0 or 1"
+    return None
 
 
 def block_features(disk: BlockBackend, queues: int, size_max: int) -> int:

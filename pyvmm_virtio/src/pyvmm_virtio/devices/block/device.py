@@ -16,10 +16,12 @@ from pyvmm_virtio.constants.device_ids import VIRTIO_ID_BLOCK
 from pyvmm_virtio.device import VirtioDevice
 from pyvmm_virtio.devices.block.config import (
     CAPACITY,
+    FIXED,
     SECTOR_SHIFT,
     WRITEBACK_OFFSET,
     block_config,
     block_features,
+    other_disk,
 )
 from pyvmm_virtio.devices.block.request import (
     HEADER,
@@ -30,7 +32,7 @@ from pyvmm_virtio.devices.block.request import (
     is_within_limits,
     ranges,
 )
-from pyvmm_virtio.devices.block.under_way import STATE, UnderWay, check_requests
+from pyvmm_virtio.devices.block.under_way import STATE, UnderWay, check_requests, not_taken
 from pyvmm_virtio.devices.throttle import Throttle
 from pyvmm_virtio.devices.watch import Watch
 from pyvmm_virtio.errors import VirtioUsageError
@@ -99,6 +101,7 @@ class Block(VirtioDevice):
     """
 
     device_type = VIRTIO_ID_BLOCK
+    fixed_config = FIXED
 
     def __init__(
         self,
@@ -129,7 +132,7 @@ class Block(VirtioDevice):
         self.cache = cache
         self._throttle = Throttle(self, rate_limiter, loop)
         self.disk = disk = as_disk(disk)
-        if loop is not None and not hasattr(disk, "submit") and type(disk) is not MemoryDisk:
+        if loop is not None and not hasattr(disk, "submit") and (type(disk) is not MemoryDisk or disk.mapped):
             # what waits for a file must not make the loop wait
             from pyvmm_virtio.backends.workers import WorkerDisk
 
@@ -404,6 +407,12 @@ class Block(VirtioDevice):
         if wrong is not None:
             raise DeviceStateError(name, wrong)
         return fields
+
+    def contradiction(self, fields: Mapping[str, Any]) -> str | None:
+        """Return what of a state is not of this disk, or not of these queues."""
+        return other_disk(fields["config"], self._backend.size) or not_taken(
+            fields["own"]["requests"], fields["queues"] if fields["active"] else ()
+        )
 
     def restore_device(self, state: Mapping[str, Any]) -> None:
         """Become what a state says; the requests in it begin anew when the device is served."""

@@ -31,11 +31,13 @@ from pyvmm_virtio.queue.chain import DescriptorChain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any, Protocol
 
     from pyvmm_virtio.backends.block import AsyncBlockBackend, BlockBackend
     from pyvmm_virtio.devices.block.request import Request, Step
     from pyvmm_virtio.dispatch import Dispatcher
+    from pyvmm_virtio.queue.protocol import Queue
 
     class Disk(Protocol):
         """The device, as far as this is concerned."""
@@ -379,6 +381,15 @@ def failure(error: int) -> OSError | None:
     import os
 
     return OSError(error, os.strerror(error)) if error else None
+
+
+def not_taken(requests: list[dict[str, Any]], queues: Sequence[Queue]) -> str | None:
+    """Return which of a state's requests is none that was taken from the queues of a device that is served, or None."""
+    for entry in requests:
+        index, head = entry["queue"], entry["head"]
+        if index >= len(queues) or head not in queues[index].in_flight:
+            return f"request {head} of queue {index} was not taken from there"
+    return None
 
 
 def check_requests(requests: list[dict[str, Any]], queues: int) -> str | None:

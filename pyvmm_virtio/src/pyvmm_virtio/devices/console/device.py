@@ -68,6 +68,7 @@ class Console(VirtioDevice):
     """
 
     device_type = VIRTIO_ID_CONSOLE
+    fixed_config = (range(SIZE.size, EMERGENCY_OFFSET),)  # how many ports
     # 5.3.5.1: "MUST allow a write to emerg_wr, even on an unconfigured device"
     early_config = range(EMERGENCY_OFFSET, EMERGENCY_OFFSET + 4)
 

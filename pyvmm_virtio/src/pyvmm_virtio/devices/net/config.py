@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 CONFIG = struct.Struct("<6sHHH")
 """struct virtio_net_config up to the speed: MAC, status, the most queue pairs, MTU."""
 STATUS_OFFSET, MTU_OFFSET = 6, 10
+FIXED = (range(8, CONFIG.size),)
+"""What no driver and nobody else changes: how many pairs of queues there are, and the MTU."""
 STATUS = MTU = struct.Struct("<H")
 GUEST_OFFLOADS = mask(
     c.VIRTIO_NET_F_GUEST_CSUM,

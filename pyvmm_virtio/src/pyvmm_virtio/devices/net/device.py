@@ -13,6 +13,7 @@ from pyvmm_virtio.devices.net.config import (
     CONFIG,
     DEPENDENCIES,
     ECN_NEEDS,
+    FIXED,
     GUEST_OFFLOADS,
     MTU,
     MTU_OFFSET,
@@ -80,6 +81,7 @@ class Net(VirtioDevice):
     """
 
     device_type = VIRTIO_ID_NET
+    fixed_config = FIXED
     feature_dependencies = DEPENDENCIES
 
     def __init__(
