@@ -9,8 +9,10 @@ import pytest
 from tests.hostile.test_api import kinds_of, named
 from tests.kvm.guests import MACHINE, PROGRAMS, Guest
 
+import pyvmm_memory
 from pyvmm_kvm import Cap, IoEventAddress, IrqRoute, IrqRouting, Kvm, KvmError, RunControl, StateError
 from pyvmm_kvm.struct import Array, Struct
+from pyvmm_virtio.errors import VirtioUsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -155,3 +157,50 @@ def test_controls_of_what_they_do_not_have(machine: Any) -> None:  # noqa: ANN40
     machine.vcpu.close()
     with pytest.raises(ValueError, match="closed"):
         RunControl([machine.vcpu], lambda *_: True)
+
+
+# guest memory and virtio
+
+
+def test_numbers_that_are_none() -> None:
+    from pyvmm_virtio.rate_limiter import RateLimiter, TokenBucket
+
+    for wrong in (1.0, "1", None):
+        with pytest.raises(pyvmm_memory.GuestMemoryError):
+            pyvmm_memory.Le32(wrong)  # type: ignore[arg-type]
+        with pytest.raises((TypeError, ValueError)):
+            TokenBucket(wrong)  # type: ignore[arg-type]
+        with pytest.raises((TypeError, ValueError)):
+            TokenBucket(1, wrong)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="no TokenBucket"):
+        RateLimiter(5)  # type: ignore[arg-type]
+    iotlb = pyvmm_memory.Iommu().iotlb
+    for permissions in (4, 7, -1, "rw"):
+        with pytest.raises(ValueError, match="no permissions"):
+            iotlb.set_mapping(0, 0, 4096, permissions)  # type: ignore[arg-type]
+
+
+def test_a_region_stays_where_it_is() -> None:
+    with pyvmm_memory.GuestMemoryMmap.from_ranges([(0, 0x2000)]) as memory:
+        (region,) = memory
+        for name in ("start", "size", "end"):
+            with pytest.raises(AttributeError, match="stays where it is"):
+                setattr(region, name, 0x1000)
+        assert (region.start, region.size, region.end) == (0, 0x2000, 0x2000)
+
+
+def test_a_configuration_space_does_not_grow() -> None:
+    from pyvmm_virtio.backends.memory import MemoryDisk
+    from pyvmm_virtio.devices import Block
+
+    disk = MemoryDisk(4096)
+    device = Block(disk)
+    before = bytes(device.config)
+    for offset in (-1, len(before)):
+        with pytest.raises(VirtioUsageError):
+            device.update_config(offset, b"12")
+    assert device.config == before
+    for wrong in (-512, 8192):
+        with pytest.raises(OSError, match="not within"):
+            disk.write_zeroes(0, wrong, unmap=False)
+    device.close()

@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 from guest.host import install
 from tests.hostile.disks import Bench, disk_classes
+from tests.virtio.test_nbd import Server, shake_hands
 
 from pyvmm_device import EventLoop
 from pyvmm_memory import GuestMemoryMmap, save
@@ -28,6 +29,8 @@ from pyvmm_virtio.backends.block import FLUSH
 from pyvmm_virtio.backends.disk import open_disk
 from pyvmm_virtio.backends.errors import BackendError, BadImage
 from pyvmm_virtio.backends.memory import MemoryDisk
+from pyvmm_virtio.backends.nbd import NbdDisk
+from pyvmm_virtio.backends.nbd import protocol as nbd
 from pyvmm_virtio.backends.raw import RawFile
 from pyvmm_virtio.backends.workers import WorkerDisk
 from pyvmm_virtio.devices import Block
@@ -36,6 +39,7 @@ from pyvmm_virtio.driver.block import BlockError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Iterator
     from typing import Any
 
@@ -366,3 +370,29 @@ def test_a_snapshot_of_memory_is_there_when_save_returns(tmp_path: Path, monkeyp
         save(memory, tmp_path / "memory")
     assert done == ["file", "name", "folder"]
     assert os.listdir(tmp_path) == ["memory"]
+
+
+@pytest.mark.parametrize("flags", [nbd.SEND_FUA, nbd.SEND_FUA | nbd.SEND_FLUSH, nbd.SEND_FLUSH])
+def test_a_server_without_a_flush_is_asked_for_each_write_to_be_stable(flags: int) -> None:
+    """Or a flush, which nobody could ask for, would say that all is well."""
+    seen: list[tuple[int, int]] = []
+
+    def script(connection: socket.socket) -> None:
+        shake_hands(connection, nbd.HAS_FLAGS | nbd.SEND_TRIM | flags)
+        while True:
+            _, wanted, command, cookie, _, length = nbd.REQUEST.unpack(nbd.receive(connection, nbd.REQUEST.size))
+            if command == nbd.CMD_DISC:
+                return
+            if command == nbd.CMD_WRITE:
+                nbd.receive(connection, length)
+            seen.append((command, wanted & nbd.CMD_FLAG_FUA))
+            connection.sendall(nbd.SIMPLE_REPLY.pack(nbd.SIMPLE_REPLY_MAGIC, 0, cookie))
+
+    with Server(script) as server, NbdDisk(server.address) as disk:
+        disk.writev([memoryview(b"x" * 512)], 0)
+        disk.write_zeroes(512, 512, unmap=True)  # which is a write here
+        disk.discard(1024, 512)
+        disk.flush()
+    through = 0 if flags & nbd.SEND_FLUSH else nbd.CMD_FLAG_FUA
+    expected = [(nbd.CMD_WRITE, through), (nbd.CMD_WRITE, through), (nbd.CMD_TRIM, 0)]
+    assert seen == expected + [(nbd.CMD_FLUSH, 0)] * (not through)

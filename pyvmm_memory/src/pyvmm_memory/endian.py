@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pyvmm_memory.address import as_int
 from pyvmm_memory.errors import GuestMemoryError, InvalidLength
 
 TYPE_CHECKING = False
@@ -28,7 +29,9 @@ class EndianInteger(int):
     byteorder: ClassVar[Literal["little", "big"]] = "little"
 
     def __new__(cls, value: int = 0) -> Self:
-        """Raise GuestMemoryError where the value does not fit."""
+        """Raise GuestMemoryError where the value does not fit, InvalidInteger where it is no integer."""
+        if type(value) is not int:
+            value = as_int(value)
         if not 0 <= value < 1 << 8 * cls.size:
             raise GuestMemoryError(f"{value:#x} does not fit in {cls.__name__}")
         return super().__new__(cls, value)

@@ -91,8 +91,11 @@ class Iotlb:
     def set_mapping(self, iova: int, map_to: int, length: int, permissions: Permissions) -> None:
         """Map `length` bytes at `iova` to `map_to`, in place of what was mapped there.
 
-        Raises InvalidLength for no or a negative length, Overflow where either range leaves 64 bits.
+        Raises InvalidLength for no or a negative length, Overflow where either range leaves 64 bits, ValueError for
+        permissions that there are not.
         """
+        if permissions not in (Permissions.No, Permissions.Read, Permissions.Write, Permissions.ReadWrite):
+            raise ValueError(f"{permissions!r} are no permissions")
         start, end = _range(iova, length)
         if start == end:
             raise InvalidLength(0)

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from pyvmm_memory.volatile import VolatileSlice
 
 
+_PLACE = "start", "size", "end"
+
+
 class GuestRegionMmap(Bytes):
     """`size` bytes of memory at guest address `start`: zeroed, private and anonymous unless a mapping is given.
 
@@ -44,6 +47,11 @@ class GuestRegionMmap(Bytes):
         self.mapping = MmapRegion.new(size, bitmap) if mapping is None else mapping
         #: whether writes are recorded in a bitmap
         self.dirty_tracking = self.mapping.bitmap is not None
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in _PLACE and hasattr(self, name):
+            raise AttributeError(f"a region stays where it is: its {name} cannot be set", name=name, obj=self)
+        object.__setattr__(self, name, value)
 
     @classmethod
     def new(cls, mapping: MmapRegion, guest_base: int) -> Self:

@@ -271,7 +271,7 @@ class VirtioDevice:
     def update_config(self, offset: int, data: bytes) -> None:
         """Change a part of the configuration space and tell the driver."""
         with self.lock:
-            if offset + len(data) > len(self.config):
+            if offset < 0 or offset + len(data) > len(self.config):
                 raise VirtioUsageError(f"{len(data)} bytes at {offset} of {len(self.config)} bytes of configuration")
             self.config[offset : offset + len(data)] = data
             self.config_changed()

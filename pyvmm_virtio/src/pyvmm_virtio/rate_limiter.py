@@ -34,6 +34,7 @@ class TokenBucket:
 
     Raises:
         ValueError: a size or a time of nothing.
+        TypeError: one that is no integer, with which there is no exact rate.
 
     >>> now = 0
     >>> bucket = TokenBucket(10, 1000, clock=lambda: now)
@@ -51,6 +52,8 @@ class TokenBucket:
         *,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
+        if not all(isinstance(value, int) for value in (size, refill_time, one_time_burst)):
+            raise TypeError(f"{size!r} tokens in {refill_time!r} ms, {one_time_burst!r} at the start: give integers")
         if size <= 0 or refill_time <= 0 or one_time_burst < 0:
             raise ValueError(f"a bucket of {size} tokens in {refill_time} ms limits nothing: give positive numbers")
         self.size = size
@@ -119,6 +122,9 @@ class RateLimiter:
     __slots__ = ("bandwidth", "ops")
 
     def __init__(self, bandwidth: TokenBucket | None = None, ops: TokenBucket | None = None) -> None:
+        for bucket in (bandwidth, ops):
+            if bucket is not None and not isinstance(bucket, TokenBucket):
+                raise TypeError(f"{bucket!r} is no TokenBucket, of which a limit is made")
         self.bandwidth = bandwidth
         self.ops = ops
 

@@ -65,7 +65,7 @@ class MemoryDisk:
             offset += len(view)
 
     def _check(self, offset: int, length: int) -> None:
-        if not 0 <= offset <= self.size - length:
+        if length < 0 or not 0 <= offset <= self.size - length:
             raise OSError(errno.EIO, f"{length} bytes at {offset} are not within a disk of {self.size}")
 
     def flush(self) -> None:

@@ -64,7 +64,7 @@ class RawFile:
         try:
             # pwrite(2), "BUGS": "if a file is opened with O_APPEND, pwrite() appends data to the end of the file,
             # regardless of the value of offset"
-            if fcntl.fcntl(self._fd, fcntl.F_GETFL) & os.O_APPEND:
+            if fd >= 0 and fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_APPEND:
                 raise BadImage(errno.EINVAL, "it is open for appending, and writes go to its end", self.path)
             self.is_device = stat.S_ISBLK(os.fstat(self._fd).st_mode)
             self.size = self._probe_size()
