@@ -216,7 +216,12 @@ def x86_vm() -> BytesSubject:
     vm.create_irq_chip()
     vm.create_pit2()
     state = VmState.save(vm)
-    subject = Parts(state, lambda state: state.restore(vm))
+
+    def seen() -> list[bytes]:
+        return [bytes(vm.get_irqchip(number)) for number in range(3)]
+
+    subject = Parts(state, lambda state: state.restore(vm), seen)
+    subject.complete = (StateError, KvmError)
 
     def close() -> None:
         vm.close()

@@ -1,15 +1,20 @@
 """Saving guest memory and getting it back: holes, changes, laziness, damage."""
 
 import json
+import mmap
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import pyvmm_memory as pm
 from pyvmm_memory import Snapshot, snapshot
 
 MIB = 1 << 20
+PAGE = mmap.PAGESIZE
 LAYOUT = [(0, 3 * MIB), (3 * MIB, MIB), (1 << 32, 64 * MIB)]
 
 
@@ -175,3 +180,51 @@ def test_a_snapshot_that_shrinks_while_it_is_read(saved: Path) -> None:
         (region,) = memory
         with pytest.raises(pm.PartialBuffer):
             snapshot._read(region, file._file.fileno(), 0x1000, 0, 0x1000)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sets(st.integers(0, 15)), st.sets(st.integers(0, 15)), st.sets(st.integers(0, 15)))
+def test_memory_that_was_used_is_as_saved_too(saved: set[int], zeros: set[int], used: set[int]) -> None:
+    """What the file has no bytes of is zeros, whatever was there, and nothing else is written."""
+    ranges = [(0, 8 * PAGE), (1 << 32, 8 * PAGE)]
+
+    def place(page: int) -> int:
+        return page % 8 * PAGE + (page >> 3 << 32)
+
+    with tempfile.TemporaryDirectory() as folder, pm.GuestMemoryMmap.from_ranges(ranges) as memory:
+        for page in saved | zeros:
+            memory.write_slice(b"s" * PAGE if page in saved else bytes(PAGE), place(page))
+        pm.save(memory, f"{folder}/memory")
+        with (
+            pm.GuestMemoryMmap.from_ranges(ranges, bitmap=pm.AtomicBitmap) as other,
+            Snapshot(f"{folder}/memory") as file,
+        ):
+            for page in used:
+                other.write_slice(b"u" * PAGE, place(page))
+            pm.dirty_ranges(other)
+            file.load(other)
+            changed = pm.dirty_ranges(other)
+            for page in range(16):
+                assert other.read_bytes(place(page), PAGE) == memory.read_bytes(place(page), PAGE)
+            assert sum(length for _, length in changed) <= PAGE * len(saved | zeros | used)
+
+
+def test_headers_that_say_something_else(saved: Path, tmp_path: Path) -> None:
+    header, _, rest = saved.read_bytes().partition(b"\n")
+    good = json.loads(header)
+    first = good["regions"][0]
+    wrong = [
+        {**good, "version": True},
+        {**good, "version": 1.0},
+        {**good, "more": 1},
+        {**good, "regions": [{**first, "more": 1}, *good["regions"][1:]]},
+        *({**good, "parts": parts} for parts in ([[4 * MIB - 1, 2]], [[5 * MIB, 1]], [[(1 << 32) + 65 * MIB, 1]])),
+    ]
+    texts = [json.dumps(each).encode() for each in wrong] + [header.replace(b"{", b'{"version": 1, ', 1)]
+    for text in texts:
+        (tmp_path / "wrong").write_bytes(text.ljust(len(header)) + b"\n" + rest)
+        with pytest.raises(pm.InvalidSnapshot):
+            Snapshot(tmp_path / "wrong")
+    (tmp_path / "right").write_bytes(json.dumps({**good, "parts": [[0, 4 * MIB]]}).encode() + b"\n" + bytes(70 * MIB))
+    with Snapshot(tmp_path / "right") as file:
+        assert file.parts == [(0, 4 * MIB)]

@@ -154,6 +154,8 @@ def _write_all(fd: int, piece: memoryview, at: int) -> None:
 def dirty_ranges(memory: GuestRegionCollection, *, reset: bool = True) -> list[tuple[int, int]]:
     """Return the guest ranges `(address, length)` that the bitmaps of `memory` have; cleared with `reset`.
 
+    Once they are cleared nobody else knows of them: where a `save` of them fails, they belong into the next.
+
     Where some regions record what is written, one without a bitmap of its own, such as one that was plugged in later,
     may have been written anywhere: it is in the result as a whole.
     """
@@ -217,7 +219,9 @@ class Snapshot:
         return FileOffset(self._file, self._base + self.regions[index][2])
 
     def load(self, memory: GuestRegionCollection, progress: Progress | None = None) -> None:
-        """Copy what is in the file into memory that has the same regions; holes leave zeros as they are.
+        """Copy what is in the file into memory that has the same regions, whatever that held before.
+
+        Pages that nobody touched are not touched where the file has none either.
 
         Raises InvalidSnapshot where the regions differ, PartialBuffer where the file became shorter.
         """
@@ -226,7 +230,12 @@ class Snapshot:
         fd = self._file.fileno()
         for index, region in enumerate(memory):
             place = self.place(index)
-            parts = data_of(fd, place.start(), region.size) if self.parts is None else _inside(self.parts, region)
+            parts: Iterable[tuple[int, int]]
+            if self.parts is None:
+                parts = list(data_of(fd, place.start(), region.size))
+                _clear_others(region, parts)
+            else:
+                parts = _inside(self.parts, region)
             for start, length in parts:
                 _read(region, fd, place.start(), start, length)
                 if progress is not None:
@@ -343,6 +352,23 @@ def _blocks(regions: list[tuple[int, int, int]]) -> Iterator[tuple[int, int]]:
             first = start
         last = start + size
     yield first, last
+
+
+def _clear_others(region: GuestRegionMmap, parts: list[tuple[int, int]]) -> None:
+    """Zero what a region holds beside these parts, which are sorted."""
+    holes = zip([0, *map(sum, parts)], [*(start for start, _ in parts), region.size], strict=True)
+    begin, end = next(holes)
+    for start, length in list(populated(region)):
+        stop = start + length
+        while start < stop:
+            if start >= end:
+                # the last hole ends where the region does
+                begin, end = next(holes)
+                continue
+            first, last = max(start, begin), min(stop, end)
+            if first < last:
+                region.fill_zero(first, last - first)
+            start = min(stop, end)
 
 
 def _read(region: GuestRegionMmap, fd: int, base: int, start: int, length: int) -> None:

@@ -206,15 +206,32 @@ class VmState(State):
         Restore devices of your own after this: the interrupt that one raises again would be wiped out here.
 
         Raises:
-            StateError: a part has not the form of what it is; nothing was changed.
+            StateError: a part has not the form of what it is, or the VM has not the same controllers.
+            KvmError: the kernel refuses a value. In either case the controllers are as they were.
         """
         self.check()
+        before = type(self).save(vm)
+        if set(before.parts) != set(self.parts):
+            raise StateError(
+                f"the state has {', '.join(sorted(self.parts))}; this VM {', '.join(sorted(before.parts))}"
+            )
+        try:
+            self._write(vm)
+        except KvmError:
+            with suppress(KvmError):
+                before._write_controllers(vm)
+            raise
+
+    def _write(self, vm: VmFd) -> None:
+        self._write_controllers(vm)
+        clock = ClockData.from_bytes(self.parts["clock"])
+        # the guest's clock stands still between save and restore
+        clock.flags = 0
+        vm.set_clock(clock)
+
+    def _write_controllers(self, vm: VmFd) -> None:
         for number in _CONTROLLERS:
             if f"irqchip{number}" in self.parts:
                 vm.set_irqchip(IrqChip.from_bytes(self.parts[f"irqchip{number}"]))
         if "pit" in self.parts:
             vm.set_pit2(PitState2.from_bytes(self.parts["pit"]))
-        clock = ClockData.from_bytes(self.parts["clock"])
-        # the guest's clock stands still between save and restore
-        clock.flags = 0
-        vm.set_clock(clock)
