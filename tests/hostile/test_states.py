@@ -16,6 +16,7 @@ import pytest
 from tests.hostile import stateful_bytes
 from tests.hostile.mutations import VALUES, mutate
 from tests.hostile.stateful import ABSTRACT, INSIDE, MAKERS, REFUSAL, SUBJECTS, Subject, classes
+from tests.kvm.guests import MACHINE
 
 from pyvmm_device.state import NO_LOCK, show
 
@@ -247,3 +248,31 @@ def test_a_configuration_that_no_driver_makes_is_refused(name: str) -> None:
                 with pytest.raises(REFUSAL):
                     subject.restore({**saved, "config": config.hex()})
         assert not subject.resets
+
+
+@pytest.mark.kvm
+@pytest.mark.skipif(MACHINE != "x86_64", reason="arm64's and RISC-V's controllers are devices")
+def test_controllers_stay_as_they_were_where_the_kernel_refuses_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pyvmm_kvm import Kvm, KvmError, StateError, VmFd, VmState
+
+    def refuse(vm: VmFd, clock: object) -> None:
+        raise KvmError(22, "KVM_SET_CLOCK")
+
+    with Kvm() as kvm, kvm.create_vm() as vm, kvm.create_vm() as bare:
+        vm.create_irq_chip()
+        vm.create_pit2()
+        state = VmState.save(vm)
+        chip = vm.get_irqchip(0)
+        pic = chip.pic
+        pic.imr ^= 0x5A
+        chip.pic = pic
+        changed = VmState({**state.parts, "irqchip0": bytes(chip)})
+        with pytest.raises(StateError, match="this VM clock"):
+            changed.restore(bare)
+        with monkeypatch.context() as patched:
+            patched.setattr(VmFd, "set_clock", refuse)
+            with pytest.raises(KvmError):
+                changed.restore(vm)
+        assert bytes(vm.get_irqchip(0)) == state.parts["irqchip0"]
+        changed.restore(vm)
+        assert vm.get_irqchip(0).pic.imr == pic.imr

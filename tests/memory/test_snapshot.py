@@ -210,7 +210,8 @@ def test_memory_that_was_used_is_as_saved_too(saved: set[int], zeros: set[int], 
 
 
 def test_headers_that_say_something_else(saved: Path, tmp_path: Path) -> None:
-    header, _, rest = saved.read_bytes().partition(b"\n")
+    with saved.open("rb") as whole:
+        header = whole.readline()
     good = json.loads(header)
     first = good["regions"][0]
     wrong = [
@@ -222,9 +223,11 @@ def test_headers_that_say_something_else(saved: Path, tmp_path: Path) -> None:
     ]
     texts = [json.dumps(each).encode() for each in wrong] + [header.replace(b"{", b'{"version": 1, ', 1)]
     for text in texts:
-        (tmp_path / "wrong").write_bytes(text.ljust(len(header)) + b"\n" + rest)
+        (tmp_path / "wrong").write_bytes(text + b"\n")
+        os.truncate(tmp_path / "wrong", 80 * MIB)
         with pytest.raises(pm.InvalidSnapshot):
             Snapshot(tmp_path / "wrong")
-    (tmp_path / "right").write_bytes(json.dumps({**good, "parts": [[0, 4 * MIB]]}).encode() + b"\n" + bytes(70 * MIB))
+    (tmp_path / "right").write_bytes(json.dumps({**good, "parts": [[0, 4 * MIB]]}).encode() + b"\n")
+    os.truncate(tmp_path / "right", 80 * MIB)
     with Snapshot(tmp_path / "right") as file:
         assert file.parts == [(0, 4 * MIB)]
