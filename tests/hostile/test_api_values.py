@@ -204,3 +204,19 @@ def test_a_configuration_space_does_not_grow() -> None:
         with pytest.raises(OSError, match="not within"):
             disk.write_zeroes(0, wrong, unmap=False)
     device.close()
+
+
+# plans
+
+
+def test_a_plan_is_given_nothing_that_it_would_not_look_at() -> None:
+    from pyvmm_loader import BootPlan, ProtocolViolation
+
+    with BootPlan(b"\xf4" * 512, 1 << 20, entry="flat16", load_address=0x8000) as plan:
+        assert plan.start == 0x8000
+    for more in ({"dtb": b"tree"}, {"variables": b"store"}):
+        with pytest.raises(ProtocolViolation, match="omit it"):
+            BootPlan(b"\xf4" * 512, 1 << 20, entry="flat16", **more)  # type: ignore[arg-type]
+    for line in (5, None, b"quiet"):
+        with pytest.raises(TypeError, match="no command line"):
+            BootPlan(b"\xf4" * 512, 1 << 20, line, entry="flat16")  # type: ignore[arg-type]

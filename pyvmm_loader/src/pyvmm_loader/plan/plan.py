@@ -99,6 +99,7 @@ class BootPlan:
                 raise ProtocolViolation(
                     f"{self.kernel}: started by {self.entry}, which takes no ACPI or SMBIOS tables; omit them"
                 )
+            self._refuse_unused(cmdline)
             if interrupts is not None and (self.arch != "riscv64" or dtb is not None):
                 raise ProtocolViolation(
                     f"{self.kernel}: interrupts are chosen for the riscv64 virt machine's tree only; omit them"
@@ -109,6 +110,20 @@ class BootPlan:
         except BaseException:
             self.close()
             raise
+
+    def _refuse_unused(self, cmdline: object) -> None:
+        """Raise for what this way to start would not look at."""
+        if not isinstance(cmdline, str) and not hasattr(cmdline, "as_cstring"):
+            raise TypeError(f"{type(cmdline).__name__} is no command line: give a str or a Cmdline")
+        for what, given, used in (
+            ("a device tree", self.dtb is not None, self.arch != "x86_64"),
+            ("a load address", self.load_address is not None, self.entry.startswith("flat")),
+            ("a variable store", self.variables is not None, self.entry == "reset"),
+        ):
+            if given and not used:
+                raise ProtocolViolation(
+                    f"{self.kernel}: started by {self.entry}, which is given no {what[2:]}; omit it"
+                )
 
     def _open(self, kernel: ImageLike, entry: str, arch: str | None) -> KernelImage:
         """Open the kernel and learn what it is; raise where it is for another guest than one of `arch`."""
