@@ -21,6 +21,7 @@ import statistics
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -180,14 +181,16 @@ def in_child(name: str, seconds: float, *, shared: bool) -> dict[str, float]:
         try:
             result = measure(ATTACKS.get(name), seconds, shared=shared)
             os.write(write_end, json.dumps(result).encode())
+        except BaseException:  # noqa: BLE001 - shown here, for the process ends without
+            traceback.print_exc()
         finally:
             os._exit(0)
     os.close(write_end)
     with open(read_end, "rb") as file:
         said = file.read()
-    os.waitpid(child, 0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if not said:
-        raise SystemExit(f"the attack {name} ended its process")
+        raise SystemExit(f"the attack {name} ended its process, status {status}")
     result = json.loads(said)
     return dict(result)
 
