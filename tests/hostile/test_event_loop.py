@@ -7,6 +7,9 @@ a loop of their own. What is asserted leaves room for a busy machine; `benchmark
 
 from __future__ import annotations
 
+import errno
+import inspect
+import os
 import socket
 import statistics
 import struct
@@ -16,7 +19,7 @@ import time
 import pytest
 from tests.hostile.disks import Bench, disk_classes
 from tests.hostile.test_work import MEMORY, offer_large
-from tests.hostile.virtio_devices import device_classes, dispose, make_device
+from tests.hostile.virtio_devices import MADE_OF, device_classes, dispose, make_device
 
 from pyvmm_device import EventLoop
 from pyvmm_device.io_thread import IoThread
@@ -116,3 +119,63 @@ def test_the_console_echoes_beside_any_device(machine: Machine, kind: type[Any])
 def test_the_console_echoes_beside_any_disk(machine: Machine, bench: Bench, kind: type[Any], answers: bool) -> None:
     for header in HEADERS.values():
         beside_and_within(machine, lambda loop: Block(bench.make(kind, answers=answers), loop=loop), header)
+
+
+class Broken:
+    """The other end of a device that was taken away: its descriptor is always ready, and whatever is tried fails."""
+
+    def __init__(self, whole: Any) -> None:  # noqa: ANN401 - a back end of any kind
+        self._whole = whole
+        self._read, self._write = os.pipe()
+        os.write(self._write, b"ready")
+        self.read_fd = self._read
+        self.tries = 0
+
+    def fileno(self, *_: int) -> int:
+        return self._read
+
+    def refuse(self, *_: object) -> int:
+        self.tries += 1
+        raise OSError(errno.EBADFD, "the device is gone")
+
+    read = receive = refuse
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._whole, name)
+
+    def close(self) -> None:
+        os.close(self._read)
+        os.close(self._write)
+
+
+LISTENING = [
+    kind for kind in device_classes() if next(iter(inspect.signature(kind).parameters)) in ("backend", "ports")
+]
+
+
+@pytest.mark.parametrize("kind", LISTENING, ids=lambda kind: kind.__name__)
+def test_what_is_ready_and_fails_does_not_keep_the_loop_awake(kind: type[Any]) -> None:
+    name = next(iter(inspect.signature(kind).parameters))
+    ends = MADE_OF[name]()
+    end = Broken(ends[0])
+    with EventLoop() as loop, GuestMemoryMmap.from_ranges([(0, MEMORY)]) as memory:
+        device = kind(end, loop=loop)
+        driver = drive(device, memory=memory)
+        driver.submit_buffers(0, [(MEMORY // 2, 4096, 2)])
+        until = time.monotonic() + 0.4
+        rounds = 0
+        while time.monotonic() < until:
+            loop.run_once(0.05)
+            rounds += 1
+        assert 0 < end.tries < 10
+        assert rounds < 50
+        tried = end.tries
+        until = time.monotonic() + 5
+        while end.tries == tried and time.monotonic() < until:
+            loop.run_once(0.05)
+        assert end.tries > tried, "it does not look again"
+        device.driver_reset()
+        device.close()
+        driver.close()
+    for each in ends:
+        getattr(each, "close", int)()

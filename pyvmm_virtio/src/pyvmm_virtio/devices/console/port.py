@@ -180,6 +180,7 @@ class Port:
             return self.backend.read(room)
         except OSError as error:
             note_failure(device, "port input", error)
+            self._watch.rest()
             return b""
 
     def pump_in(self) -> None:

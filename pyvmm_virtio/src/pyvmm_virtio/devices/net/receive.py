@@ -111,6 +111,7 @@ class Receiver:
                 count = device.backend.receive(self._pair, self._target)
             except OSError as error:
                 note_failure(device, "receive", error)
+                self._watch.rest()
                 return False
             if not count:
                 return False
