@@ -2,12 +2,14 @@
 
 import os
 import random
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import pytest
 
-from pyvmm_device import EventLoop, IoThread, Registration, Timer
+from pyvmm_device import EventFdInterrupt, EventLoop, IoThread, Registration, Timer
 
 Add = Callable[[EventLoop, int, Callable[[], object]], Registration]
 
@@ -189,3 +191,30 @@ def test_threads_add_and_cancel_while_the_loop_runs() -> None:
         assert not failed
         assert not io.loop.errors
         assert "0 readers, 0 writers, 0 timers" in repr(io.loop)
+
+
+def test_an_interrupt_is_never_sent_to_a_successor_of_its_descriptor() -> None:
+    """Triggered in one thread while it is closed in another, whose next descriptor has its number."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(300):
+            interrupt = EventFdInterrupt()
+            number = interrupt.fileno()
+
+            def trigger(interrupt: EventFdInterrupt = interrupt) -> None:
+                with suppress(ValueError):
+                    while True:
+                        interrupt.trigger()
+
+            thread = threading.Thread(target=trigger)
+            thread.start()
+            interrupt.close()
+            successor = eventfd()
+            thread.join()
+            assert successor == number
+            with pytest.raises(BlockingIOError):
+                os.eventfd_read(successor)
+            os.close(successor)
+    finally:
+        sys.setswitchinterval(interval)

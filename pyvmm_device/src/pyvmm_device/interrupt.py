@@ -29,24 +29,27 @@ if TYPE_CHECKING:
 class EventFdInterrupt:
     """An edge interrupt as an eventfd, which a hypervisor turns into an interrupt (KVM: ``VmFd.register_irqfd``)."""
 
-    __slots__ = ("_fd",)
+    __slots__ = ("_fd", "_lock")
 
     def __init__(self) -> None:
         self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._lock = Lock()  # or what is closed while it is about to be written to is somebody else's descriptor
 
     def fileno(self) -> int:
         """Return the eventfd, which stays ours."""
         return self._fd
 
     def trigger(self) -> None:
-        """Send one edge."""
-        os.eventfd_write(self._fd, 1)
+        """Send one edge; ValueError where it was closed."""
+        with self._lock:
+            os.eventfd_write(self._fd, 1)
 
     def close(self) -> None:
         """Close the eventfd; idempotent."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+        with self._lock:
+            fd, self._fd = self._fd, -1
+            if fd >= 0:
+                os.close(fd)
 
     def __enter__(self) -> Self:
         return self
