@@ -134,7 +134,8 @@ def slope(samples: list[tuple[float, float]]) -> float:
 
 def quantile(values: list[float], part: float) -> float:
     """Return a quantile, or minus one where there is no value."""
-    return round(sorted(values)[min(len(values) - 1, int(part * len(values)))], 3) if values else -1.0
+    ordered = sorted(values)  # a copy: more come meanwhile
+    return round(ordered[min(len(ordered) - 1, int(part * len(ordered)))], 3) if ordered else -1.0
 
 
 def measure(make: Callable[[EventLoop], Attack] | None, seconds: float, *, shared: bool) -> dict[str, float]:

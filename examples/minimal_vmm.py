@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 import sys
 
-from pyvmm_device import I8042, BusRange, Cmos, EventFdInterrupt, EventLoop, IoManager, Serial
+from pyvmm_device import I8042, BusRange, Cmos, EventFdInterrupt, EventLoop, IoManager, OutputBuffer, Serial
 from pyvmm_kvm import Intr, IoIn, IoOut, Kvm, MmioRead, MmioWrite, RunControl, Shutdown
 from pyvmm_loader import BootPlan, LoaderError, reads_acpi, split_ram
 from pyvmm_memory import GuestMemoryMmap
@@ -48,6 +48,8 @@ ENTRIES = ("auto", "linux64", "linux32", "linux16", "pvh", "multiboot")
 MAX_CPUS = 254
 """An 8-bit APIC id names no more, beside the IOAPIC and the broadcast."""
 HALT_CHECK_SECONDS = 0.2
+SHOWN_LATER = 1 << 20
+"""So many bytes may wait for a terminal that stands still before the guest's output is dropped."""
 DEFAULT_CMDLINE = "console=ttyS0 panic=-1 reboot=k"
 
 
@@ -87,6 +89,7 @@ class Machine:
         for slot, region in enumerate(self.memory):
             self.vm.set_user_memory_region(slot, region.start, region.buffer)
         self.loop = self.own(EventLoop())
+        self.output = self.own(OutputBuffer(1, self.loop, SHOWN_LATER))
         self.io = IoManager()
         self.add_interrupt_controllers()
         self.add_devices()
@@ -139,7 +142,7 @@ class Machine:
 
     def make_console(self) -> Console:
         """Where the first serial port's output goes."""
-        return Console()
+        return Console(self.output)
 
     def interrupt(self, gsi: int) -> EdgeInterrupt:
         """Return an edge interrupt that KVM delivers without a detour through here."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from pyvmm_device import EventLoop, Pl011, Serial
+    from pyvmm_device import EventLoop, OutputBuffer, Pl011, Serial
     from virtio_devices import TerminalPort
 
 CTRL_A = 0x01
@@ -23,14 +23,16 @@ HELP = b"\r\n[Ctrl-A x: leave   Ctrl-A h: this help   Ctrl-A b: break   Ctrl-A C
 class Console:
     """The guest's side of the serial line: bytes out, and an eye on what the kernel says when it panics."""
 
-    def __init__(self) -> None:
+    def __init__(self, output: OutputBuffer | None = None) -> None:
+        self.output = output
         self.panic = ""
         self.spins = False
         self.line = bytearray()
 
     def write(self, data: bytes) -> None:
-        """Print what the guest transmits."""
-        os.write(1, data)
+        """Print what the guest transmits: its processor does not wait for a terminal that stands still."""
+        if self.output is not None:
+            self.output.write(data)
         self.line += data
         if data == b"\n" or len(self.line) > 512:
             self.read_line(bytes(self.line))
@@ -77,7 +79,7 @@ class Terminal:
         if self.saved is not None:
             import termios
 
-            termios.tcsetattr(0, termios.TCSADRAIN, self.saved)
+            termios.tcsetattr(0, termios.TCSANOW, self.saved)
 
     def on_input(self) -> None:
         """Take what was typed; more is read when the guest has taken this."""

@@ -5,7 +5,9 @@ import gc
 import os
 import random
 import re
+import socket
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from source import modules, tree
@@ -222,3 +224,30 @@ def test_closing_an_output_ends_in_time() -> None:
         assert stuck.write(b"x") == 0
     os.close(read)
     os.close(write)
+
+
+def end_of(kind: str, folder: Path) -> tuple[int, ...]:
+    """Something to write to, and the descriptor that nobody reads at its other end."""
+    if kind == "terminal":
+        return os.openpty()[::-1]
+    if kind == "file":
+        return (os.open(folder / "output", os.O_RDWR | os.O_CREAT),)
+    return tuple(end.detach() for end in socket.socketpair())
+
+
+@pytest.mark.parametrize("kind", ["terminal", "file", "socket"])
+def test_output_never_waits_whatever_it_goes_to(kind: str, tmp_path: Path) -> None:
+    ends = end_of(kind, tmp_path)
+    with EventLoop() as loop:
+        output = OutputBuffer(ends[0], loop)
+        for _ in range(1000):
+            output.write(bytes(997))
+            assert len(output) <= LIMIT
+        for _ in range(100):
+            loop.run_once(0)
+        if kind == "file":
+            assert os.fstat(ends[0]).st_size > LIMIT // 2
+        assert os.get_blocking(ends[0]), "its other users do not expect that"
+        output.close(0.05)
+    for end in ends:
+        os.close(end)

@@ -55,7 +55,7 @@ class Watcher(Console):
     """A console that says when the moment has come."""
 
     def __init__(self, machine: MovingMachine) -> None:
-        super().__init__()
+        super().__init__(machine.output)
         self.machine = machine
 
     def read_line(self, line: bytes) -> None:

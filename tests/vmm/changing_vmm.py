@@ -32,7 +32,7 @@ class Listener(Screen):
     """Prints what the guest says, and does in the loop's thread what a line asks for."""
 
     def __init__(self, machine: ChangingMachine) -> None:
-        super().__init__()
+        super().__init__(machine.output)
         self.machine = machine
 
     def read_line(self, line: bytes) -> None:

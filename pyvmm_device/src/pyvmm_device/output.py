@@ -2,15 +2,15 @@
 
 A full disk, a pipe without a reader, a file that somebody closed: the bytes are lost, the loss is counted, and the
 guest goes on. `Outlet` is a device's own end of that. What is slow or stands still is another matter: a vCPU would wait
-for it within its write. `OutputBuffer` takes bytes at once and puts them out as there is room, from an event loop:
+for it within its write. `OutputBuffer` takes bytes at once and puts out what there is room for; the rest follows from
+an event loop when there is room again:
 
 >>> import os
 >>> from pyvmm_device import EventLoop
 >>> read, write = os.pipe()
 >>> with EventLoop() as loop, OutputBuffer(write, loop, limit=8) as output:
 ...     for text in (b"the first, ", b"the second, "):
-...         output.write(text)
-...     loop.run_once(0)
+...         taken = output.write(text)
 >>> os.read(read, 100)
 b'the first, the second, '
 >>> os.close(read), os.close(write)
@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import os
 import select
+import stat
 import time
 
 from pyvmm_device.locks import Lock
@@ -97,6 +98,9 @@ class OutputBuffer:
     Where something was dropped, the output says so in its place: ``[123 bytes were dropped]``. What the descriptor
     refuses for good, as a full disk or a pipe without a reader does, is counted as well.
 
+    A pipe or a terminal is opened once more for that, without waiting, for the descriptor's other users may want to
+    wait. What cannot be opened again (a socket), and what waits nevertheless (a file), is written to from the loop.
+
     Args:
         fd: a pipe, a terminal, a socket or a file; it stays its owner's.
         loop: waits for room, and writes.
@@ -105,6 +109,8 @@ class OutputBuffer:
 
     def __init__(self, fd: int, loop: EventLoop, limit: int = LIMIT) -> None:
         self._fd = fd
+        self._own = _without_waiting(fd)
+        self._out = fd if self._own < 0 else self._own
         self._loop = loop
         self._limit = limit
         self._lock = Lock()
@@ -126,7 +132,15 @@ class OutputBuffer:
 
     def write(self, data: bytes) -> int:
         """Take bytes and return how many; from any thread, and never waiting."""
+        size, refused = len(data), None
         with self._lock:
+            if self._own >= 0 and not (self._waiting or self._dropped or self.closed):
+                try:
+                    data = data[os.write(self._own, data) :]
+                except BlockingIOError:
+                    pass
+                except OSError as error:
+                    data, refused = b"", error
             # a note of what was dropped needs a place, too, and comes before what follows it
             note = b"[%d bytes were dropped]" % self._dropped if self._dropped else b""
             room = self._limit - len(self._waiting) - len(note)
@@ -138,18 +152,21 @@ class OutputBuffer:
             self._dropped += len(data) - len(taken)
             ask = bool(taken) and not self._asked
             self._asked = self._asked or ask
+        if refused is not None:
+            self._count_refused(size, refused)
+            return 0
         if not taken and data:
             message = "%r takes no more: it dropped %d bytes (others are only counted)"
             self._losses.count("dropped", message, self, len(data), amount=len(data))
         if ask:
             self._loop.call_soon(self._begin)
-        return len(taken)
+        return size - len(data) + len(taken)
 
     def _begin(self) -> None:
         if self.closed:
             return
         try:
-            self._writer = self._loop.add_writer(self._fd, self._on_room)
+            self._writer = self._loop.add_writer(self._out, self._on_room)
         except PermissionError:
             self._put(self._limit)  # a regular file has always room
         except OSError as error:
@@ -163,7 +180,7 @@ class OutputBuffer:
         with self._lock:
             data = bytes(self._waiting[:most])
         try:
-            written = os.write(self._fd, data) if data else 0
+            written = os.write(self._out, data) if data else 0
         except BlockingIOError:
             return
         except OSError as error:
@@ -189,9 +206,12 @@ class OutputBuffer:
             self._waiting.clear()
             self._dropped = 0
             self._asked = False
+        self._count_refused(size, error)
+        self._end()
+
+    def _count_refused(self, size: int, error: OSError) -> None:
         message = "the output to descriptor %d refused %d bytes (others are only counted): %r"
         self._losses.count("refused", message, self._fd, size, error, amount=size)
-        self._end()
 
     def _end(self) -> None:
         writer, self._writer = self._writer, None
@@ -203,17 +223,21 @@ class OutputBuffer:
 
         Call it in the loop's own thread, or when the loop does not run any more; the descriptor stays open.
         """
-        if self.closed:
-            return
-        self.closed = True
+        with self._lock:  # or who writes just now would write to what has its number next
+            if self.closed:
+                return
+            self.closed = True
         self._end()
         end = time.monotonic() + timeout
         poll = select.poll()
-        poll.register(self._fd, select.POLLOUT)
+        poll.register(self._out, select.POLLOUT)
         while self._waiting and (left := end - time.monotonic()) > 0 and poll.poll(left * 1000):
             self._put(select.PIPE_BUF)
         if self._waiting:
             self._refuse(TimeoutError("it was closed before it took them"))
+        own, self._own, self._out = self._own, -1, self._fd
+        if own >= 0:
+            os.close(own)
 
     def __enter__(self) -> Self:
         return self
@@ -227,3 +251,13 @@ class OutputBuffer:
         return (
             f"<OutputBuffer to fd {self._fd}, {len(self._waiting)} of {self._limit} bytes wait, {self.lost} were lost>"
         )
+
+
+def _without_waiting(fd: int) -> int:
+    """Open a pipe or a terminal once more, so that writing to it does not wait; -1 for what else it is."""
+    try:
+        if stat.S_ISFIFO(os.fstat(fd).st_mode) or os.isatty(fd):
+            return os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        pass  # a terminal of another user, or no /proc: it is written to when there is room
+    return -1
