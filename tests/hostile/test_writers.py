@@ -316,6 +316,42 @@ def test_bootconfigs(initrd: bytes, text: str) -> None:
     assert text.strip("; \n")
 
 
+TAKEN = [
+    "a=1", "a = 1;b = 2 ;", "a.b.c", "a { b = 1; c }", "a { b { c = 1 } } d", "a = \"x;y\", 'z}' # a comment",
+    "a = 1, 2,\n 3", "a = 1, # the first\n 2", "a = 1\na += 2, 3\na := 4", "a = 1\na.b = 2", "# a comment\na = 1",
+    "a = # a comment\n 1", "a-b_c.0 = caf\u00e9", "a =", "a = {",
+]  # fmt: skip
+REFUSED = [
+    "a", "= 1\n", "a. = 1", "a..b = 1", "a b = 1", "a, b\n", "a+b = 1\n", "a:b = 1\n", "a = 1\na = 2", 'a = "1',
+    "a = '1' 2", "a { b = 1", "a { b = 1 } }", "a }", "{ b = 1 }", "a = \x01", "a = 1\na += 2\na = 3", ";;;",
+    "# only a comment", "a = 1\nb",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", TAKEN)
+def test_bootconfigs_that_the_kernel_takes(text: str) -> None:
+    append_bootconfig(b"", text + "\n")
+
+
+@pytest.mark.parametrize("text", REFUSED)
+def test_bootconfigs_that_the_kernel_refuses(text: str) -> None:
+    with pytest.raises(LoaderError, match="the kernel refuses"):
+        append_bootconfig(b"", text)
+
+
+def test_limits_of_a_bootconfig() -> None:
+    """XBC_NODE_MAX, XBC_KEYLEN_MAX and XBC_DEPTH_MAX, each at its last and one beyond."""
+    for most, text in (
+        (4096, lambda size: "".join(f'{number:x}=""\n' for number in range(size))),
+        (255, lambda size: "k" * size + "\n"),
+        (16, lambda size: ".".join("k" * size) + "\n"),
+        (15, lambda size: "k{" * size + "}" * size),
+    ):
+        append_bootconfig(b"", text(most))
+        with pytest.raises(LoaderError, match="kernel"):
+            append_bootconfig(b"", text(most + 1))
+
+
 def test_the_largest_bootconfig() -> None:
     for size in range(32760, 32772):
         try:

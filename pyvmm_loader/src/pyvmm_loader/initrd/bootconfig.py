@@ -11,6 +11,7 @@ from __future__ import annotations
 from struct import pack, unpack_from
 
 from pyvmm_loader.errors import ImageTruncated, InvalidHeader
+from pyvmm_loader.initrd.bootconfig_syntax import check_bootconfig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def append_bootconfig(initrd: Buffer, text: str) -> bytes:
     r"""Return the initrd with a bootconfig behind it; an initrd of no bytes is fine.
 
     The kernel takes the last bytes of the initrd for the footer, so whatever else is appended goes in before. Raises
-    InvalidHeader for text that is too long, or that has a NUL in it.
+    InvalidHeader for text that is too long, or that the kernel's parser refuses: it then takes none of it.
 
     >>> append_bootconfig(b"", "a=1\n")[:8]
     b'a=1\n\x00\x00\x00\x00'
@@ -36,8 +37,8 @@ def append_bootconfig(initrd: Buffer, text: str) -> bytes:
         data = text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise InvalidHeader(f"a bootconfig that is no text: {error.reason}", field="text") from error
-    if b"\0" in data or _is_empty(text):
-        raise InvalidHeader("a bootconfig with a NUL in it, or without a key: the kernel refuses it", field="text")
+    if b"\0" in data:
+        raise InvalidHeader("a bootconfig with a NUL in it: the kernel reads no further", field="text")
     with memoryview(initrd) as view, view.cast("B") as archive:
         # the whole must end on a boundary of 4; the padding is counted as part of the text
         padded = data + b"\0"
@@ -48,6 +49,7 @@ def append_bootconfig(initrd: Buffer, text: str) -> bytes:
                 field="size",
                 value=len(padded),
             )
+        check_bootconfig(data)
         return bytes(archive) + padded + pack("<II", len(padded), sum(padded) & 0xFFFFFFFF) + MAGIC
 
 
@@ -77,8 +79,3 @@ def split_bootconfig(initrd: Buffer) -> tuple[bytes, str | None]:
         return data[: end - size], text.rstrip(b"\0").decode("utf-8")
     except UnicodeDecodeError as error:
         raise InvalidHeader(f"the bootconfig is no UTF-8: {error.reason}", field="text") from error
-
-
-def _is_empty(text: str) -> bool:
-    """Say whether there is nothing but space and comments, which xbc_verify_tree calls "Empty config"."""
-    return not any(line.split("#", 1)[0].replace(";", "").strip() for line in text.split("\n"))
