@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+import struct
+from time import monotonic
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.hostile.disks import Bench, disk_classes
 from tests.hostile.subjects import COMBINATIONS, dispose, make
 
+from pyvmm_device import EventLoop
 from pyvmm_memory import GuestMemoryAtomic, GuestMemoryMmap, Permissions, snapshot
 from pyvmm_memory.bitmap import AtomicBitmap
 from pyvmm_memory.iommu import Iommu, IommuMemory
 from pyvmm_memory.iotlb import Iotlb
 from pyvmm_virtio.backends.datagram import DatagramNet
 from pyvmm_virtio.backends.port import CallablePort
+from pyvmm_virtio.constants import block as blk
 from pyvmm_virtio.constants import net as c
-from pyvmm_virtio.devices import Console, Net
+from pyvmm_virtio.devices import Block, Console, Net
 from pyvmm_virtio.driver import drive
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 MEMORY = 16 << 20
 MOVED = 0x800000
@@ -161,3 +170,44 @@ def test_what_is_written_to_plugged_memory_is_marked(name: str, transport: str, 
     assert any(start <= plugged < start + length for start, length in dirty), dirty
     driver.close()
     dispose(device)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path)
+    yield bench
+    bench.close()
+
+
+@pytest.mark.parametrize("kind", disk_classes(), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("gone", [False, True])
+def test_buffers_of_a_request_that_a_disk_is_at(bench: Bench, kind: type[Any], gone: bool) -> None:
+    """A request of several pieces: the last one's page and the status' are elsewhere by then, or taken back."""
+    header, data, last, status = 0x600000, 0xA00000, 0xDFF000, 0xE00000
+    with EventLoop() as loop:
+        moved, device = Moved(), Block(bench.make(kind), loop=loop)
+        driver = moved.drive(device, indirect=False)
+        moved.physical.write_slice(b"\xff" * 0x2000, MOVED)
+        moved.physical.write_slice(struct.pack("<IIQ", blk.VIRTIO_BLK_T_IN, 0, 0), header)
+        request = driver.submit_buffers(0, [(header, 16, 0), (data, 4 << 20, WRITE), (status, 1, WRITE)])
+        assert not request.done
+        for number, page in enumerate((last, status)):
+            moved.move(page, MOVED + 0x1000 * number)
+            if gone:
+                moved.iotlb.invalidate_mapping(page, 0x1000)
+        until = monotonic() + 10
+        while not (request.done or device.needs_reset) and monotonic() < until:
+            loop.run_once(0.1)
+            driver.poll(0)
+        assert moved.is_left_alone(last)
+        assert moved.is_left_alone(status)
+        if gone:
+            assert device.needs_reset
+            assert device.errors == {"InvalidBuffer": 1}
+        else:
+            assert request.done
+            assert moved.physical.read_bytes(MOVED, 0x1000) == bytes(0x1000)
+            assert moved.physical.read_bytes(MOVED + 0x1000, 1) == b"\0"
+        assert device.bugs == 0
+        driver.close()
+        device.close()

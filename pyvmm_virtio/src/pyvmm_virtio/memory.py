@@ -12,7 +12,8 @@ if TYPE_CHECKING:
         """Guest memory by guest address. Errors are `pyvmm_memory.GuestMemoryError`.
 
         Memory that can track which pages were written also has ``dirty_tracking`` (whether it does now) and
-        ``mark_dirty(addr, length)``, which is called after each write by this package.
+        ``mark_dirty(addr, length)``, which is called after each write by this package. Memory of which something can
+        be taken back has a ``generation``, a number that is another one afterwards.
         """
 
         def get_slice(self, addr: int, length: int, permissions: Permissions = ...) -> memoryview:
@@ -31,6 +32,25 @@ if TYPE_CHECKING:
             ...
 
     MemorySource: TypeAlias = GuestMemory | AtomicMemory
+
+
+class Seen:
+    """Which memory something was looked up in, and at which of its generations.
+
+    Args:
+        memory: that memory.
+    """
+
+    __slots__ = ("_generation", "_memory")
+
+    def __init__(self, memory: GuestMemory) -> None:
+        self._memory, self._generation = memory, getattr(memory, "generation", 0)
+
+    def has_changed(self, memory: GuestMemory) -> bool:
+        """Say whether this is another memory, or generation, which it is looked up in from now on."""
+        before = self._memory, self._generation
+        self._memory, self._generation = memory, getattr(memory, "generation", 0)
+        return before[0] is not memory or before[1] != self._generation
 
 
 def dirty_marker(memory: GuestMemory) -> DirtyMarker | None:

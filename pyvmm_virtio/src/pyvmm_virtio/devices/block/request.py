@@ -9,6 +9,7 @@ from pyvmm_virtio.constants import block as c
 from pyvmm_virtio.constants.ring import VRING_DESC_F_WRITE
 from pyvmm_virtio.devices.block.config import MAX_SECTORS, MAX_SEGMENTS, SECTOR, SECTOR_SHIFT
 from pyvmm_virtio.errors import InvalidChain
+from pyvmm_virtio.memory import Seen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,13 +48,14 @@ class Request:
         VirtqueueError: there is no header, or no place for a status: it cannot be answered.
     """
 
-    __slots__ = ("_filled", "_room", "_status", "head", "queue", "reader", "sector", "steps", "type", "writer")
+    __slots__ = ("_filled", "_room", "_seen", "_status", "head", "queue", "reader", "sector", "steps", "type", "writer")
 
     sector: int
 
     def __init__(self, memory: GuestMemory, chain: DescriptorChain) -> None:
         self.head = chain.head_index
         self.queue = chain.queue_index
+        self._seen = Seen(memory)
         self.reader: Reader = chain.reader(memory)
         self.writer: Writer = chain.writer(memory)
         room = self.writer.available_bytes()
@@ -64,6 +66,17 @@ class Request:
         self._filled = 0
         self.type, _, self.sector = self.reader.read_obj(HEADER)
         self.steps: list[Step] = []
+
+    def look_up(self, memory: GuestMemory, chain: DescriptorChain) -> None:
+        """Have what is left in guest memory as it is now; raises InvalidBuffer where it is not there any more."""
+        if not self._seen.has_changed(memory):
+            return
+        read, written = self.reader.bytes_read(), self.writer.bytes_written()
+        self.release()
+        self.reader, self.writer = chain.reader(memory), chain.writer(memory)
+        self._status = self.writer.split_at(self._room)
+        self.reader.advance(read)
+        self.writer.advance(written)
 
     def take_step(self) -> Step | None:
         """Return the next thing to do, of a size that does not take long, or None where all is done."""

@@ -22,9 +22,11 @@ from time import monotonic
 
 from pyvmm_device.locks import Lock
 from pyvmm_device.state import Kind, array, record, uint
+from pyvmm_memory import GuestMemoryError
 from pyvmm_virtio.backends.block import DISCARD, FLUSH, PIECE, READ, WRITE, ZERO_UNMAP
 from pyvmm_virtio.constants import block as c
 from pyvmm_virtio.constants.ring import VRING_DESC_F_INDIRECT
+from pyvmm_virtio.errors import VirtqueueError
 from pyvmm_virtio.in_flight import InFlight
 from pyvmm_virtio.queue.base import MAX_QUEUE_SIZE
 from pyvmm_virtio.queue.chain import DescriptorChain
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from pyvmm_virtio.backends.block import AsyncBlockBackend, BlockBackend
     from pyvmm_virtio.devices.block.request import Request, Step
     from pyvmm_virtio.dispatch import Dispatcher
+    from pyvmm_virtio.memory import GuestMemory
     from pyvmm_virtio.queue.protocol import Queue
 
     class Disk(Protocol):
@@ -44,6 +47,11 @@ if TYPE_CHECKING:
 
         dispatch: Dispatcher
         in_flight: InFlight | None
+
+        @property
+        def memory(self) -> GuestMemory:
+            """What its driver lets it use."""
+            ...
 
         @property
         def needs_reset(self) -> bool:
@@ -56,6 +64,10 @@ if TYPE_CHECKING:
 
         def begin_again(self, chain: DescriptorChain) -> Request | None:
             """Return the request of a chain, with what there is to do, or None where it was answered at once."""
+            ...
+
+        def fail(self, error: Exception) -> None:
+            """Take an error of its driver."""
             ...
 
         def log_failure(self, what: str, error: OSError) -> None:
@@ -168,7 +180,8 @@ class UnderWay:
             taken = stalled.pop(head)
             if taken.token is None:  # else the back end has not let go of it, and says so when it does
                 self._begin_again(taken)
-                self._go_on(taken)
+                if self._look_up(taken):
+                    self._go_on(taken)
         if self._may_go_on():
             return True
         self._device.dispatch.owe(index)
@@ -184,6 +197,21 @@ class UnderWay:
             taken.where = RUNS
             if taken.request is None:
                 del self._table[taken.chain.queue_index][taken.chain.head_index]
+
+    def _look_up(self, taken: Taken) -> bool:
+        """Have a request's buffers in guest memory as it is now; false where there are none any more.
+
+        While others had their turn, or a back end its time, the driver may have taken back what it let the device use.
+        """
+        request = taken.request
+        if request is not None:
+            try:
+                request.look_up(self._device.memory, taken.chain)
+            except (VirtqueueError, GuestMemoryError) as error:
+                self._forget(taken, request)
+                self._device.fail(error)
+                return False
+        return True
 
     def _go_on(self, taken: Taken) -> None:
         """Do steps until one takes its time, or the slice is used up, or all are done."""
@@ -268,7 +296,7 @@ class UnderWay:
             counted, taken.counted = taken.counted, False
         request = taken.request
         if where == RUNS:
-            if request is not None and self._end_step(taken, request, step, failure(error)):
+            if request is not None and self._look_up(taken) and self._end_step(taken, request, step, failure(error)):
                 self._go_on(taken)
             return
         # it was given up, and this may be a thread of the back end

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pyvmm_device.state import FLAG, choice, load_fields, uint
 from pyvmm_virtio.devices.failure import note_failure
 from pyvmm_virtio.devices.watch import Watch
+from pyvmm_virtio.memory import Seen
 from pyvmm_virtio.turn import SLICE_BYTES
 
 TYPE_CHECKING = False
@@ -32,19 +33,17 @@ class Held:
         memory: that memory.
     """
 
-    __slots__ = ("_generation", "_memory", "chain", "reader")
+    __slots__ = ("_seen", "chain", "reader")
 
     def __init__(self, chain: DescriptorChain, reader: Reader, memory: GuestMemory) -> None:
         self.chain = chain
         self.reader = reader
-        self._memory, self._generation = memory, getattr(memory, "generation", 0)
+        self._seen = Seen(memory)
 
     def look_up(self, memory: GuestMemory) -> None:
         """Have what is left in guest memory as it is now; raises InvalidBuffer where it is not there any more."""
-        generation = getattr(memory, "generation", 0)
-        if memory is not self._memory or generation != self._generation:
+        if self._seen.has_changed(memory):
             passed = self.reader.bytes_read()
-            self._memory, self._generation = memory, generation
             self.reader = self.chain.reader(memory)
             self.reader.advance(passed)
 

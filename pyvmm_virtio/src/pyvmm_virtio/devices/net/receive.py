@@ -6,12 +6,12 @@ from pyvmm_virtio.backends.net import HEADER_SIZE, MAX_FRAME
 from pyvmm_virtio.constants import net as c
 from pyvmm_virtio.devices.failure import note_failure
 from pyvmm_virtio.devices.watch import Watch
+from pyvmm_virtio.memory import Seen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm_virtio.devices.net.device import Net
     from pyvmm_virtio.devices.throttle import Throttle
-    from pyvmm_virtio.memory import GuestMemory
     from pyvmm_virtio.queue.buffers import Writer
     from pyvmm_virtio.queue.chain import DescriptorChain
 
@@ -50,8 +50,7 @@ class Receiver:
         self._room = 0
         self._left = 0  # how many more frames are taken in this turn
         # that the buffers are of
-        self._memory: GuestMemory | None = None
-        self._generation = 0
+        self._seen: Seen | None = None
         self._starved = False
         self._watch = Watch(device.loop, self._look_again)
 
@@ -93,11 +92,8 @@ class Receiver:
     def _look_up(self) -> None:
         """Have the buffers in guest memory as it is now; raises InvalidBuffer where they are not there any more."""
         memory = self._device.memory
-        generation = getattr(memory, "generation", 0)
-        if memory is self._memory and generation == self._generation:
-            return
-        self._memory, self._generation = memory, generation
-        self._chains = [(chain, chain.writer(memory), size) for chain, _, size in self._chains]
+        if self._seen is not None and self._seen.has_changed(memory):
+            self._chains = [(chain, chain.writer(memory), size) for chain, _, size in self._chains]
 
     def _take(self) -> bool:
         """Take the next frame that the driver wants out of the network, if the driver has a buffer."""
@@ -150,7 +146,7 @@ class Receiver:
             return False
         memory = device.memory
         if not self._chains:
-            self._memory, self._generation = memory, getattr(memory, "generation", 0)
+            self._seen = Seen(memory)
         writer = chain.writer(memory)
         room = writer.available_bytes()
         self._chains.append((chain, writer, room))
