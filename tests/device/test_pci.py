@@ -293,6 +293,19 @@ def test_two_devices_share_a_line() -> None:
     assert not line.active
 
 
+def test_a_message_that_waits_goes_out_as_it_was_written_with_its_mask() -> None:
+    sent: list[MsiIrqConfig] = []
+    function = sample()
+    msi = function.add_msi(MessageGroup(1, sent.append))
+    Machine().root.add(function, 1)
+    function.config_write(msi.offset + 16, memoryview(b"\1\0\0\0"))
+    function.config_write(msi.offset + 4, memoryview((0xFEE00000).to_bytes(4, "little")))
+    function.config_write(msi.offset + 2, memoryview(b"\1\0"))
+    function.interrupt()
+    function.config_write(msi.offset + 12, memoryview(b"\x55" + bytes(7)))  # its data and its mask at once
+    assert [message.data for message in sent] == [0x55]
+
+
 def test_msi_with_several_vectors_and_masks() -> None:
     sent: list[MsiIrqConfig] = []
     machine = Machine()

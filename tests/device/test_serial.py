@@ -1,5 +1,7 @@
 """The 16550A against its data sheet, in the sequences drivers use."""
 
+from collections.abc import Callable
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -144,6 +146,28 @@ def test_input_waits_for_room_and_none_is_lost() -> None:
             emptied.clear()
             del pending[: driver.uart.enqueue(bytes(pending))]
     assert received == bytes(range(256)) * 4
+
+
+def test_whoever_waits_for_room_hears_of_it_however_it_came() -> None:
+    driver = Driver()
+    heard: list[int] = []
+    driver.uart.on_room = lambda: heard.append(driver.uart.room())
+    makes_room: list[Callable[[], object]] = [
+        lambda: driver.put(regs.IIR_FCR, regs.FCR_ENABLE | regs.FCR_CLEAR_RECEIVER),
+        lambda: driver.put(regs.IIR_FCR, 0),  # back to the 16450
+        driver.uart.reset,
+    ]
+    for make_room in makes_room:
+        driver.put(regs.IIR_FCR, regs.FCR_ENABLE)
+        assert driver.uart.enqueue(bytes(100)) == regs.FIFO_SIZE
+        heard.clear()
+        make_room()
+        assert heard == [regs.FIFO_SIZE]
+    driver.put(regs.MCR, regs.MCR_LOOP)
+    assert driver.uart.enqueue(b"x") == 0
+    heard.clear()
+    driver.put(regs.MCR, 0)
+    assert heard == [regs.FIFO_SIZE]
 
 
 def test_loopback_returns_what_is_sent() -> None:

@@ -15,7 +15,7 @@ from tests.device.access import get, put
 from tests.hostile.devices import DEVICES, Case, Output, modules
 
 from pyvmm_device import I8042, AcpiGpe, AcpiPm, Cmos, ManualClock, Pic, Pit, Pl011, Pl031, Plic, Ps2Keyboard, Serial
-from pyvmm_device.acpi.pm import PM1_ENABLE, PM1_STATUS, PWRBTN, SLPBTN, Sci
+from pyvmm_device.acpi.pm import PM1_ENABLE, PM1_STATUS, PWRBTN, SLPBTN, TMR, Sci
 from pyvmm_device.clock import SECOND, Timer
 from pyvmm_device.interrupt_output import InterruptOutput
 from pyvmm_device.riscv.plic import claim_at, enables_at, priority_at
@@ -264,6 +264,29 @@ def a_rise_that_nobody_was_told_when_the_output_is_programmed(edge: Edge) -> Non
     assert edge.take()
 
 
+@driver(Pit)
+def a_rise_that_nobody_was_told_when_the_next_is_programmed(edge: Edge) -> None:
+    """One shot after the other, as Linux's clock events are: the one that is over is not lost with its count."""
+    for mode in (0, 4):
+        clock = Late()
+        pit = Pit(edge, clock)
+        put(pit, 3, 0x30 | mode << 1)
+        for _ in range(5):
+            for value in (0, 0x10):
+                put(pit, 0, value)
+            edge.take()
+            clock.advance(4200 * SECOND // 1_193_182)
+            put(pit, 3, 0x30 | mode << 1)
+            assert edge.take()
+            for value in (0, 0x10):
+                put(pit, 0, value)
+            edge.take()
+            clock.advance(4200 * SECOND // 1_193_182)
+            put(pit, 0, 0)  # without a control word
+            assert edge.take()
+            put(pit, 0, 0x10)
+
+
 class Late(ManualClock):
     """A clock that calls ten seconds late."""
 
@@ -284,6 +307,20 @@ def reads_register_c_for_each_edge(edge: Edge) -> None:
             put(cmos, 0, 0x0C)
             taken += bool(get(cmos, 1) & 0x40)
     assert taken in (19, 20)
+
+
+@driver(Cmos)
+def clears_a_flag_that_nobody_was_told(edge: Edge) -> None:
+    for index, value in ((0x0C, None), (0x0B, 0x02)):  # by reading it, or by turning its interrupt off
+        clock = Late()
+        cmos = Cmos(edge, clock, time=0)
+        for at, first in ((0x0A, 0x26), (0x0B, 0x42)):
+            put(cmos, 0, at)
+            put(cmos, 1, first)
+        clock.advance(SECOND // 100)
+        put(cmos, 0, index)
+        get(cmos, 1) if value is None else put(cmos, 1, value)
+        assert edge.take()
 
 
 @driver(Pl031)
@@ -340,6 +377,20 @@ def clears_one_status_and_gets_another(edge: Edge) -> None:
         pm.press_sleep()
         assert edge.take()
         put(pm, PM1_STATUS, SLPBTN, 2)
+
+
+@driver(AcpiPm)
+def clears_an_overflow_that_nobody_was_told(edge: Edge) -> None:
+    for looks in (False, True):
+        line, clock = LevelEdge(), Late()
+        pm = AcpiPm(Sci(line), clock, wide=False)
+        put(pm, PM1_ENABLE, TMR, 2)
+        clock.advance(3 * SECOND)  # the 24 bits' highest has changed
+        if looks:
+            assert get(pm, PM1_STATUS, 2) & TMR
+        put(pm, PM1_STATUS, TMR, 2)
+        assert line.take()
+        assert not line.level
 
 
 @driver(AcpiGpe)

@@ -116,20 +116,26 @@ class AcpiPm(RegisterDevice):
             self._update()
 
     def write(self, offset: int, data: memoryview) -> None:
-        """Write registers; an overflow before this moment is noted first, so that it can be cleared."""
+        """Write registers; an overflow before this moment is told first: it is there to be cleared."""
         with self.lock:
-            self._follow_timer()
+            self._catch_up()
             super().write(offset, data)
 
     def _ticks(self) -> int:
         return (self._clock.now() - self._epoch) * FREQUENCY // SECOND
 
-    def _follow_timer(self) -> None:
-        """Set TMR_STS "any time the most significant bit of a 24/32-bit counter changes"."""
+    def _follow_timer(self) -> bool:
+        """Set TMR_STS "any time the most significant bit of a 24/32-bit counter changes", and return whether it did."""
         halves = self._ticks() >> self._bits - 1
-        if halves != self._halves:
-            self._halves = halves
-            self.status |= TMR
+        if halves == self._halves:
+            return False
+        self._halves = halves
+        self.status |= TMR
+        return True
+
+    def _catch_up(self) -> None:
+        if self._follow_timer():
+            self._update()
 
     def _update(self) -> None:
         self._follow_timer()
@@ -148,7 +154,7 @@ class AcpiPm(RegisterDevice):
 
     @status.on_read
     def _read_status(self) -> int:
-        self._follow_timer()
+        self._catch_up()
         return self.status
 
     @status.on_write

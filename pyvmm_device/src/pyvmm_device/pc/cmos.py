@@ -232,8 +232,7 @@ class Cmos(PortDevice):
 
     def _on_time(self) -> None:
         with self.lock:
-            self._settle()
-            self._update_line()
+            self._catch_up()
 
     # the guest's side
 
@@ -250,8 +249,13 @@ class Cmos(PortDevice):
             return self._take_flags()
         return self._memory[index]
 
-    def _take_flags(self) -> int:
+    def _catch_up(self) -> None:
+        """Bring flags and line up to now: a flag that the guest is about to clear made an edge when it rose."""
         self._settle()
+        self._update_line()
+
+    def _take_flags(self) -> int:
+        self._catch_up()
         flags, self._flags = self._flags, 0
         self._update_line()
         return flags | (REQUEST if flags & self._memory[STATUS_B] else 0)
@@ -266,7 +270,7 @@ class Cmos(PortDevice):
         if index > STATUS_D and index != CENTURY:
             self._memory[index] = value
             return
-        self._settle()
+        self._catch_up()
         if index == STATUS_A:
             self._change(index, value & ~UPDATE_IN_PROGRESS)
         elif index == STATUS_B:

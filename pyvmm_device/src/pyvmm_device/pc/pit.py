@@ -156,6 +156,9 @@ class Pit(PortDevice):
     def _write(self, offset: int, value: int) -> None:
         tick = self._ticks()
         speaker = self.speaker
+        if offset in (0, CONTROL) and self._counters[0].take_rises(tick):
+            # it rose before it is programmed anew, and nobody was told yet
+            self._pulse()
         if offset < CONTROL:
             self._counters[offset].write(value, tick)
         elif offset == CONTROL:

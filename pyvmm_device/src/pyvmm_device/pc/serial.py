@@ -66,7 +66,7 @@ class Serial(Stateful):
     Args:
         interrupt: the chip's interrupt output: an edge interrupt is triggered when it rises, a level follows it.
         output: gets each byte the guest transmits, in the thread of the vCPU that writes it.
-        on_room: called when the guest has emptied the receiver, with no lock held; whoever holds input back because
+        on_room: called when the guest has emptied the receiver or opened it again, with no lock held; whoever holds input back because
             `enqueue` took only a part goes on then.
 
     Attributes:
@@ -116,8 +116,10 @@ class Serial(Stateful):
     def reset(self) -> None:
         """Be as after power-on; what was received is lost, the modem lines stay as they are."""
         with self.lock:
+            room = self._room()
             self._power_on()
             self._update()
+            self._tell_room(room)
 
     # the guest's side
 
@@ -136,12 +138,14 @@ class Serial(Stateful):
                 self._end_and_begin_transmission()
             return
         with self.lock:
-            before = self._lcr, self._mcr
+            before, room = (self._lcr, self._mcr), self._room()
             self._write(offset, data[0])
             self._plain = not (self._lcr & LCR_DLAB or self._mcr & MCR_LOOP)
             self._update()
             if before != (self._lcr, self._mcr):
                 self._tell(*before)
+            # a cleared FIFO and the end of loopback make room as well
+            self._tell_room(room)
 
     def _end_and_begin_transmission(self) -> None:
         """Let the transmitter be full for a moment: "THRE ... is reset by ... writing into the THR"."""
@@ -315,9 +319,7 @@ class Serial(Stateful):
     def enqueue(self, data: bytes) -> int:
         """Receive bytes and return how many there was room for; see ``on_room``. None are taken in loopback."""
         with self.lock:
-            if self._mcr & MCR_LOOP:
-                return 0
-            taken = data[: FIFO_SIZE - len(self._received)]
+            taken = data[: self._room()]
             self._received.extend(taken)
             self._update()
         return len(taken)
@@ -325,7 +327,14 @@ class Serial(Stateful):
     def room(self) -> int:
         """Return how many bytes `enqueue` would take now."""
         with self.lock:
-            return 0 if self._mcr & MCR_LOOP else FIFO_SIZE - len(self._received)
+            return self._room()
+
+    def _room(self) -> int:
+        return 0 if self._mcr & MCR_LOOP else FIFO_SIZE - len(self._received)
+
+    def _tell_room(self, before: int) -> None:
+        if self.on_room is not None and self._room() > before:
+            self.lock.after(self.on_room)
 
     def send_break(self) -> None:
         """Receive a break: a NUL with the break indicator, which Linux takes as the start of a SysRq."""

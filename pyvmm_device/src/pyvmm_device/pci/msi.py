@@ -81,8 +81,12 @@ class MsiCapability:
             for vector in range(self._count):
                 # "The function is permitted to modify the low order bits" of the data, as many as number the vectors
                 message = data & ~(vectors - 1) | vector & (vectors - 1)
-                lock.after(group.mask if masks >> vector & 1 else group.unmask, vector)
+                # what was held back goes out as the message is now, also where one access changes both
+                if masks >> vector & 1:
+                    lock.after(group.mask, vector)
                 lock.after(group.update, vector, MsiIrqConfig(high, low, message, requester_id(self.function)))
+                if not masks >> vector & 1:
+                    lock.after(group.unmask, vector)
             if enabled:
                 lock.after(group.enable)
             self.function.update_intx()
