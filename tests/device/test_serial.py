@@ -1,12 +1,15 @@
 """The 16550A against its data sheet, in the sequences drivers use."""
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pyvmm_device import Serial
 from pyvmm_device.pc import serial as regs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Line:

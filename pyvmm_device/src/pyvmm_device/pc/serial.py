@@ -66,8 +66,8 @@ class Serial(Stateful):
     Args:
         interrupt: the chip's interrupt output: an edge interrupt is triggered when it rises, a level follows it.
         output: gets each byte the guest transmits, in the thread of the vCPU that writes it.
-        on_room: called when the guest has emptied the receiver or opened it again, with no lock held; whoever holds input back because
-            `enqueue` took only a part goes on then.
+        on_room: called when the guest has emptied the receiver or opened it again, with no lock held; whoever holds
+            input back because `enqueue` took only a part goes on then.
 
     Attributes:
         on_break: called with True when the guest begins to send a break and with False when it ends.
