@@ -48,9 +48,16 @@ def test_only_the_helper_logs() -> None:
                 wrong.append(f"{name}:{node.lineno}: {called.attr}")  # type: ignore[attr-defined]  # a call has a line
             if isinstance(called, ast.Name) and called.id == "print":
                 wrong.append(f"{name}:{called.lineno}: print")
+            if isinstance(node, (ast.Import, ast.ImportFrom)) and (taken := imported(node) & {"logging", "warnings"}):
+                wrong.append(f"{name}:{node.lineno}: import {' '.join(taken)}")
             if isinstance(node, ast.Attribute) and node.attr in PRINTS and ast.unparse(node.value) == "sys":
                 wrong.append(f"{name}:{node.lineno}: sys.{node.attr}")
     assert not wrong, "count it by pyvmm_device.tally.Tally:\n" + "\n".join(wrong)
+
+
+def imported(node: ast.Import | ast.ImportFrom) -> set[str]:
+    """The modules of an import: under another name, or by their functions, they would log as well."""
+    return {alias.name for alias in node.names} if isinstance(node, ast.Import) else {node.module or ""}
 
 
 def test_counters_can_be_read() -> None:

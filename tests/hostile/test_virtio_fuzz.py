@@ -191,7 +191,39 @@ class DividesWhenRight(Echo):
             self.complete(index, chain, 0)
 
 
-DIVIDING = (Divides, DividesFirst, DividesLate, DividesByOneLess, DividesWhenRight, Negates)
+class NegatesLate(Echo):
+    """Negates a field of 64 bits behind 48 others, which few of its requests have."""
+
+    def process_queue(self, index: int) -> None:
+        for chain in self.chains(index):
+            data = chain.reader(self.memory).read()
+            if len(data) >= 56:
+                struct.pack("<q", -int.from_bytes(data[48:56], "little", signed=True))
+            self.complete(index, chain, 0)
+
+
+class DividesConfig(Echo):
+    """Divides by what a driver writes into its configuration space."""
+
+    def write_config(self, offset: int, data: memoryview) -> None:
+        if offset == 8 and len(data) == 4:
+            assert 1 // int.from_bytes(data, "little") < 2
+
+
+class Compares(Echo):
+    """Fails for one end of a field beside the other end of the next."""
+
+    def process_queue(self, index: int) -> None:
+        for chain in self.chains(index):
+            data = chain.reader(self.memory).read()
+            assert data[:8] != b"\0\0\0\0\xff\xff\xff\xff"
+            self.complete(index, chain, 0)
+
+
+DIVIDING = (
+    *(Divides, DividesFirst, DividesLate, DividesByOneLess, DividesWhenRight, DividesConfig),
+    *(Negates, NegatesLate, Compares),
+)
 SEEDS = (0, 1)
 
 

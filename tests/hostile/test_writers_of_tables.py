@@ -24,6 +24,8 @@ from pyvmm_loader.acpi import (
     InterruptOverride,
     NumaNode,
     PmBlock,
+    Reset,
+    SleepRegisters,
     definition_block,
     hpet,
     mcfg,
@@ -161,6 +163,33 @@ def test_what_no_table_can_say() -> None:
         lambda: AcpiTables(tables=[hpet()] * 300).place(0xE0000, 1 << 20),
         lambda: AcpiTables(s5=8),
         lambda: AcpiTables().place(0xE0010),
+        lambda: definition_block("DSDT", a.Scope("\\_SB.NONE", a.Name("A", 1))),
+        lambda: definition_block("DSDT", a.Scope("\\_SB.LATE", a.Name("A", 1)), a.Device("\\_SB.LATE")),
+        lambda: definition_block("DSDT", a.If(1, a.Name("A", 1)), a.Name("A", 2)),
+        lambda: definition_block("DSDT", a.Method("M", 0, a.Break())),
+        lambda: definition_block("DSDT", a.Method("M", 0, a.While(1, a.Break()), a.If(1, a.Continue()))),
+        lambda: a.Name("_CRS", 5),
+        lambda: a.Name("\\_S5", 5),
+        lambda: a.Name("_HID", "PNP"),
+        lambda: a.Name("_HID", "*PNP0501"),
+        lambda: a.Name("_ADR", "text"),
+        lambda: a.Name("A", None),  # type: ignore[arg-type]
+        lambda: a.Name("A", 1.5),  # type: ignore[arg-type]
+        lambda: a.Store(1, a.Integer(5)),
+        lambda: a.Add(1, 2, a.Buffer(b"")),
+        lambda: a.Io(0x3F8, 8, 16),
+        lambda: a.Io(0, 0, 0),
+        lambda: a.Memory32Fixed(0x1000, 0),
+        lambda: a.Interrupt(5, 5),
+        lambda: a.Irq(),
+        lambda: a.IrqNoFlags(4, 4),
+        lambda: mcfg((1 << 64) - (1 << 20)),
+        lambda: PmBlock(pm1_event=0),
+        lambda: PmBlock(pm1_control=0x602),
+        lambda: PmBlock(gpe0=0x606),
+        lambda: Reset(GenericAddress(0xCF9, bits=16), 6),
+        lambda: Reset(GenericAddress(0xCF9), 256),
+        lambda: SleepRegisters(GenericAddress(0x600, bits=32), GenericAddress(0x604)),
         lambda: PciHost(io=(0, 0x20000)),
         lambda: PciHost(irqs=[0x1000]),
     ]
@@ -197,6 +226,35 @@ def test_acpi_tables(
     for one in found:
         if one.signature in ("DSDT", "APIC", "FACP"):
             with_iasl(one.data, one.signature)
+
+
+RESOURCES = st.lists(
+    st.one_of(
+        st.tuples(st.just("Io"), st.sampled_from([0, 1, 0x3F8, 0xFFFF]), st.sampled_from([0, 1, 8, 255, 256]),
+                  st.sampled_from([0, 1, 8, 16, 255])),
+        st.tuples(st.sampled_from(["Irq", "IrqNoFlags"]), st.sampled_from([4, 15, 16]), st.sampled_from([4, 5])),
+        st.tuples(st.just("Interrupt"), st.sampled_from([4, 33, 1 << 31, 1 << 32]), st.sampled_from([4, 5])),
+        st.tuples(st.sampled_from(["Memory32Fixed", "DWordMemory", "QWordMemory", "WordIO", "DWordIO"]),
+                  st.sampled_from([0, 1, 0x1000, 0xFFFF, (1 << 32) - 4096, (1 << 64) - 1]),
+                  st.sampled_from([0, 1, 3, 0x100, 4096, 0xFFFF, 1 << 32])),
+    ),
+    max_size=3,
+)  # fmt: skip
+
+
+@settings(hostile, max_examples=min(EXAMPLES, 25))
+@given(RESOURCES)
+def test_resources(wanted: list[Any]) -> None:
+    found = []
+    for kind, *numbers in wanted:
+        try:
+            found.append(getattr(a, kind)(*numbers))
+        except LoaderError:
+            continue
+    template = a.Name("_CRS", a.ResourceTemplate(*found))
+    with_iasl(
+        definition_block("DSDT", a.Scope("\\_SB", a.Device("DEV0", a.Name("_HID", "ACPI0007"), template))), "DSDT"
+    )
 
 
 # SMBIOS
@@ -298,6 +356,7 @@ def test_numbers_that_do_not_fit() -> None:
         lambda: bootparam.zero_page(header, good, rsdp=1 << 64),
         lambda: pvh.start_info(1 << 64, good),
         lambda: pvh.start_info(0, good, [(0, 1 << 64, 0)]),
+        lambda: pvh.start_info(0, good, [((1 << 64) - 1, 5, 0)]),
         lambda: multiboot.info(1 << 32, b"\0", good, [], 0, 0),
         lambda: multiboot.info(0, b"\0", good, [], 1 << 32, 0),
         lambda: multiboot2.info(b"\0", good, [], 0, 1 << 32),

@@ -82,9 +82,10 @@ def _argument(word: str) -> tuple[str, str | None]:
     whole = word.startswith('"')
     if whole:
         word = word[1:]
-    key, equals, value = word.partition("=")
-    if not equals:
-        return key.removesuffix('"') if whole else key, None
+    at = word.find("=", 1)  # one that begins the word is a part of its name
+    if at < 0:
+        return word.removesuffix('"') if whole else word, None
+    key, value = word[:at], word[at + 1 :]
     opened = value.startswith('"')
     if opened:
         value = value[1:]

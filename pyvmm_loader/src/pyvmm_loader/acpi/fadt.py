@@ -5,11 +5,14 @@ Source: ACPI 6.5, 5.2.9 and 5.2.10.
 
 from __future__ import annotations
 
-from pyvmm_loader.acpi.table import HEADER_SIZE, NO_ADDRESS, AcpiError, GenericAddress, table
+from itertools import pairwise
+
+from pyvmm_loader.acpi.table import HEADER_SIZE, MEMORY, NO_ADDRESS, PORT, AcpiError, GenericAddress, table
 from pyvmm_loader.fields import pack
 
 SIZE = 276  # FADT of ACPI 6: 268 bytes up to the sleep registers, then the hypervisor's name
 FACS_SIZE = 64
+BYTE, PCI_CONFIG = 8, 2
 MAJOR, MINOR = 6, 5
 WBINVD, PROC_C1, PWR_BUTTON, SLP_BUTTON = 1 << 0, 1 << 2, 1 << 4, 1 << 5
 RTC_S4, TMR_VAL_EXT, RESET_REG_SUP = 1 << 7, 1 << 8, 1 << 10
@@ -47,6 +50,13 @@ class PmBlock:
         ):  # fmt: skip
             if not 0 <= port <= 0x10000 - length:
                 raise AcpiError(f"{name} at port {port:#x}: {length} ports end at 0xffff", address=port)
+        if not pm1_event or not pm1_control:
+            # Linux, acpi_tb_convert_fadt: "Required FADT field ... has zero address and/or length"
+            raise AcpiError("events and control of a PC's power management have ports; without, omit the block")
+        blocks = sorted([(pm1_event, 4), (pm1_control, 2), (timer, 4 * bool(timer)), (gpe0, self.gpe0_length)])
+        for (port, length), (behind, more) in pairwise(blocks):
+            if length and more and port + length > behind:
+                raise AcpiError(f"the registers at port {port:#x} overlap those at {behind:#x}", address=behind)
         # ACPI 6.5, 5.2.9: GPE0_BLK_LEN is "a non-negative multiple of 2"
         if self.gpe0_length % 2 or not 0 <= self.gpe0_length <= 0xFF:
             raise AcpiError(f"{gpe0_length} ports of general purpose events: half of them are status, half enable")
@@ -57,12 +67,22 @@ class PmBlock:
         )
 
 
+def _check_byte(register: GenericAddress, what: str) -> None:
+    # ACPI 6.5, 5.2.9: "Only System I/O space, System Memory space and PCI Configuration space (bus #0) are valid ...
+    # Also, Register_Bit_Width must be 8 and Register_Bit_Offset must be 0."
+    if register.bits != BYTE or register.space not in (MEMORY, PORT, PCI_CONFIG) or not register.address:
+        raise AcpiError(f"{what} is {register!r}; it has 8 bits, at an address in memory or I/O", register=register)
+
+
 class Reset:
     """The register that resets the machine and the value that does."""
 
     __slots__ = ("register", "value")
 
     def __init__(self, register: GenericAddress, value: int) -> None:
+        _check_byte(register, "the reset register")
+        if not 0 <= value <= 0xFF:
+            raise AcpiError(f"reset by writing {value:#x}: it is a byte", value=value)
         self.register = register
         self.value = value
 
@@ -73,6 +93,8 @@ class SleepRegisters:
     __slots__ = ("control", "status")
 
     def __init__(self, control: GenericAddress, status: GenericAddress) -> None:
+        _check_byte(control, "sleep control")
+        _check_byte(status, "sleep status")
         self.control = control
         self.status = status
 

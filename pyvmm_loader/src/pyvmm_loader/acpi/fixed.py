@@ -20,8 +20,11 @@ TERMINAL_VT_UTF8 = 2
 def mcfg(base: int, segment: int = 0, first_bus: int = 0, last_bus: int = 255) -> bytes:
     """Return where the memory-mapped configuration space (ECAM) of a PCI segment is; 1 MiB for each bus."""
     body = bytes(8) + pack("<QHBBI", base, segment, first_bus, last_bus, 0)
-    if first_bus > last_bus or base % (1 << 20):
-        raise AcpiError(f"ECAM at {base:#x} of buses {first_bus} to {last_bus}: 1 MiB for each, from a multiple of it")
+    if first_bus > last_bus or base % (1 << 20) or base + (last_bus + 1 << 20) > 1 << 64:
+        # PCI Firmware Specification 3.3, 4.1.2: the base is that of bus 0, whichever is the first
+        raise AcpiError(
+            f"ECAM at {base:#x} of buses {first_bus} to {last_bus}: 1 MiB for each in 64 bits, from a multiple of it"
+        )
     return table("MCFG", 1, body)
 
 

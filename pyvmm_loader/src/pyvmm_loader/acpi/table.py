@@ -43,12 +43,13 @@ class AcpiError(ImageError):
 def definition_block(signature: str, *terms: Term) -> bytes:
     """Return a DSDT or SSDT. Its revision 2 makes integers 64 bits wide.
 
-    Raises AmlError where a name is declared twice, for which Linux drops the whole table.
+    Raises AmlError where a name is declared twice, for which Linux drops the whole table, or where a Scope of a DSDT is
+    of a place that nothing has declared.
     """
     from pyvmm_loader.acpi.aml.namespace import check_names
     from pyvmm_loader.acpi.aml.term import body_of
 
-    check_names(terms)
+    check_names(terms, alone=signature == "DSDT")
     return table(signature, 2, body_of(terms))
 
 

@@ -76,6 +76,8 @@ def start_info(
             f"{len(modules)} modules, {len(entries)} ranges: more than {PVH_MODLIST_MAX} and {PVH_MEMMAP_MAX}"
         )
     check_entries(entries)
+    if any(start + size > 1 << 64 for start, size, _ in modules):
+        raise ProtocolViolation("a module that leaves the 64 bits of addresses", modules=list(modules))
     info = pack(
         START_INFO.format, XEN_HVM_START_MAGIC_VALUE, 1, 0, len(modules), PVH_MODLIST_START if modules else 0,
         cmdline, rsdp, PVH_MEMMAP_START, len(entries), 0,

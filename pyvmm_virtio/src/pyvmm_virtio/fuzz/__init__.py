@@ -1,7 +1,7 @@
 """A fuzzer that knows the structure of rings and requests: mostly right, with one rare thing wrong in each.
 
-Every third request has a field at the end of its range besides (0, 1, all ones, the sign bit), for that is where a
-division, a shift or a subtraction goes wrong, and chance alone does not find 0 in 32 bits.
+Every second request has a field, two of them, or all at an end of their range besides (0, 1, all ones, the sign bit),
+for that is where a division, a shift or a subtraction goes wrong, and chance alone does not find 0 in 32 bits.
 
 ``python -m pyvmm_virtio.fuzz DEVICE`` runs it on a device of this package or of yours. After every batch of chains it
 looks that no exception came out of the device and that nothing was written outside the buffers offered; after every

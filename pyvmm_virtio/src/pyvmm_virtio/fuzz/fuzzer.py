@@ -25,9 +25,11 @@ if TYPE_CHECKING:
 
 QUEUE_SIZE = 64
 BATCHES_BETWEEN_RESETS = 12
-BOUNDARY_RATE = 3
-"""One chain in so many has a field at the end of its range, whether or not something is wrong with it besides."""
+BOUNDARY_RATE = 2
+"""One chain in so many has fields at an end of their range, whether or not something is wrong with it besides."""
 REGISTER_VALUES = (0, 1, 0x40, 0xFF)
+CONFIG_ROOM = 64
+"""Bytes of a configuration space that are tried field by field: as many as most have."""
 
 
 class Finding(AssertionError):
@@ -94,6 +96,7 @@ class Fuzzer:
         )
         self.recipe: Recipe = recipe_for(device)
         self.allowed: list[tuple[int, int]] = []
+        self.config: int | None = None
         self._turn = 0
         self._bugs = device.bugs
         self.racer = Racer(lambda: self.writers, seed) if racing else None
@@ -147,6 +150,10 @@ class Fuzzer:
             PackedWriter(self.view, ring) if packed else SplitWriter(self.view, ring) for ring in driver.queues
         ]
         self.allowed = [area for writer in self.writers for area in writer.protected()]
+        try:
+            self.config = driver.port.config_address()
+        except LookupError:
+            self.config = None
         self._turn = 0
 
     # attacking
@@ -221,21 +228,26 @@ class Fuzzer:
         return place
 
     def _registers(self) -> None:
-        """Now and then, access registers as no driver should."""
-        if self.chance.randrange(8):
+        """Access a field of the configuration space, and now and then other registers, as no driver should."""
+        port, chance, config = self.driver.port, self.chance, self.config
+        for _ in range(2 if config is not None else 0):
+            size, room = chance.choice((1, 2, 4, 4, 8)), chance.choice((16, CONFIG_ROOM))
+            self._register((config or 0) + chance.randrange(room // size) * size, size, 3)
+        if chance.randrange(8):
             return
-        port, chance = self.driver.port, self.chance
         base = port.base if hasattr(port, "base") else port.bars[4]
         for _ in range(4):
-            offset, size = chance.randrange(0x180), chance.choice((1, 2, 4, 8))
-            if chance.randrange(3):
-                port.load(base + offset, size)
-            else:
-                most = (1 << 8 * size) - 1
-                value = chance.choice(
-                    (*REGISTER_VALUES, chance.getrandbits(8 * size), most, most >> 1, most ^ most >> 1)
-                )
-                port.store(base + offset, value & most, size)
+            self._register(base + chance.randrange(0x180), chance.choice((1, 2, 4, 8)), 1)
+
+    def _register(self, addr: int, size: int, writes: int) -> None:
+        """Read a register, or so often of four times write something into it, mostly from an end of its range."""
+        port, chance = self.driver.port, self.chance
+        if chance.randrange(4) >= writes:
+            port.load(addr, size)
+            return
+        most = (1 << 8 * size) - 1
+        value = chance.choice((*REGISTER_VALUES, chance.getrandbits(8 * size), most, most >> 1, most ^ most >> 1))
+        port.store(addr, value & most, size)
 
     def _look(self, before: bytearray) -> None:
         """See that nothing changed but what may."""

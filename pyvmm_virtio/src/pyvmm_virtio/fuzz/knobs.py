@@ -42,14 +42,17 @@ def bad_address(chance: Random, plan: Plan, writer: Writer) -> None:
     buffer = chance.choice(plan.buffers)
     size = writer.size_of_memory
     buffer[0] = chance.choice(
-        (size, size - 1, size - buffer[1] // 2, 1 << 40, (1 << 64) - 1, (1 << 64) - buffer[1], 0, writer.desc)
+        (
+            *(size, size - 1, size - buffer[1] // 2, 1 << 40, 0, writer.desc),
+            *(1 << 31, 1 << 32, 1 << 63, (1 << 63) - 1, (1 << 64) - 1, (1 << 64) - buffer[1]),
+        )
     )
 
 
 def bad_length(chance: Random, plan: Plan, writer: Writer) -> None:  # noqa: ARG001 - all knobs take the same
     """Make a buffer's length 0, one off, or huge."""
     buffer = chance.choice(plan.buffers)
-    buffer[1] = chance.choice((0, 0, 1, buffer[1] - 1, buffer[1] + 1, 0x7FFFFFFF, 0xFFFFFFFF))
+    buffer[1] = chance.choice((0, 0, 1, buffer[1] - 1, buffer[1] + 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF))
 
 
 def wrong_direction(chance: Random, plan: Plan, writer: Writer) -> None:  # noqa: ARG001 - all knobs take the same
@@ -79,12 +82,12 @@ def shattered(chance: Random, plan: Plan, writer: Writer) -> None:  # noqa: ARG0
 def boundaries(width: int) -> tuple[bytes, ...]:
     """Return what a field of so many bytes has at its ends: 0, 1, all ones, the sign bit and all others."""
     sign = 1 << 8 * width - 1
-    values = (0, 0, 1, 2 * sign - 1, sign, sign - 1)
+    values = (0, 1, 2 * sign - 1, sign, sign - 1)
     return (*[value.to_bytes(width, "little") for value in values], (1).to_bytes(width, "big"))
 
 
 def boundary(chance: Random, plan: Plan, writer: Writer) -> None:
-    """Give a whole field of what the device reads, or all of it, a value from the ends of its range.
+    """Give fields of what the device reads a value from the ends of their range: one, two, or all that there are.
 
     Nobody knows where fields are, so one begins anywhere that a compiler would put it, or now and then anywhere even.
     The rest of the request stays as it is: a check of another field does not hide what a device does with this one.
@@ -98,13 +101,28 @@ def boundary(chance: Random, plan: Plan, writer: Writer) -> None:
             # what stands at the end, such as a checksum or a count
             readable = [(addr + max(0, length - TAIL), min(length, TAIL)) for addr, length in readable]
     data = [addr + at for addr, length in readable for at in range(min(length, HEAD))]
-    width = chance.choice(WIDTHS) if chance.randrange(8) else len(data)
+    width = chance.choice(WIDTHS)
+    one, other = chance.choice(boundaries(width)), chance.choice(boundaries(width))
+    if not chance.randrange(4):
+        # every field there may be at once, wherever they are, and whichever value it is that matters; or two in turn
+        value = one if chance.randrange(2) else one + other
+        begin = chance.choice((0, 0, 1, 2)) if width > 1 else 0
+        _put(writer, data[begin:], value * (len(data) // len(value) + 1))
+        return
     step = min(width, 2) if not chance.randrange(4) else width
     # the first fields are the likely ones, and shall be frequent
     room = min(len(data), chance.choice((16, 32, HEAD)))
-    start = chance.randrange(max(1, (room - width) // step + 1)) * step
-    for at, value in zip(data[start : start + width], chance.choice(boundaries(width)), strict=False):
-        writer.poke(at, bytes([value]))
+    fields = max(1, (room - width) // step + 1)
+    _put(writer, data[chance.randrange(fields) * step :][:width], one)
+    if chance.randrange(2):
+        # what is compared with it, or added to it
+        _put(writer, data[chance.randrange(fields) * step :][:width], other)
+
+
+def _put(writer: Writer, places: list[int], value: bytes) -> None:
+    """Write bytes to places that need not lie side by side: a field may cross from one buffer into the next."""
+    for at, byte in zip(places, value, strict=False):
+        writer.poke(at, bytes([byte]))
 
 
 def scrambled_content(chance: Random, plan: Plan, writer: Writer) -> None:
@@ -131,7 +149,7 @@ def bad_table_length(chance: Random, plan: Plan, writer: Writer) -> None:  # noq
     """Give an indirect table an impossible length."""
     plan.indirect = True
     right = 16 * len(plan.buffers)
-    plan.table_length = chance.choice((0, 1, 15, right + 1, right - 1, right + 16, 16 * 65536, 0xFFFFFFF0))
+    plan.table_length = chance.choice((0, 1, 15, right + 1, right - 1, right + 16, 16 * 65536, 0x80000000, 0xFFFFFFF0))
 
 
 def nested_table(chance: Random, plan: Plan, writer: Writer) -> None:  # noqa: ARG001 - all knobs take the same

@@ -65,8 +65,8 @@ class Writer:
 
     def break_event(self, chance: Random) -> None:
         """Say anything about notifications."""
-        self.poke(self.driver_area, chance.randbytes(2))
-        self.poke(self.driver_area + 2 * (self.packed or self.size + 2), chance.randbytes(2))
+        for at in (self.driver_area, self.driver_area + 2 * (self.packed or self.size + 2)):
+            self.put(at, chance.choice((0, 1, 0x7FFF, 0x8000, 0xFFFF, chance.getrandbits(16))))
 
     def protected(self) -> list[tuple[int, int]]:
         """Return what the device may write besides buffers, as (address, length)."""

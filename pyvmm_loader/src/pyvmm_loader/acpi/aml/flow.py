@@ -11,19 +11,21 @@ from pyvmm_loader.acpi.aml.term import ELSE, IF, Term, aml, body_of, package
 class If(Term):
     """`If (condition) {...}`; an `Else` may follow it as the next term."""
 
-    __slots__ = ()
+    __slots__ = ("inside",)
 
     def __init__(self, condition: Term | int, *terms: Term) -> None:
         super().__init__(package(IF, aml(condition) + body_of(terms)))
+        self.inside = terms
 
 
 class Else(Term):
     """`Else {...}`, behind an `If`."""
 
-    __slots__ = ()
+    __slots__ = ("inside",)
 
     def __init__(self, *terms: Term) -> None:
         super().__init__(package(ELSE, body_of(terms)))
+        self.inside = terms
 
 
 class ElseIf(Else):
@@ -38,10 +40,11 @@ class ElseIf(Else):
 class While(Term):
     """`While (condition) {...}`."""
 
-    __slots__ = ()
+    __slots__ = ("inside",)
 
     def __init__(self, condition: Term | int, *terms: Term) -> None:
         super().__init__(package(b"\xa2", aml(condition) + body_of(terms)))
+        self.inside = terms
 
 
 class Return(Term):
@@ -57,6 +60,7 @@ class Break(Term):
     """`Break`, out of a `While`."""
 
     __slots__ = ()
+    loops = True
 
     def __init__(self) -> None:
         super().__init__(b"\xa5")
@@ -66,6 +70,7 @@ class Continue(Term):
     """`Continue` with the next round of a `While`."""
 
     __slots__ = ()
+    loops = True
 
     def __init__(self) -> None:
         super().__init__(b"\x9f")

@@ -5,11 +5,19 @@ Source: ACPI 6.5, 20.2.5.1 and 20.2.5.2.
 
 from __future__ import annotations
 
+from pyvmm_loader.acpi.aml.data import Buffer, Integer, Package, String
 from pyvmm_loader.acpi.aml.path import name_string
 from pyvmm_loader.acpi.aml.term import AmlError, Term, aml, body_of, package, raw_number
 
 EXT = b"\x5b"
 MAX_OBJECT_TYPE = 16
+RESERVED: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("_CRS", "_PRS"), (Buffer, bytes)),
+    **dict.fromkeys(("_PRT", "_S0", "_S1", "_S2", "_S3", "_S4", "_S5"), (Package,)),
+    **dict.fromkeys(("_ADR", "_STA", "_BBN", "_SEG", "_CCA", "_SUN"), (Integer, int)),
+    **dict.fromkeys(("_HID", "_UID"), (Integer, String, int, str)),
+}
+"""What the objects of these names are, by which systems and iasl know them."""
 
 
 class Named(Term):
@@ -35,6 +43,14 @@ class Name(Named):
     __slots__ = ()
 
     def __init__(self, name: str, value: Term | int | str | bytes) -> None:
+        wanted = RESERVED.get(name.rpartition("\\")[2])
+        if wanted is not None and not isinstance(value, wanted):
+            raise AmlError(
+                f"{name} is {wanted[0].__name__}, not {type(value).__name__}; see ACPI 6.5, 5.6.8", name=name
+            )
+        if name == "_HID" and isinstance(value, str) and not (value.isalnum() and len(value) in (7, 8)):
+            # ACPI 6.5, 6.1.5: "AAA####" of PNP, or "NNNN####" of ACPI
+            raise AmlError(f"_HID {value!r:.40}: seven or eight letters and digits; or an EisaId", name=name)
         super().__init__(name, b"\x08" + name_string(name) + aml(value))
 
 

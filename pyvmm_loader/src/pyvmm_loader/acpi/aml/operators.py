@@ -6,6 +6,7 @@ Source: ACPI 6.5, 20.2.5.3 and 20.2.5.4.
 
 from __future__ import annotations
 
+from pyvmm_loader.acpi.aml.data import Buffer, Integer, Package, String
 from pyvmm_loader.acpi.aml.path import name_string
 from pyvmm_loader.acpi.aml.term import AmlError, Term, aml, raw_number
 
@@ -19,6 +20,8 @@ MAX_STALL = 255
 
 
 def _target(target: Term | None) -> bytes:
+    if isinstance(target, (Integer, String, Buffer, Package)):
+        raise AmlError(f"{target!r} is a constant, into which nothing can be stored; give a name or a Local")
     return NOWHERE if target is None else bytes(target)
 
 
@@ -269,7 +272,7 @@ class Store(Term):
     __slots__ = ()
 
     def __init__(self, value: Term | int | str | bytes, target: Term) -> None:
-        super().__init__(b"\x70" + aml(value) + bytes(target))
+        super().__init__(b"\x70" + aml(value) + _target(target))
 
 
 class CondRefOf(Term):

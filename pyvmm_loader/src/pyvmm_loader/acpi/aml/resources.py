@@ -35,6 +35,8 @@ class Memory32Fixed(Term):
 
     def __init__(self, base: int, length: int, *, writable: bool = True) -> None:
         _fits(base, length, 32)
+        if not length:
+            raise AmlError("a memory range of no length; leave it out", length=length)
         super().__init__(pack("<BHBII", 0x86, 9, writable, base, length))
 
 
@@ -45,8 +47,10 @@ class Io(Term):
 
     def __init__(self, base: int, length: int, alignment: int = 1) -> None:
         _fits(base, length, 16)
-        if length > 255:
-            raise AmlError(f"{length} ports: this descriptor says 255 at most; use WordIO", length=length)
+        if not 1 <= length <= 255:
+            raise AmlError(f"{length} ports: this descriptor says 1 to 255; use WordIO for more", length=length)
+        if alignment and base % alignment:
+            raise AmlError(f"ports from {base:#x} on are not aligned to {alignment}, as they are said to be", base=base)
         super().__init__(pack("<BBHH", 0x47, 1, base, base) + raw_number(alignment, 1, "alignment") + bytes([length]))
 
 
@@ -75,8 +79,8 @@ class Interrupt(Term):
 
     def __init__(self, *lines: int, level: bool = False, low: bool = False, shared: bool = False) -> None:
         flags = 1 | (not level) << 1 | low << 2 | shared << 3  # bit 0: the device consumes it
-        if not lines:
-            raise AmlError("an interrupt descriptor without an interrupt; leave it out")
+        if not lines or len(set(lines)) < len(lines):
+            raise AmlError(f"interrupts {list(lines)}: name some, each once", lines=lines)
         body = bytes([flags]) + raw_number(len(lines), 1, "how many interrupts:")
         body += b"".join([raw_number(line, 4, "interrupt") for line in lines])
         super().__init__(pack("<BH", 0x89, len(body)) + body)
@@ -155,6 +159,8 @@ def _fits(base: int, length: int, bits: int) -> None:
 
 
 def _mask(lines: tuple[int, ...]) -> int:
+    if not lines or len(set(lines)) < len(lines):
+        raise AmlError(f"ISA interrupts {list(lines)}: name some, each once", lines=lines)
     mask = 0
     for line in lines:
         if not 0 <= line < 16:

@@ -20,7 +20,9 @@ class Term:
     declares: tuple[str, ...] = ()
     """The names that it puts into the place where it stands."""
     inside: tuple[Term, ...] = ()
-    """The terms that are a place of their own, below its name."""
+    """The terms in it, which are a place of their own if it has a name."""
+    loops: bool = False
+    """Whether it may stand in a `While` only."""
 
     def __init__(self, encoded: bytes) -> None:
         self._bytes = encoded
@@ -51,6 +53,8 @@ def aml(value: Term | int | str | bytes) -> bytes:
         return bytes(Integer(value))
     if isinstance(value, str):
         return bytes(String(value))
+    if not isinstance(value, (bytes, bytearray, memoryview)):
+        raise AmlError(f"{value!r:.80} is nothing that AML has; give a term, an int, a str or bytes", value=value)
     return bytes(Buffer(value))
 
 
