@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _block = Struct("<IIQ").pack
 _segment = Struct("<QII").pack
 _control = Struct("<IHH").pack
+_offload = Struct("<BBHHHHH").pack
 BLOCK_TYPES = (
     b.VIRTIO_BLK_T_IN,
     b.VIRTIO_BLK_T_IN,
@@ -67,9 +68,16 @@ def net(chance: Random, queue: int, queues: int) -> list[Part]:
         return [_read(bytes([chance.randrange(7), chance.randrange(3)])), _read(data), (None, 1)]
     if queue % 2 == 0:
         return [(None, size) for size in chance.choice(((12, 1514), (2048,), (100,), (64, 64)))]
-    header = bytes(12) if chance.randrange(4) else chance.randbytes(12)
+    header = chance.choice((bytes, bytes, chance.randbytes, lambda _: _offloads(chance)))(12)
     frame = chance.randbytes(chance.choice((14, 60, 60, 200, 1514)))
     return [_read(header), _read(frame)] if chance.randrange(2) else [_read(header + frame)]
+
+
+def _offloads(chance: Random) -> bytes:
+    """Make a header that asks for offloads as a driver does: what is wrong in it then stands beside what is right."""
+    flags, kind = chance.randrange(4), chance.choice((0, 1, 3, 4, 5, 0x81))
+    start, offset = chance.choice((14, 34, 54)), chance.choice((6, 16))
+    return _offload(flags, kind, chance.choice((0, 54, 66)), chance.choice((1, 536, 1448)), start, offset, 0)
 
 
 def console(chance: Random, queue: int, queues: int) -> list[Part]:  # noqa: ARG001 - how many does not matter
