@@ -27,6 +27,7 @@ from pyvmm_loader import Cmdline, Initramfs, LoaderError, read_initramfs
 from pyvmm_loader.cmdline import split_arguments
 from pyvmm_loader.compression.compress import FORMS, CompressionUnavailable, compress
 from pyvmm_loader.fdt import Fdt, Node, cells64, read_fdt
+from pyvmm_loader.fdt.machine import add_memory
 from pyvmm_loader.fdt.tree import MAX_DEPTH
 from pyvmm_loader.images.source import Source
 from pyvmm_loader.initrd.bootconfig import append_bootconfig, split_bootconfig
@@ -178,6 +179,12 @@ def test_trees_changed_by_hand() -> None:
         with pytest.raises(LoaderError):
             bytes(make())
     assert cells64(1, 2) == struct.pack(">2Q", 1, 2)
+
+
+@pytest.mark.parametrize("ranges", [[(0, 0)], [(0, 8192), (4096, 4096)], [((1 << 64) - 4096, 8192)], [(-1, 4096)]])
+def test_memory_that_no_machine_has(ranges: list[tuple[int, int]]) -> None:
+    with pytest.raises(LoaderError):
+        add_memory(Fdt().root, ranges)
 
 
 # an initramfs, as the kernel unpacks it

@@ -308,6 +308,21 @@ def test_structures() -> None:
     assert all(map(is_refused, wrong))
 
 
+def test_structures_that_were_added() -> None:
+    def changed(change: Callable[[list[Structure]], object]) -> Callable[[], object]:
+        made = Smbios()
+        change(made.structures)
+        return lambda: made.place(0xF1000)
+
+    more = Structure(11, 0x999, b"\1", ("x",))
+    changed(lambda all_of: all_of.insert(0, more))()
+    assert is_refused(changed(lambda all_of: all_of.append(more)))
+    assert is_refused(changed(lambda all_of: all_of.insert(0, Structure(127, 0x998))))
+    assert is_refused(changed(lambda all_of: all_of.insert(0, Structure(11, 0x100, b"\1", ("x",)))))
+    assert is_refused(changed(lambda all_of: all_of.pop()))
+    assert is_refused(changed(lambda all_of: all_of.clear()))
+
+
 # what an x86 kernel is told of memory
 
 RAM = st.lists(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyvmm_loader.fdt.node import cells64
+from pyvmm_loader.fdt.node import FdtError, cells64
 from pyvmm_loader.fdt.tree import Fdt
 from pyvmm_loader.fields import pack
 
@@ -65,7 +65,17 @@ class Chosen:
 
 
 def add_memory(root: Node, ranges: Sequence[tuple[int, int]]) -> None:
-    """Add a memory node for each (start, size) pair."""
+    """Add a memory node for each (start, size) pair; raises FdtError for what is empty, overlaps or leaves 64 bits."""
+    end = 0
+    for start, size in sorted(ranges):
+        cells64(start, size)
+        if not size or start < end or start + size > 1 << 64:
+            raise FdtError(
+                f"memory of {size:#x} bytes at {start:#x} is empty, overlaps other or leaves 64 bits",
+                field="reg",
+                value=(start, size),
+            )
+        end = start + size
     for start, size in ranges:
         node = root.add(f"memory@{start:x}")
         node["device_type"] = "memory"

@@ -161,9 +161,17 @@ class Smbios:
     def place(self, start: int) -> bytes:
         """Return both anchors and the table as one block for `start`, which must be 16-byte aligned and below 4 GiB.
 
-        Raises InvalidHeader where it does not fit the 64 KiB that the 2.x anchor can say.
+        Raises InvalidHeader where it does not fit the 64 KiB that the 2.x anchor can say, or where structures that were
+        added have a handle twice or come behind the end.
         """
         table = self.table()
+        # DSP0134, 6.1.2: a handle is unique; 7.45: the end-of-table structure is the last, and readers stop there
+        kinds = [structure.type for structure in self.structures]
+        handles = {structure.handle for structure in self.structures}
+        if END not in kinds or END in kinds[:-1] or len(handles) < len(kinds):
+            raise InvalidHeader(
+                "structures with one handle, or none or more than the last that ends the table", field="handle"
+            )
         largest = max([len(bytes(structure)) for structure in self.structures])
         if start % 16 or start < 0 or start + TABLE_OFFSET + len(table) > 1 << 32 or len(table) > 0xFFFF:
             raise InvalidHeader(f"SMBIOS tables of {len(table)} bytes at {start:#x}: align to 16, use less than 64 KiB")
