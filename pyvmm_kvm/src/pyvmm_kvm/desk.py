@@ -22,10 +22,10 @@ import gc
 
 from pyvmm_kvm._kvm import ffi, lib
 from pyvmm_kvm.exits.hot import IoIn, IoOut, MmioRead, MmioWrite
+from pyvmm_kvm.hold import Hold
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyvmm_kvm._kvm import CData
     from pyvmm_kvm.exits.hot import VcpuExit
 
 # what native/functions.c packs into the result of pyvmm_run
@@ -50,7 +50,7 @@ class Desk:
         self._base = memoryview(ffi.buffer(data))
         # Python has no name for what views of one buffer share; where it is out of reach, a view stands for it
         self._lent: object = (gc.get_referents(self._base) or [self._base])[0]
-        self._pins: dict[int, CData] = {}
+        self._pins: dict[int, Hold] = {}
         self.cdata = ffi.new("struct pyvmm_desk *", {"data": data, "lent": ffi.cast("void *", id(self._lent))})
         lib.pyvmm_count(self.cdata)
 
@@ -64,7 +64,7 @@ class Desk:
         exit_ = kind(code >> _ADDRESS, view)
         # noted before C knows of it, and the one that it replaces forgotten after: what C knows of lives
         exits[key] = exit_
-        self._pins[key] = ffi.from_buffer("char[]", view)
+        self._pins[key] = Hold(ffi.from_buffer("char[]", view))
         other = lib.pyvmm_learn(self.cdata, code, ffi.cast("void *", id(exit_)), ffi.cast("void *", id(view)))
         if other:
             exits.pop(other | desk, None)

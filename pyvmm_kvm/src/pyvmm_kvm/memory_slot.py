@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pyvmm_kvm._kvm import ffi
+from pyvmm_kvm.hold import Hold
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ MEMORY_ATTRIBUTE_PRIVATE = 1 << 3
 class MemorySlot:
     """A registered piece of guest physical memory, and the buffer that backs it."""
 
-    __slots__ = ("_pin", "flags", "guest_phys_addr", "memory", "memory_size", "slot", "userspace_addr")
+    __slots__ = ("_hold", "flags", "guest_phys_addr", "memory", "memory_size", "slot", "userspace_addr")
 
     def __init__(self, slot: int, guest_phys_addr: int, memory: object, flags: int, pin: CData) -> None:
         self.slot = slot
@@ -33,7 +34,7 @@ class MemorySlot:
         self.memory_size = len(pin)
         self.userspace_addr = int(ffi.cast("unsigned long", pin))
         self.flags = flags
-        self._pin = pin
+        self._hold = Hold(pin)
 
     @classmethod
     def pinned(cls, slot: int, guest_phys_addr: int, memory: Buffer, flags: int) -> Self | None:
@@ -48,7 +49,7 @@ class MemorySlot:
 
     def release(self) -> None:
         """Let go of the buffer, which the kernel must not be using."""
-        ffi.release(self._pin)
+        self._hold.release()
 
     def __repr__(self) -> str:
         end = self.guest_phys_addr + self.memory_size

@@ -11,6 +11,7 @@ import sys
 from operator import attrgetter
 
 from pyvmm_kvm._kvm import ffi
+from pyvmm_kvm.hold import Hold
 from pyvmm_kvm.near import no_attribute
 
 TYPE_CHECKING = False
@@ -136,7 +137,7 @@ class Struct:
 
     def __init__(self, **fields: object) -> None:
         self.cdata = ffi.new(f"{self._ctype} *")
-        self._owner: Struct | None = None
+        self._owner: Struct | Hold | None = None
         self._start = 0
         for name, value in fields.items():
             if name not in self.field_names:
@@ -170,15 +171,19 @@ class Struct:
         self.cdata = ffi.from_buffer(f"{cls._ctype} *", memory, require_writable=True)
         if (room := memoryview(memory).nbytes) < cls.size():
             raise ValueError(f"{cls.__name__} has {cls.size()} bytes, and {room} were given")
-        self._owner = None
+        self._owner = Hold(self.cdata, memory)
         self._start = 0
         return self
 
     def view(self) -> memoryview:
         """Return its bytes, live and writable."""
-        if self._owner is None:
+        owner = self._owner
+        if owner is None:
             return memoryview(ffi.buffer(self.cdata)).cast("B")
-        return self._owner.view()[self._start : self._start + ffi.sizeof(self._ctype)]
+        if isinstance(owner, Hold):
+            # not of `cdata`, which is nobody else's
+            return memoryview(owner.buffer).cast("B")[: ffi.sizeof(self._ctype)]
+        return owner.view()[self._start : self._start + ffi.sizeof(self._ctype)]
 
     @classmethod
     def size(cls) -> int:
