@@ -21,13 +21,13 @@ from pathlib import Path
 import pytest
 from guest.host import install
 from tests.hostile.disks import Bench, disk_classes
+from tests.virtio.durable import SIZE, SLOT, SLOTS, check
 from tests.virtio.test_nbd import Server, shake_hands
 
 from pyvmm_device import EventLoop
 from pyvmm_memory import GuestMemoryMmap, save
 from pyvmm_virtio.backends.block import FLUSH
-from pyvmm_virtio.backends.disk import open_disk
-from pyvmm_virtio.backends.errors import BackendError, BadImage
+from pyvmm_virtio.backends.errors import BadImage
 from pyvmm_virtio.backends.memory import MemoryDisk
 from pyvmm_virtio.backends.nbd import NbdDisk
 from pyvmm_virtio.backends.nbd import protocol as nbd
@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 HERE = Path(__file__).parent
-SLOTS, SLOT = 64, 4096
-SIZE = SLOTS * SLOT
 NEVER_LOSES = ("MemoryDisk",)
 """Disks that forget all or nothing: their flush has nothing that could fail."""
 
@@ -220,32 +218,6 @@ def kill_once(path: Path, kind: str, first: int, library: Path, chance: random.R
         child.kill()
         lines = child.stdout.read().splitlines()
     return max([first - 1, *(int(line) for line in lines)]), 0
-
-
-def open_again(path: Path, kind: str) -> Any:  # noqa: ANN401 - a disk
-    """Open the image; a server that serves the dead still has it for a moment."""
-    for _ in range(500):
-        try:
-            return open_disk(str(path), kind)
-        except BackendError as error:
-            reason = error
-            time.sleep(0.02)
-    raise reason
-
-
-def check(path: Path, kind: str, written: dict[int, int]) -> None:
-    """Each place holds what was flushed last there, or something written later."""
-    disk = open_again(path, kind)
-    content = bytearray(SIZE)
-    disk.readv([memoryview(content)], 0)
-    disk.close()
-    for place, number in written.items():
-        for at in range(place * SLOT, place * SLOT + SLOT, 512):
-            sector = content[at : at + 512]
-            found = int.from_bytes(sector[:8], "little")
-            assert sector == found.to_bytes(8, "little") * 64, "no sector is torn"
-            assert found >= number, f"place {place} holds write {found}, and write {number} was flushed"
-            assert found * 37 % SLOTS == place or not found
 
 
 def attack(tmp_path: Path, kind: str, library: Path, times: int, once: Callable[..., tuple[int, int]]) -> None:

@@ -10,16 +10,12 @@ import time
 
 import pytest
 from guest.host import install
-
-from pyvmm_virtio.backends.disk import open_disk
-from pyvmm_virtio.backends.errors import BackendError
+from tests.virtio.durable import SIZE, SLOT, SLOTS, check
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pathlib import Path
 
-SLOTS, SLOT = 64, 4096
-SIZE = SLOTS * SLOT
 PROGRAM = """
 import os, sys
 from pyvmm_virtio.backends.disk import open_disk
@@ -43,17 +39,6 @@ with drive(Block(open_disk(path, kind), queues=2), ring="packed") as driver:
 """
 
 
-def open_again(path: Path, kind: str):  # type: ignore[no-untyped-def] # noqa: ANN201 - a disk
-    """Open the image; a server that serves the dead still has it for a moment."""
-    for _ in range(200):
-        try:
-            return open_disk(str(path), kind)
-        except BackendError as error:
-            reason = error
-            time.sleep(0.02)
-    raise reason
-
-
 def kill_once(path: Path, kind: str, first: int, chance: random.Random) -> int:
     """Write from number `first` on until a random moment; returns the last number that a flush covered."""
     command = [sys.executable, "-c", PROGRAM, str(path), kind, str(first), str(SLOTS), str(SLOT)]
@@ -65,21 +50,6 @@ def kill_once(path: Path, kind: str, first: int, chance: random.Random) -> int:
         lines = child.stdout.read().splitlines()
     # the last line may have been cut by the kill
     return max([first - 1, *(int(line) for line in lines)])
-
-
-def check(path: Path, kind: str, written: dict[int, int]) -> None:
-    """Each sector of each place holds what was flushed last there, or something written later."""
-    disk = open_again(path, kind)
-    content = bytearray(SIZE)
-    disk.readv([memoryview(content)], 0)
-    disk.close()
-    for place, number in written.items():
-        for at in range(place * SLOT, place * SLOT + SLOT, 512):
-            sector = content[at : at + 512]
-            found = int.from_bytes(sector[:8], "little")
-            assert sector == found.to_bytes(8, "little") * 64, "no sector is torn"
-            assert found >= number, f"place {place} holds write {found}, and write {number} was flushed"
-            assert found * 37 % SLOTS == place or not found
 
 
 def run(path: Path, kind: str, kills: int, seed: int) -> None:
