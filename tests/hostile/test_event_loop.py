@@ -11,7 +11,6 @@ import errno
 import inspect
 import os
 import socket
-import statistics
 import struct
 import threading
 import time
@@ -37,8 +36,8 @@ if TYPE_CHECKING:
     from pyvmm_virtio.device import VirtioDevice
 
 ECHOES = 40
-P99 = 0.5
-"""Seconds; on a machine with nothing else to do it is a hundredth of that."""
+MOSTLY, EVER = 0.5, 3.0
+"""Seconds within which nine echoes of ten come, and all; on a machine with nothing else to do they take a hundredth."""
 HEADERS = {"read": struct.pack("<IIQ", c.VIRTIO_BLK_T_IN, 0, 0), "zeros": struct.pack("<IIQ", 13, 0, 0)}
 
 
@@ -98,7 +97,9 @@ def echoes_beside(machine: Machine, make: Callable[[EventLoop], VirtioDevice], h
         device.driver_reset()
         dispose(device)
         driver.close()
-    assert statistics.quantiles(times, n=100)[98] < P99, f"echoes take {max(times):.2f} s"
+    times.sort()
+    assert times[ECHOES * 9 // 10] < MOSTLY, f"echoes take {times}"
+    assert times[-1] < EVER, f"an echo took {times[-1]:.2f} s"
 
 
 def beside_and_within(machine: Machine, make: Callable[[EventLoop], VirtioDevice], header: bytes) -> None:
