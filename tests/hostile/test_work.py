@@ -16,7 +16,7 @@ from tests.hostile.disks import SIZE, Bench, disk_classes
 from tests.hostile.virtio_devices import device_classes, dispose, make_device
 
 from pyvmm_device.io_thread import IoThread
-from pyvmm_memory import GuestMemoryMmap
+from pyvmm_memory import GuestMemoryMmap, Iommu, IommuMemory, Iotlb, Permissions
 from pyvmm_virtio.backends.block import PIECE, RANGE_PIECE, READ, WRITE
 from pyvmm_virtio.backends.memory import MemoryDisk
 from pyvmm_virtio.backends.nbd import NbdDisk, transmission
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pyvmm_virtio.device import VirtioDevice
 
 MEMORY = 64 << 20
+PAGE = 4096
 LIMIT = 1.0
 """Seconds for which a loop may be silent on a busy machine; on an idle one it is a few milliseconds."""
 GROWTH = 64 << 20
@@ -95,10 +96,17 @@ def offer_large(driver: Any, header: bytes) -> None:  # noqa: ANN401 - a driver
                     driver.submit_buffers(queue, [(place, 16, 0), *data, (status, 1, 2)], kick=False)
 
 
-def attack(device: VirtioDevice, memory: GuestMemoryMmap, header: bytes, io: IoThread) -> tuple[float, int]:
-    """Fill every queue of a device with requests over buffers that overlap; returns the longest silence, and growth."""
+def attack(
+    device: VirtioDevice, memory: GuestMemoryMmap, header: bytes, io: IoThread, seen: IommuMemory | None = None
+) -> tuple[float, int]:
+    """Fill every queue of a device with requests over buffers that overlap; returns the longest silence, and growth.
+
+    `seen` is how the device sees the memory.
+    """
     pulse = Pulse(io.loop)
     driver = drive(device, memory=memory)
+    if seen is not None:
+        device.attach(seen)
     begin = resident()
     offer_large(driver, header)
     for queue in range(len(device.queues)):
@@ -131,6 +139,31 @@ def test_a_ring_of_large_requests_keeps_nobody_waiting(memory: GuestMemoryMmap, 
             silence, growth = attack(device, memory, header, io)
         assert silence < LIMIT, f"{header!r}: silent for {silence:.1f} s"
         assert growth < GROWTH, f"{header!r}: {growth >> 20} MiB more"
+
+
+@pytest.mark.parametrize("kind", device_classes(), ids=lambda kind: kind.__name__)
+def test_buffers_in_any_number_of_pieces_keep_nobody_waiting(memory: GuestMemoryMmap, kind: type[Any]) -> None:
+    """Behind an IOMMU a guest maps its pages in any order, and each buffer is in as many pieces as it has pages."""
+    tlb, half, pages = Iotlb(), MEMORY // 2, MEMORY // 2 // PAGE
+    tlb.set_mapping(0, 0, half, Permissions.ReadWrite)
+    for page in range(pages):
+        tlb.set_mapping(half + page * PAGE, MEMORY - (page + 1) * PAGE, PAGE, Permissions.ReadWrite)
+    for header in (b"", b"\1"):
+        with IoThread("device") as io:
+            device = make_device(kind, io.loop)
+            silence, growth = attack(device, memory, header, io, IommuMemory(memory, Iommu(tlb)))
+        assert silence < LIMIT, f"{header!r}: silent for {silence:.1f} s"
+        assert growth < GROWTH, f"{header!r}: {growth >> 20} MiB more"
+
+
+def test_mappings_one_by_one_cost_no_more_with_those_that_are_there() -> None:
+    begin, tlb = time.monotonic(), Iotlb()
+    for page in range(20_000):
+        tlb.set_mapping(2 * page * PAGE, 0, PAGE, Permissions.Read)
+    for page in range(20_000):
+        tlb.invalidate_mapping(2 * page * PAGE, PAGE)
+    assert not len(tlb)
+    assert time.monotonic() - begin < 20, "a second at most on an idle machine"
 
 
 class Counted(MemoryDisk):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from threading import Lock
 
 from pyvmm_memory.address import U64_MAX, as_int
@@ -105,57 +105,52 @@ class Iotlb:
             self._insert(new)
 
     def _insert(self, new: _Entry) -> None:
-        kept, cut = self._without(new.start, new.end)
+        entries = self._entries[1]
+        first, last = self._touched(new.start, new.end)
+        cut = entries[first:last]
         revoked = any(each.difference != new.difference or not new.permissions.allow(each.permissions) for each in cut)
-        if len(kept) >= self.capacity:
+        sides = _sides(cut, new.start, new.end)
+        if len(entries) - len(cut) + len(sides) >= self.capacity:
             # an invalidation of what is forgotten finds nothing to cut: it has to be told now
-            kept, revoked = [], True
-        kept.append(new)
-        kept.sort(key=lambda entry: entry.start)
-        merged: list[_Entry] = []
-        for entry in kept:
-            last = merged[-1] if merged else None
-            if (
-                last is not None
-                and last.end == entry.start
-                and last.difference == entry.difference
-                and last.permissions == entry.permissions
-            ):
-                merged[-1] = last.part(last.start, entry.end)
-            else:
-                merged.append(entry)
-        self._publish(merged, revoked)
+            self._publish(0, len(entries), [new], True)
+            return
+        # with a neighbour on each side, which it may continue
+        before, behind = entries[max(first - 1, 0) : first], entries[last : last + 1]
+        around = sorted([*before, *sides, new, *behind], key=_start)
+        self._publish(first - len(before), last + len(behind), _merged(around), revoked)
 
     def invalidate_mapping(self, iova: int, length: int) -> None:
         """Forget `length` bytes at `iova`; mappings that reach beyond keep the rest. Raises InvalidLength, Overflow."""
         start, end = _range(iova, length)
         with self._lock:
-            kept, cut = self._without(start, end)
-            self._publish(kept, bool(cut))
+            first, last = self._touched(start, end)
+            cut = self._entries[1][first:last]
+            self._publish(first, last, _sides(cut, start, end), bool(cut))
 
     def invalidate_all(self) -> None:
         """Forget everything."""
         with self._lock:
-            self._publish([], bool(self._entries[1]))
+            count = len(self._entries[1])
+            self._publish(0, count, [], count > 0)
 
-    def _without(self, start: int, end: int) -> tuple[list[_Entry], list[_Entry]]:
-        kept: list[_Entry] = []
-        cut: list[_Entry] = []
-        for entry in self._entries[1]:
-            if entry.end <= start or entry.start >= end:
-                kept.append(entry)
-                continue
-            if start < end:
-                cut.append(entry)
-            if entry.start < start:
-                kept.append(entry.part(entry.start, start))
-            if entry.end > end:
-                kept.append(entry.part(end, entry.end))
-        return kept, cut
+    def _touched(self, start: int, end: int) -> tuple[int, int]:
+        """Return where the entries begin and end, in the table, that have an address from one to before another."""
+        starts, entries = self._entries
+        if start == end:
+            return 0, 0
+        first = bisect_right(starts, start)
+        if first and entries[first - 1].end > start:
+            first -= 1
+        return first, bisect_left(starts, end, first)
 
-    def _publish(self, entries: list[_Entry], revoked: bool) -> None:
+    def _publish(self, first: int, last: int, instead: list[_Entry], revoked: bool) -> None:
+        """Put entries in the place of some; what a guest maps one by one costs a copy each time, and no more."""
+        starts, entries = self._entries
         # The table first: a reader between the two keeps the old generation, and asks again.
-        self._entries = ([entry.start for entry in entries], entries)
+        self._entries = (
+            [*starts[:first], *(entry.start for entry in instead), *starts[last:]],
+            [*entries[:first], *instead, *entries[last:]],
+        )
         if revoked:
             self.generation += 1
 
@@ -195,6 +190,34 @@ class Iotlb:
 
     def __repr__(self) -> str:
         return f"<Iotlb of {len(self)} mappings>"
+
+
+def _start(entry: _Entry) -> int:
+    return entry.start
+
+
+def _sides(cut: list[_Entry], start: int, end: int) -> list[_Entry]:
+    """Return what is left of entries, in their order, on both sides of a range that is taken out of them."""
+    left = [cut[0].part(cut[0].start, start)] if cut and cut[0].start < start else []
+    right = [cut[-1].part(end, cut[-1].end)] if cut and cut[-1].end > end else []
+    return left + right
+
+
+def _merged(entries: list[_Entry]) -> list[_Entry]:
+    """Return entries, in their order, with those as one that continue each other."""
+    merged: list[_Entry] = []
+    for entry in entries:
+        last = merged[-1] if merged else None
+        if (
+            last is not None
+            and last.end == entry.start
+            and last.difference == entry.difference
+            and last.permissions == entry.permissions
+        ):
+            merged[-1] = last.part(last.start, entry.end)
+        else:
+            merged.append(entry)
+    return merged
 
 
 def _range(base: int, length: int) -> tuple[int, int]:

@@ -86,7 +86,7 @@ class ChainInFlight(InvalidChain):
 
 
 class RequestTooLarge(InvalidChain):
-    """A request has more bytes than are copied at once where nobody said how many may be."""
+    """A request has more bytes than are copied at once where nobody said how many, or is in too many pieces."""
 
 
 class QueueConfigError(VirtioError, ValueError):

@@ -18,6 +18,7 @@ from pyvmm_virtio.errors import (
     QueueNotReady,
     VirtqueueError,
 )
+from pyvmm_virtio.memory import is_translated
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -307,8 +308,7 @@ class BaseQueue(Stateful):
             raise
         self.mark_dirty = getattr(memory, "mark_dirty", None)
         self._memory, self._generation = memory, generation
-        # a number of the class is every object's, for good
-        self.attached = memory if isinstance(getattr(type(memory), "generation", 0), int) else None
+        self.attached = None if is_translated(memory) else memory
         return True
 
     if TYPE_CHECKING:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 from pyvmm_memory import GuestMemoryError, InvalidBackendAddress, Permissions, ReadOnlyMemory
 from pyvmm_virtio.constants.ring import VRING_DESC_F_WRITE
 from pyvmm_virtio.errors import BufferTooShort, InvalidBuffer, RequestTooLarge, SplitOutOfBounds
-from pyvmm_virtio.memory import dirty_marker
+from pyvmm_virtio.memory import dirty_marker, is_translated
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
 
 COPY_LIMIT = 1 << 20
 """How many bytes of a request are copied where nobody says how many may be."""
+MAX_VIEWS = 4096
+"""In how many pieces of memory the buffers of a request may lie: 16 MiB of single pages, behind an IOMMU."""
+CHUNK = 4 << 20
+"""So much of a buffer is looked up at once where addresses are translated, for it may be in pieces of any size."""
 
 
 class _Buffers:
@@ -41,6 +47,9 @@ class _Buffers:
             if flags & VRING_DESC_F_WRITE != flag or not length:
                 continue
             available += length
+            if length > CHUNK and is_translated(memory):
+                self._add_pieces(memory, chain, addr, length, views, addresses)
+                continue
             try:
                 view = get_slice(addr, length, permissions)
                 if flag and view.readonly:
@@ -48,10 +57,7 @@ class _Buffers:
                 views.append(view)
                 addresses.append(addr)
             except InvalidBackendAddress:
-                for view in self._pieces(memory, chain, addr, length, views):
-                    views.append(view)
-                    addresses.append(addr)
-                    addr += len(view)
+                self._add_pieces(memory, chain, addr, length, views, addresses)
             except GuestMemoryError as error:
                 # whoever keeps the error would keep them alive, and the memory open
                 views.clear()
@@ -64,17 +70,35 @@ class _Buffers:
         self._queue = chain.queue_index
 
     @classmethod
-    def _pieces(
-        cls, memory: GuestMemory, chain: DescriptorChain, addr: int, length: int, views: list[memoryview]
-    ) -> list[memoryview]:
+    def _add_pieces(
+        cls,
+        memory: GuestMemory,
+        chain: DescriptorChain,
+        addr: int,
+        length: int,
+        views: list[memoryview],
+        addresses: list[int],
+    ) -> None:
+        """Add a buffer that is in pieces: as many as its memory is in, which behind an IOMMU is a guest's to say."""
+        at, end = addr, addr + length
+        found: list[memoryview] = []
         try:
-            pieces = memory.get_slices(addr, length, cls._permissions)
-            if cls._flag and any(piece.readonly for piece in pieces):
-                raise ReadOnlyMemory("it cannot be written")
-            return pieces
+            while at < end and len(views) <= MAX_VIEWS:
+                found = memory.get_slices(at, min(CHUNK, end - at), cls._permissions)
+                if cls._flag and any(view.readonly for view in found):
+                    raise ReadOnlyMemory("it cannot be written")
+                views += found
+                addresses += accumulate(map(len, found[:-1]), initial=at)
+                at = addresses[-1] + len(found[-1])
         except GuestMemoryError as error:
             views.clear()
+            found.clear()
             raise cls._outside(chain, addr, length, error) from error.with_traceback(None)
+        if at < end:
+            views.clear()
+            found.clear()
+            reason = f"its buffers are in more than {MAX_VIEWS} pieces of memory"
+            raise RequestTooLarge(chain.queue_index, chain.head_index, None, reason)
 
     @classmethod
     def _outside(cls, chain: DescriptorChain, addr: int, length: int, error: GuestMemoryError) -> InvalidBuffer:
@@ -85,6 +109,10 @@ class _Buffers:
     def available_bytes(self) -> int:
         """Return how many bytes are left."""
         return self._available
+
+    def pieces(self) -> int:
+        """Return in how many pieces of memory that is."""
+        return len(self._views)
 
     def __len__(self) -> int:
         return self._available

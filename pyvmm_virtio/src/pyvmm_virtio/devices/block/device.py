@@ -38,6 +38,7 @@ from pyvmm_virtio.devices.watch import Watch
 from pyvmm_virtio.errors import VirtioUsageError
 from pyvmm_virtio.features import RING_FEATURES
 from pyvmm_virtio.memory import dirty_marker
+from pyvmm_virtio.turn import DESCRIPTOR_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -308,6 +309,10 @@ class Block(VirtioDevice):
     def begin_again(self, chain: DescriptorChain) -> Request | None:
         """Return the request of a chain, with what there is to do on the disk; None where it is answered already."""
         request = Request(self.memory, chain)
+        # behind an IOMMU a buffer is in as many pieces as the driver likes; the descriptors have been paid for
+        more = request.reader.pieces() + request.writer.pieces() - len(chain.raw)
+        if more > 0:
+            self.dispatch.room -= DESCRIPTOR_BYTES * more
         try:
             if not is_within_limits(chain, *self._limits):
                 # 5.2.5: the device says by size_max and seg_max what it takes

@@ -227,6 +227,8 @@ class UnderWay:
                 self._submit(self._async, taken, request, step)
                 if taken.result is None:
                     return
+                if not taken.result:
+                    self._charge(step)  # it was done here
                 error = failure(taken.result)
             else:
                 error = self._do(request, step)
@@ -235,11 +237,16 @@ class UnderWay:
         self._stalled[request.queue][request.head] = taken
         self._device.dispatch.owe(request.queue)
 
+    def _charge(self, step: Step) -> None:
+        """Have a step that is done in this slice count for what it moves."""
+        op, _, length = step
+        self._device.dispatch.room -= length if op in (READ, WRITE) else PIECE
+
     def _do(self, request: Request, step: Step) -> OSError | None:
         """Do a step here and now; returns the error."""
         op, offset, length = step
         disk = self._disk
-        self._device.dispatch.room -= length if op in (READ, WRITE) else PIECE
+        self._charge(step)
         try:
             if op == READ:
                 disk.readv(request.views(step), offset)
