@@ -15,6 +15,7 @@ import pytest
 from tests.hostile.disks import SIZE, Bench, disk_classes
 from tests.hostile.virtio_devices import device_classes, dispose, make_device
 
+from pyvmm_device import EventLoop
 from pyvmm_device.io_thread import IoThread
 from pyvmm_memory import GuestMemoryMmap, Iommu, IommuMemory, Iotlb, Permissions
 from pyvmm_virtio.backends.block import PIECE, RANGE_PIECE, READ, WRITE
@@ -23,6 +24,7 @@ from pyvmm_virtio.backends.nbd import NbdDisk, transmission
 from pyvmm_virtio.constants import block as c
 from pyvmm_virtio.devices import Block
 from pyvmm_virtio.driver import drive
+from pyvmm_virtio.turn import SLICE_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-    from pyvmm_device import EventLoop
     from pyvmm_virtio.backends.block import Done
     from pyvmm_virtio.device import VirtioDevice
 
@@ -219,6 +220,28 @@ def test_requests_are_cut_into_pieces(kind: type[Counted]) -> None:
         driver.discard(0, SIZE // 512)
         assert sum(disk.ranges) == 2 * SIZE
         assert max(disk.ranges) <= RANGE_PIECE
+
+
+def test_a_disk_that_answers_at_once_leaves_others_their_turn(memory: GuestMemoryMmap) -> None:
+    disk, most, total = Queued(), 0, 0
+    with EventLoop() as loop:
+        device = Block(disk, loop=loop)
+        driver = drive(device, memory=memory)
+        header = driver.arena.put(struct.pack("<IIQ", c.VIRTIO_BLK_T_IN, 0, 0))
+        status = driver.arena.alloc(1)
+        for _ in range(50):
+            data = (MEMORY // 2, 8 * PIECE, 2)
+            driver.submit_buffers(0, [(header, 16, 0), data, (status, 1, 2)], kick=False)
+        device.kick(0)
+        for _ in range(600):
+            most, total = max(most, sum(disk.moved)), total + sum(disk.moved)
+            disk.moved.clear()
+            loop.run_once(0)
+        device.driver_reset()
+        dispose(device)
+        driver.close()
+    assert 0 < most <= SLICE_BYTES + PIECE
+    assert total == 50 * 8 * PIECE
 
 
 def test_requests_beyond_the_limits_are_refused() -> None:

@@ -39,6 +39,8 @@ TURN_PARTS, TURN_BYTES = 128, 2 << 20
 """What one call of `on_ready` receives at most, in parts of replies and in bytes."""
 SINK = bytearray(65536)
 """Where what nobody wants is received; nobody looks at it."""
+ZEROS = bytes(PIECE)
+"""For a server that has no command for them, and for all requests together: no piece has more."""
 COMMANDS = {
     READ: (nbd.CMD_READ, 0),
     WRITE: (nbd.CMD_WRITE, 0),
@@ -128,7 +130,7 @@ class Transmission:
         if request.command == nbd.CMD_WRITE_ZEROES and not self._can_zero:
             request.command, request.most = nbd.CMD_WRITE, self._most
             request.flags &= ~nbd.CMD_FLAG_NO_HOLE
-            request.zeros = bytes(min(request.left, self._most))
+            request.zeros = ZEROS
         self._queue.append(request)
 
     def _issue(self) -> None:

@@ -245,7 +245,7 @@ class Console(VirtioDevice):
             self.complete(CONTROL_TRANSMIT, chain, 0)
             if event == c.VIRTIO_CONSOLE_DEVICE_READY:
                 self._driver_ready = value == 1
-                for each in self.ports:
+                for each in self.ports if self._driver_ready else ():
                     self._tell(each, c.VIRTIO_CONSOLE_PORT_ADD)
                 continue
             port = self.ports.get(number)

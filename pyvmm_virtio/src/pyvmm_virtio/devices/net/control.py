@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 MAX_COMMAND = 65536
 """No command is longer: two tables of addresses of a size that any driver would send."""
+COMMAND_BYTES = 1 << 18
+"""What a command counts for in a slice: the kernel may have to set up every queue of a tap for it."""
 MODES = {
     c.VIRTIO_NET_CTRL_RX_PROMISC: "promisc",
     c.VIRTIO_NET_CTRL_RX_ALLMULTI: "allmulti",

@@ -22,7 +22,7 @@ from pyvmm_virtio.devices.net.config import (
     STATUS_OFFSET,
     net_features,
 )
-from pyvmm_virtio.devices.net.control import MAX_COMMAND, Control
+from pyvmm_virtio.devices.net.control import COMMAND_BYTES, MAX_COMMAND, Control
 from pyvmm_virtio.devices.net.filter import ReceiveFilter
 from pyvmm_virtio.devices.net.receive import Receiver
 from pyvmm_virtio.devices.throttle import Throttle
@@ -277,6 +277,7 @@ class Net(VirtioDevice):
                 raise BufferTooShort(index, chain.head_index, 1, 0)
             fits = reader.available_bytes() <= MAX_COMMAND
             answer = self._control.run(reader.read()) if fits else c.VIRTIO_NET_ERR
+            self.dispatch.room -= COMMAND_BYTES
             writer.write(bytes([answer]))
             self.complete(index, chain, 1)
 

@@ -7,6 +7,7 @@ from pyvmm_virtio.constants import net as c
 from pyvmm_virtio.devices.failure import note_failure
 from pyvmm_virtio.devices.watch import Watch
 from pyvmm_virtio.memory import Seen
+from pyvmm_virtio.turn import DESCRIPTOR_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -151,6 +152,8 @@ class Receiver:
         room = writer.available_bytes()
         self._chains.append((chain, writer, room))
         self._room += room
+        # one buffer is what a frame costs in any case, as many as a ring has are more than the frame
+        device.dispatch.room -= DESCRIPTOR_BYTES * (max(len(chain.raw), writer.pieces()) - 1)
         return True
 
     def _deliver(self) -> bool:
