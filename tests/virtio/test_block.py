@@ -379,6 +379,25 @@ def test_a_rate_limit_is_kept_and_no_request_is_lost() -> None:
                 assert driver.finish(request) == content[sector * 512 : sector * 512 + 512]
 
 
+def test_a_request_that_is_refused_costs_nothing_of_the_rate() -> None:
+    with EventLoop() as loop:
+        limiter = RateLimiter(TokenBucket(1 << 20, 100, clock=lambda: 0), TokenBucket(2, 100, clock=lambda: 0))
+        device = Block(MemoryDisk(SIZE), rate_limiter=limiter, loop=loop)
+        with drive(device, pump=lambda: loop.run_once(0.01)) as driver:
+            huge = [(0x200000, 16 << 20, 2)] * 200
+            for kind, sector in ((99, 0), (b.VIRTIO_BLK_T_IN, 1 << 40), (b.VIRTIO_BLK_T_IN, 0)):
+                header = driver.arena.put(struct.pack("<IIQ", kind, 0, sector))
+                status = driver.arena.alloc(1)
+                request = driver.submit_buffers(0, [(header, 16, 0), *huge, (status, 1, 2)])
+                driver.wait(request)
+            # with a clock that stands still these two are all there is
+            assert len(driver.read(0, 1)) == 512
+            assert len(driver.read(0, 1)) == 512
+            late = driver.submit_read(0)
+            driver.poll()
+            assert not late.done
+
+
 # a back end with many requests under way
 
 

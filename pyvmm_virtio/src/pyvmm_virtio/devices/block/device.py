@@ -223,7 +223,9 @@ class Block(VirtioDevice):
         """Carry out what is in a queue, after what was left of it before."""
         left = self._work.is_stalled(index)
         if not left or self._work.go_on(index):
-            if self._plane is None or not self._fast(index, self._plane):
+            if self._throttle:
+                self._take_at_rate(index)
+            elif self._plane is None or not self._fast(index, self._plane):
                 self._take(index)
             elif not left:
                 return
@@ -238,14 +240,11 @@ class Block(VirtioDevice):
 
     def _take(self, index: int) -> None:
         quick = self._quick if self._quick_limit else None
-        throttle, dispatch = self._throttle if self._throttle else None, self.dispatch
+        dispatch = self.dispatch
         # the turn's, as `chains` has it
         queue, memory = self.queues[index], self.memory
         mark, give_back, completed = dirty_marker(memory), queue.add_used, dispatch.completed
         for chain in dispatch.chains(index):
-            if throttle is not None and not throttle.admit(index, chain.length):
-                queue.go_to_previous_position()
-                break
             written = quick(memory, chain, mark) if quick is not None else 0
             if written:
                 # at once, as the data plane does: the driver may offer it again
@@ -257,6 +256,22 @@ class Block(VirtioDevice):
             self._carry_out(chain)
             if self._async is None and self._work.has(index):
                 break  # the rest of it comes first
+
+    def _take_at_rate(self, index: int) -> None:
+        """Take what the rate lets through: a request pays for what it moves, and one that is refused for nothing."""
+        queue, dispatch = self.queues[index], self.dispatch
+        for chain in dispatch.chains(index):
+            dispatch.room += chain.length  # as in `_take`
+            request = self.begin_again(chain)
+            if request is None:
+                continue
+            if not self._throttle.admit(index, sum(count for op, _, count in request.steps if op in (READ, WRITE))):
+                request.release()
+                queue.go_to_previous_position()
+                break
+            self._work.begin(chain, request)
+            if self._async is None and self._work.has(index):
+                break
 
     def _quick(self, memory: GuestMemory, chain: DescriptorChain, mark: DirtyMarker | None) -> int:
         """Carry out a read or write laid out as all drivers do it, which is the same as `_carry_out` but faster.
